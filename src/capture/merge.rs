@@ -1,0 +1,54 @@
+//! Several files as one stream in the order of time, without loading them.
+
+use super::file::CaptureFile;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
+
+/// Merges files by time. Within a file the order of the file is kept, also where its times run backwards.
+pub struct Merged {
+    files: Vec<CaptureFile>,
+    /// The next packet of each file that has one: its time, and the file.
+    heads: BinaryHeap<Reverse<(i64, usize)>>,
+    current: Option<usize>,
+}
+
+impl Merged {
+    /// Begins to read all `files`.
+    pub fn new(mut files: Vec<CaptureFile>) -> Self {
+        let mut heads = BinaryHeap::new();
+        for (i, file) in files.iter_mut().enumerate() {
+            if file.advance() {
+                heads.push(Reverse((file.time().map_or(0, |time| time.0), i)));
+            }
+        }
+        Merged { files, heads, current: None }
+    }
+
+    /// Goes on to the next packet of all files: the number of its file. [`CaptureFile::frame`] of that file is the packet.
+    #[inline]
+    pub fn advance(&mut self) -> Option<usize> {
+        if let ([only], Some(_)) = (&mut self.files[..], self.current) {
+            self.current = only.advance().then_some(0);
+            return self.current;
+        }
+        if let Some(i) = self.current.take()
+            && let Some(mut head) = self.heads.peek_mut()
+        {
+            let file = &mut self.files[i];
+            if file.advance() {
+                *head = Reverse((file.time().map_or(0, |time| time.0), i));
+            } else {
+                PeekMut::pop(head);
+            }
+        }
+        let Reverse((_, i)) = self.heads.peek()?;
+        self.current = Some(*i);
+        self.current
+    }
+
+    /// The files, in the order given.
+    pub fn files(&self) -> &[CaptureFile] {
+        &self.files
+    }
+}

@@ -1,0 +1,15 @@
+//! WINDOW: frames in. Capture files of every common kind, read once, in a stream, merged by time.
+//!
+//! libpcap's own reader is not used for files: it loses interface numbers, names and comments, and refuses files whose interfaces have
+//! different link types or snap lengths.
+
+mod file;
+mod filter;
+mod input;
+mod merge;
+mod pcap;
+mod pcapng;
+
+pub use file::{CaptureFile, Damage, Drops, Interface, OpenError};
+pub use filter::{Filter, FilterError};
+pub use merge::Merged;

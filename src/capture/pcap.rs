@@ -1,0 +1,119 @@
+//! The pcap format: <https://www.tcpdump.org/manpages/pcap-savefile.5.html> and its old and modified kin.
+
+use super::file::{Interface, MAX_PACKET, Record, Step, thousands};
+use super::input::Input;
+use crate::net::Timestamp;
+use crate::packet::LinkType;
+
+const MICROSECONDS: u32 = 0xa1b2_c3d4;
+const NANOSECONDS: u32 = 0xa1b2_3c4d;
+/// Alexey Kuznetzov's "modified" format of old Linux distributions: record headers of 24 bytes.
+const KUZNETZOV: u32 = 0xa1b2_cd34;
+/// Before version 2.3 the two lengths of a record were the other way round; in 2.3 both orders exist (libpcap, sf-pcap.c).
+const ORDER_CHANGED_IN: (u16, u16) = (2, 3);
+
+#[derive(Default)]
+pub(super) struct PcapFormat {
+    big_endian: bool,
+    nanoseconds: bool,
+    modified: bool,
+    lengths: Lengths,
+    /// Bytes of frame check sequence at the end of each packet.
+    fcs: u32,
+}
+
+#[derive(Default, Clone, Copy)]
+enum Lengths {
+    #[default]
+    CapturedFirst,
+    OriginalFirst,
+    /// Whichever is not larger is the captured one.
+    Either,
+}
+
+fn magic(data: &[u8]) -> Option<(u32, bool)> {
+    let bytes = data.first_chunk::<4>()?;
+    [(u32::from_le_bytes(*bytes), false), (u32::from_be_bytes(*bytes), true)]
+        .into_iter()
+        .find(|(magic, _)| matches!(*magic, MICROSECONDS | NANOSECONDS | KUZNETZOV))
+}
+
+impl PcapFormat {
+    pub(super) fn recognises(data: &[u8]) -> bool {
+        magic(data).is_some()
+    }
+
+    /// Reads the file header; the error is what is wrong with it.
+    pub(super) fn open(input: &mut Input) -> Result<(Self, Interface), String> {
+        if !input.ensure(24) {
+            return Err(format!("the file header has 24 bytes, {} are there", input.data().len()));
+        }
+        let data = input.data();
+        let (magic, big_endian) = magic(data).unwrap_or((MICROSECONDS, false));
+        let mut format = PcapFormat { big_endian, nanoseconds: magic == NANOSECONDS, modified: magic == KUZNETZOV, ..Self::default() };
+        let version = (format.u16(data, 4), format.u16(data, 6));
+        format.lengths = match version {
+            ORDER_CHANGED_IN => Lengths::Either,
+            (543, 0) => Lengths::OriginalFirst, // DG/UX
+            version if version < ORDER_CHANGED_IN => Lengths::OriginalFirst,
+            _ => Lengths::CapturedFirst,
+        };
+        let (snap_len, network) = (format.u32(data, 16), format.u32(data, 20));
+        if network & 0x0400_0000 != 0 {
+            format.fcs = (network >> 28) * 2;
+        }
+        input.consume(24);
+        Ok((format, Interface::new(LinkType(network as u16), snap_len)))
+    }
+
+    fn u16(&self, data: &[u8], at: usize) -> u16 {
+        let bytes = [data[at], data[at + 1]];
+        if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
+    }
+
+    fn u32(&self, data: &[u8], at: usize) -> u32 {
+        let bytes = [data[at], data[at + 1], data[at + 2], data[at + 3]];
+        if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+
+    #[inline]
+    pub(super) fn step(&mut self, input: &mut Input) -> Step {
+        let header = if self.modified { 24 } else { 16 };
+        if !input.ensure(header) {
+            return match input.data().len() {
+                0 => Step::End,
+                n => cut(format!("the record header has {header} bytes, {n} are there")),
+            };
+        }
+        let data = &input.data()[..header];
+        let (seconds, fraction) = (self.u32(data, 0), self.u32(data, 4));
+        let (first, second) = (self.u32(data, 8), self.u32(data, 12));
+        let (captured, original) = match self.lengths {
+            Lengths::CapturedFirst => (first, second),
+            Lengths::OriginalFirst => (second, first),
+            Lengths::Either => (first.min(second), first.max(second)),
+        };
+        if captured > MAX_PACKET {
+            return Step::Damaged { what: format!("the record says {} bytes", thousands(captured.into())), cut_short: false };
+        }
+        if !input.ensure(header + captured as usize) {
+            let there = input.data().len() - header;
+            return cut(format!("the record says {} bytes, {} are there", thousands(captured.into()), thousands(there as u64)));
+        }
+        let scale = if self.nanoseconds { 1 } else { 1000 };
+        let wire_len = original.max(captured).saturating_sub(self.fcs);
+        Step::Packet(Record {
+            at: header,
+            len: captured.min(wire_len) as usize,
+            consume: header + captured as usize,
+            wire_len,
+            time: Timestamp::new(seconds.into(), i64::from(fraction) * scale),
+            interface: 0,
+            heading: None,
+        })
+    }
+}
+
+fn cut(what: String) -> Step {
+    Step::Damaged { what, cut_short: true }
+}
