@@ -1,0 +1,305 @@
+//! Conversations on both sides of a rewrite → flows.
+//!
+//! A pair of conversations with packets under one key (see [`super::sample`]) is a candidate. It is joined only when marks of different
+//! kinds agree, never on one alone: of 50,000 connections several pairs share an initial sequence number by chance. What counts:
+//!
+//! - both handshakes have the same server number as well as the same client number;
+//! - the same IP-ID on the same packet, the same TCP timestamp and window;
+//! - the same client endpoint (the balancer translates destinations) or the same server endpoint (a router translates sources);
+//! - several packets that agree.
+//!
+//! And against it: server numbers that differ. What is joined is joined whole (a forest of parents, as in union-find), so a router's
+//! DNAT and the balancer's NAT make one flow of three conversations.
+
+use super::sample::{Sample, Samples};
+use super::table::{Known, Table};
+use super::tuple::CompactEndpoint;
+use hashbrown::HashMap;
+
+/// What speaks for a pair.
+#[derive(Clone, Copy, Default, Debug)]
+struct Votes {
+    /// Different keys under which both have samples.
+    keys: u16,
+    /// Of these, how many no other conversation has.
+    unique: u16,
+    /// Packets with the same IP-ID.
+    ids: u16,
+    /// Packets with the same signature.
+    signatures: u16,
+    /// Packets that say that both conversations have the same idea of who is the client, less those that say the opposite.
+    agreement: i16,
+}
+
+/// Pairs looked at under one key; more conversations than that with the same payload cannot be told apart by it.
+const MOST_PER_KEY: usize = 32;
+
+/// Marks needed for a join; see [`weigh`].
+const ENOUGH: i32 = 4;
+
+/// Joins what the samples prove. `everything`: also pairs that are both in the newer generation.
+pub(super) fn join(table: &mut Table, samples: &Samples, everything: bool) {
+    let mut votes: HashMap<(u32, u32), Votes> = HashMap::new();
+    for key in samples.old.keys() {
+        count(&mut votes, samples.old.chain(key).chain(samples.new.chain(key)));
+    }
+    if everything {
+        for key in samples.new.keys().filter(|key| samples.old.chain(*key).next().is_none()) {
+            count(&mut votes, samples.new.chain(key));
+        }
+    }
+    let mut pairs: Vec<(i32, u32, u32, Votes)> =
+        votes.into_iter().map(|((a, b), votes)| (weigh(table, a, b, &votes), a, b, votes)).filter(|(weight, ..)| *weight > 0).collect();
+    pairs.sort_by_key(|&(weight, a, b, _)| (std::cmp::Reverse(weight), a, b));
+    let mut waiting = Vec::new();
+    for (weight, a, b, votes) in pairs {
+        if weight >= ENOUGH {
+            unite(table, a, b, votes.agreement);
+        } else {
+            waiting.push((a, b, votes));
+        }
+    }
+    // The last resort: two conversations that nobody else wants and that only have each other under their key.
+    for (a, b, votes) in waiting {
+        let free = |c: u32| !table.conversations[c as usize].known.has(Known::JOINED);
+        if votes.unique > 0 && free(a) && free(b) && comparable(table, a, b) {
+            unite(table, a, b, votes.agreement);
+        } else if root(table, a) != root(table, b) {
+            for c in [a, b] {
+                table.conversations[c as usize].known.set(Known::AMBIGUOUS);
+            }
+        }
+    }
+}
+
+fn count<'a>(votes: &mut HashMap<(u32, u32), Votes>, chain: impl Iterator<Item = &'a Sample>) {
+    let mut all: Vec<&Sample> = chain.take(MOST_PER_KEY * 8).collect();
+    if all.len() < 2 {
+        return;
+    }
+    all.sort_by_key(|s| s.conversation);
+    let conversations = all.chunk_by(|a, b| a.conversation == b.conversation).count();
+    if conversations < 2 {
+        return;
+    }
+    let groups: Vec<&[&Sample]> = all.chunk_by(|a, b| a.conversation == b.conversation).take(MOST_PER_KEY).collect();
+    for (i, left) in groups.iter().enumerate() {
+        for right in &groups[i + 1..] {
+            let votes = votes.entry((left[0].conversation, right[0].conversation)).or_default();
+            votes.keys += 1;
+            votes.unique += u16::from(conversations == 2);
+            let pairs = || left.iter().flat_map(|l| right.iter().map(move |r| (l, r)));
+            votes.ids += u16::from(pairs().any(|(l, r)| l.id != 0 && l.id == r.id));
+            votes.signatures += u16::from(pairs().any(|(l, r)| l.signature != 0 && l.signature == r.signature));
+            votes.agreement += if pairs().any(|(l, r)| l.from_client == r.from_client) { 1 } else { -1 };
+        }
+    }
+}
+
+/// How much speaks for a pair; [`ENOUGH`] is enough, 0 or less is nothing or a contradiction.
+fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
+    let (left, right) = (&table.conversations[a as usize], &table.conversations[b as usize]);
+    if left.tuple == right.tuple || left.tuple.protocol != right.tuple.protocol || side_by_side(table, a, b) {
+        return 0;
+    }
+    let (l, r) = (left.request(), right.request());
+    let same_client = l.source() == r.source();
+    let same_server = l.destination() == r.destination();
+    let crossed = l.source() == r.destination() || l.destination() == r.source();
+    let shared = same_client || same_server || crossed;
+    let ids = i32::from(votes.ids.min(4));
+    let handshake = left.known.has(Known::CLIENT_ISN) && right.known.has(Known::CLIENT_ISN);
+    if handshake {
+        if left.client_seq != right.client_seq {
+            return 0;
+        }
+        let both_answered = left.known.has(Known::SERVER_ISN) && right.known.has(Known::SERVER_ISN);
+        let answered = match both_answered {
+            true if left.server_seq == right.server_seq => 4,
+            true => -5,
+            false => 0,
+        };
+        let addresses = match (same_client, same_server, l.src == r.src && l.v6 == r.v6) {
+            (true, _, _) => 4,
+            (_, true, _) => 2,
+            (_, _, true) => 1,
+            _ => 0,
+        };
+        return 1 + answered + addresses + 3 * ids.min(1) + 2 * i32::from(votes.signatures.min(1));
+    }
+    match left.tuple.protocol {
+        // Sequence and acknowledgement number together are 64 bits.
+        6 => i32::from(votes.keys) * 2 + ids * 2 + 2 * i32::from(shared),
+        _ => i32::from(votes.keys.min(3)) + 2 * ids.min(2) + 2 * i32::from(shared) + if votes.unique > 0 { 1 } else { -1 },
+    }
+}
+
+/// True when both were seen on one wire with one TTL: then they are two connections of one host, for a rewrite puts a packet on another
+/// wire, or takes one from its TTL.
+fn side_by_side(table: &Table, a: u32, b: u32) -> bool {
+    let client = |c: u32, from_b: bool| table.conversations[c as usize].from_client(from_b);
+    table.legs_of(a).any(|(_, l)| {
+        table.legs_of(b).any(|(_, r)| l.wire == r.wire && l.ttl == r.ttl && client(a, l.seen.from_b()) == client(b, r.seen.from_b()))
+    })
+}
+
+/// Whether a join without further marks would at least contradict nothing.
+fn comparable(table: &Table, a: u32, b: u32) -> bool {
+    let (left, right) = (&table.conversations[a as usize], &table.conversations[b as usize]);
+    let isn = Known::CLIENT_ISN;
+    left.tuple.v6 == right.tuple.v6 && left.known.has(isn) && right.known.has(isn)
+}
+
+/// The conversation that speaks for the flow of `c`.
+pub(super) fn root(table: &Table, mut c: u32) -> u32 {
+    while table.conversations[c as usize].parent != c {
+        c = table.conversations[c as usize].parent;
+    }
+    c
+}
+
+/// Makes two conversations one flow. `agreement` below zero: they disagree about who is the client, and the one that only guessed
+/// gives in.
+pub(super) fn unite(table: &mut Table, a: u32, b: u32, agreement: i16) {
+    if agreement < 0 {
+        let sure = |c: u32| table.conversations[c as usize].known.has(Known::ORIENTED);
+        let turn = match (sure(a), sure(b)) {
+            (true, true) => None,
+            (true, false) => Some(b),
+            (false, true) => Some(a),
+            // Neither is sure: whoever began later has missed the first packet.
+            (false, false) => Some(a.max(b)),
+        };
+        if let Some(turn) = turn {
+            turn_around(table, turn);
+        }
+    }
+    for c in [a, b] {
+        table.conversations[c as usize].known.set(Known::JOINED);
+    }
+    let (left, right) = (root(table, a), root(table, b));
+    if left != right {
+        let (parent, child) = (left.min(right), left.max(right));
+        table.conversations[child as usize].parent = parent;
+        // Shorten the way for the next one who asks.
+        for c in [a, b] {
+            table.conversations[c as usize].parent = parent;
+        }
+    }
+}
+
+/// Exchanges client and server.
+pub(super) fn turn_around(table: &mut Table, c: u32) {
+    let c = &mut table.conversations[c as usize];
+    c.known.put(Known::CLIENT_IS_B, !c.known.has(Known::CLIENT_IS_B));
+    std::mem::swap(&mut c.client_seq, &mut c.server_seq);
+    let (client, server) = (c.known.has(Known::CLIENT_SEQ), c.known.has(Known::SERVER_SEQ));
+    c.known.put(Known::CLIENT_SEQ, server);
+    c.known.put(Known::SERVER_SEQ, client);
+}
+
+/// Joins conversations whose captures began or ended at different packets, so that no sample matches: they share an endpoint, and the
+/// stretches of sequence numbers of both directions overlap.
+pub(super) fn join_by_ranges(table: &mut Table) {
+    let alone = |c: &&super::table::Conversation| c.tuple.protocol == 6 && !c.known.has(Known::JOINED);
+    if !table.conversations.iter().filter(alone).any(|c| !c.known.has(Known::CLIENT_ISN)) {
+        return;
+    }
+    let mut by_endpoint: HashMap<CompactEndpoint, Vec<u32>> = HashMap::new();
+    for (at, c) in table.conversations.iter().enumerate() {
+        if c.tuple.protocol == 6 {
+            for end in [c.tuple.source(), c.tuple.destination()] {
+                by_endpoint.entry(end).or_default().push(at as u32);
+            }
+        }
+    }
+    for at in 0..table.conversations.len() as u32 {
+        let c = table.conversations[at as usize];
+        if !alone(&&c) {
+            continue;
+        }
+        let mut fits: Vec<u32> = Vec::new();
+        for end in [c.tuple.source(), c.tuple.destination()] {
+            let others = by_endpoint.get(&end).map_or(&[][..], Vec::as_slice);
+            // An endpoint shared by thousands is the service's, and says nothing.
+            if others.len() <= 64 {
+                fits.extend(others.iter().filter(|&&other| other != at && overlaps(table, at, other, end)));
+            }
+        }
+        fits.sort_unstable();
+        fits.dedup();
+        if let [other] = fits[..] {
+            unite(table, at, other, 0);
+        }
+    }
+}
+
+/// Whether the packets sent from and to `end` have overlapping sequence numbers in both conversations.
+fn overlaps(table: &Table, a: u32, b: u32, end: CompactEndpoint) -> bool {
+    let (left, right) = (&table.conversations[a as usize], &table.conversations[b as usize]);
+    if left.tuple == right.tuple {
+        return false;
+    }
+    let mut judged = 0;
+    for from_end in [true, false] {
+        let (Some(l), Some(r)) = (range(table, a, end, from_end), range(table, b, end, from_end)) else { continue };
+        judged += 1;
+        let distance = l.0.wrapping_sub(r.0).cast_signed();
+        let room = if distance >= 0 { r.1.wrapping_sub(r.0) } else { l.1.wrapping_sub(l.0) };
+        if distance.unsigned_abs() > room.saturating_add(SLACK) {
+            return false;
+        }
+    }
+    judged == 2
+}
+
+/// A pause between two captures' beginnings lets so many bytes pass unseen.
+const SLACK: u32 = 1 << 16;
+
+/// First and last sequence number of the packets sent from `end` (or to it).
+fn range(table: &Table, c: u32, end: CompactEndpoint, from_end: bool) -> Option<(u32, u32)> {
+    let conversation = &table.conversations[c as usize];
+    let end_is_a = conversation.tuple.source() == end;
+    let from_b = end_is_a != from_end;
+    let (first, known) = if conversation.from_client(from_b) {
+        (conversation.client_seq, Known::CLIENT_SEQ)
+    } else {
+        (conversation.server_seq, Known::SERVER_SEQ)
+    };
+    if !conversation.known.has(known) {
+        return None;
+    }
+    let high = table.legs_of(c).filter(|(_, leg)| leg.seen.from_b() == from_b).map(|(_, leg)| leg.high_seq.wrapping_sub(first)).max()?;
+    Some((first, first.wrapping_add(high)))
+}
+
+/// Joins FULLNAT conversations by the client's endpoint that the balancer wrote into a TCP option: the conversation towards the real
+/// server with the client's own.
+pub(super) fn join_by_toa(table: &mut Table, told: &HashMap<u32, CompactEndpoint>) {
+    if told.is_empty() {
+        return;
+    }
+    let wanted: hashbrown::HashSet<CompactEndpoint> = told.values().copied().collect();
+    let mut clients: HashMap<CompactEndpoint, Vec<u32>> = HashMap::new();
+    for (at, c) in table.conversations.iter().enumerate() {
+        let client = c.request().source();
+        if c.tuple.protocol == 6 && wanted.contains(&client) {
+            clients.entry(client).or_default().push(at as u32);
+        }
+    }
+    let mut pairs: Vec<(u32, u32)> = Vec::new();
+    for (&inside, client) in told {
+        let last = table.conversations[inside as usize].last_ms;
+        let near = |c: &&u32| **c != inside && table.conversations[**c as usize].last_ms.abs_diff(last) < 60_000;
+        // A port used again: the incarnation that is nearest in time.
+        let outside =
+            clients.get(client).into_iter().flatten().filter(near).min_by_key(|c| table.conversations[**c as usize].last_ms.abs_diff(last));
+        pairs.extend(outside.map(|outside| (inside, *outside)));
+    }
+    pairs.sort_unstable();
+    for (inside, outside) in pairs {
+        if root(table, inside) != root(table, outside) {
+            unite(table, inside, outside, 0);
+        }
+    }
+}

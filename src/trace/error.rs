@@ -1,0 +1,73 @@
+//! ICMP errors, each with the packet that it is about.
+
+use super::claims::{At, Occurrences};
+use super::tuple::Tuple;
+use crate::packet::{Icmp, IcmpKind};
+use std::net::IpAddr;
+
+/// An ICMP error as seen on one wire, with how often it came.
+#[derive(Clone, Debug)]
+pub(super) struct ErrorSeen {
+    pub(super) wire: u32,
+    pub(super) src: IpAddr,
+    pub(super) dst: IpAddr,
+    pub(super) ttl: u8,
+    pub(super) kind: IcmpKind,
+    pub(super) type_number: u8,
+    pub(super) code: u8,
+    /// What the quoted packet says of itself: the sender's view, before or after a rewrite.
+    pub(super) quoted: Tuple,
+    /// The quoted packet was in a tunnel.
+    pub(super) tunnelled: bool,
+    /// Total length of the quoted packet.
+    pub(super) quoted_len: u32,
+    pub(super) times: Occurrences,
+}
+
+/// All ICMP errors of a trace.
+#[derive(Default)]
+pub(super) struct Errors {
+    pub(super) errors: Vec<ErrorSeen>,
+    /// Left out because a hostile capture had too many.
+    pub(super) left_out: u64,
+}
+
+/// Errors kept: each is about a connection, and few connections have one.
+const MOST: usize = 200_000;
+
+impl Errors {
+    pub(super) fn add(
+        &mut self,
+        wire: u32,
+        at: At,
+        icmp: &Icmp<'_>,
+        ip: &crate::packet::Ip,
+        quoted: Tuple,
+        tunnelled: bool,
+        quoted_len: u32,
+    ) {
+        // The latest ones first: an error repeats at once or not at all.
+        let same =
+            |e: &&mut ErrorSeen| e.wire == wire && e.quoted == quoted && e.src == ip.src && e.kind == icmp.kind && e.code == icmp.code;
+        if let Some(known) = self.errors.iter_mut().rev().take(64).find(same) {
+            return known.times.push(at);
+        }
+        if self.errors.len() >= MOST {
+            self.left_out += 1;
+            return;
+        }
+        self.errors.push(ErrorSeen {
+            wire,
+            src: ip.src,
+            dst: ip.dst,
+            ttl: ip.ttl,
+            kind: icmp.kind,
+            type_number: icmp.type_number,
+            code: icmp.code,
+            quoted,
+            tunnelled,
+            quoted_len,
+            times: Occurrences::at(at),
+        });
+    }
+}

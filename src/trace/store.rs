@@ -1,0 +1,152 @@
+//! What is left when the last packet was seen: the records of every conversation, in flows.
+
+use super::correlate::root;
+use super::point::CapturePoint;
+use super::table::{Conversation, Leg, Note, PacketKind, Table};
+use super::tuple::{AddressBook, Tuple};
+use super::wire::{Wire, Wires};
+
+/// The settled records of a trace. A flow is a run of `members`.
+pub(super) struct Store {
+    pub(super) addresses: AddressBook,
+    pub(super) wires: Wires,
+    table: Table,
+    /// Conversations, those of one flow side by side.
+    members: Vec<u32>,
+    /// Where each flow begins in `members`; one more at the end.
+    starts: Vec<u32>,
+    /// The flow of each conversation.
+    flow_of: Vec<u32>,
+}
+
+/// A leg, opened up: what was seen of one direction of a flow on one wire.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot {
+    pub(super) conversation: u32,
+    pub(super) wire: u32,
+    pub(super) point: u32,
+    /// Time of the first packet, on the point's clock.
+    pub(super) time: i64,
+    /// Time of the last packet, to a millisecond, on the point's clock.
+    pub(super) last: i64,
+    pub(super) frame: u32,
+    pub(super) ttl: u8,
+    pub(super) first: PacketKind,
+    /// As the packets have it.
+    pub(super) tuple: Tuple,
+    pub(super) packets: u32,
+    pub(super) bytes: u32,
+    pub(super) high_seq: u32,
+    pub(super) seen: super::table::Seen,
+    pub(super) repeats: u8,
+    pub(super) mss: u16,
+    pub(super) toa: bool,
+}
+
+impl Store {
+    pub(super) fn new(table: Table, addresses: AddressBook, wires: Wires) -> Self {
+        let count = table.conversations.len();
+        let roots: Vec<u32> = (0..count as u32).map(|c| root(&table, c)).collect();
+        // A root is the earliest conversation of its flow, so flows are numbered in the order in which they began.
+        let mut flow_at = vec![u32::MAX; count];
+        let mut flows = 0;
+        for (c, root) in roots.iter().enumerate() {
+            if *root as usize == c {
+                flow_at[c] = flows;
+                flows += 1;
+            }
+        }
+        let flow_of: Vec<u32> = roots.iter().map(|root| flow_at[*root as usize]).collect();
+        let mut starts = vec![0u32; flows as usize + 1];
+        for flow in &flow_of {
+            starts[*flow as usize + 1] += 1;
+        }
+        for i in 1..starts.len() {
+            starts[i] += starts[i - 1];
+        }
+        let mut next = starts.clone();
+        let mut members = vec![0; count];
+        for (c, flow) in flow_of.iter().enumerate() {
+            let at = &mut next[*flow as usize];
+            members[*at as usize] = c as u32;
+            *at += 1;
+        }
+        Store { addresses, wires, table, members, starts, flow_of }
+    }
+
+    pub(super) fn flows(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// The conversations of a flow, the earliest first.
+    pub(super) fn members(&self, flow: u32) -> &[u32] {
+        let at = flow as usize;
+        &self.members[self.starts[at] as usize..self.starts[at + 1] as usize]
+    }
+
+    pub(super) fn conversation(&self, c: u32) -> &Conversation {
+        &self.table.conversations[c as usize]
+    }
+
+    pub(super) fn conversations(&self) -> impl Iterator<Item = (u32, &Conversation)> {
+        (0..).zip(self.table.conversations.iter())
+    }
+
+    pub(super) fn legs(&self, c: u32) -> impl Iterator<Item = &Leg> {
+        self.table.legs_of(c).map(|(_, leg)| leg)
+    }
+
+    pub(super) fn notes(&self, c: u32) -> impl Iterator<Item = &Note> {
+        self.table.notes_of(c)
+    }
+
+    pub(super) fn wire(&self, wire: u32) -> &Wire {
+        self.wires.get(wire)
+    }
+
+    /// The flow that has this 5-tuple, in either direction; the newest one.
+    pub(super) fn flow_with(&self, tuple: Tuple) -> Option<u32> {
+        self.table.find(tuple).map(|c| self.flow_of[c as usize])
+    }
+
+    /// Time of a conversation's last packet, to a millisecond.
+    pub(super) fn last_time(&self, c: u32) -> i64 {
+        self.table.from_ms(self.conversation(c).last_ms)
+    }
+
+    /// The legs of a flow, opened up: those of the client's packets, those of the server's.
+    pub(super) fn spots(&self, flow: u32) -> (Vec<Spot>, Vec<Spot>) {
+        let (mut request, mut reply) = (Vec::with_capacity(8), Vec::with_capacity(8));
+        for &c in self.members(flow) {
+            let conversation = self.conversation(c);
+            for leg in self.legs(c) {
+                let from_b = leg.seen.from_b();
+                let spot = Spot {
+                    conversation: c,
+                    wire: leg.wire,
+                    point: self.wires.get(leg.wire).point,
+                    time: leg.first_time(),
+                    last: self.table.from_ms(leg.last_ms),
+                    frame: leg.first_frame,
+                    ttl: leg.ttl,
+                    first: leg.first,
+                    tuple: if from_b { conversation.tuple.reversed() } else { conversation.tuple },
+                    packets: leg.packets,
+                    bytes: leg.bytes,
+                    high_seq: leg.high_seq,
+                    seen: leg.seen,
+                    repeats: leg.repeats,
+                    mss: leg.mss,
+                    toa: leg.toa,
+                };
+                if conversation.from_client(from_b) { request.push(spot) } else { reply.push(spot) }
+            }
+        }
+        (request, reply)
+    }
+}
+
+/// The last point in time at which any of `points` saw a frame.
+pub(super) fn end_of(points: &[CapturePoint]) -> i64 {
+    points.iter().map(|p| p.last.0).max().unwrap_or(0)
+}

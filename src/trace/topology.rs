@@ -1,0 +1,508 @@
+//! Whose interface each capture point is, and which MACs belong to one host. From packets alone.
+//!
+//! - A point belongs to the MAC that (nearly) all its unicast frames are from or to, and whose frames are nowhere seen more completely. A
+//!   point without such a MAC is a mirror port or a merged capture: it belongs to nobody.
+//! - On a link of two hosts captured at both ends each frame has the same two MACs. Then the answer decides: seen from the asking end, more
+//!   time passes between question and answer. That needs no common clock.
+//! - MACs belong to one host when a packet that arrived for one left again from the other, with the TTL one lower.
+
+use super::claims::{ClaimKind, Claims};
+use super::clock::{Clocks, Passage};
+use super::point::CapturePoint;
+use super::store::{Spot, Store};
+use super::table::{NoteKind, PacketKind};
+use super::wire::Wire;
+use crate::net::MacAddr;
+use crate::packet::Heading;
+use hashbrown::{HashMap, HashSet};
+use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeMap;
+
+/// Hosts, points and clocks.
+pub(super) struct Topology {
+    /// The MAC that each point belongs to.
+    own: Vec<Option<MacAddr>>,
+    /// Sets of MACs that belong together, as parents; named hosts take part under made-up numbers.
+    parents: HashMap<Node, Node>,
+    names: HashMap<Node, String>,
+    /// Of two points on a link, which one is nearer to a MAC: votes for the first.
+    nearer: HashMap<(u32, u32, MacAddr), i32>,
+    pub(super) clocks: Clocks,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+enum Node {
+    Mac(MacAddr),
+    Named(u32),
+}
+
+/// So many flows, spread evenly, are enough to learn hosts and clocks from.
+const SAMPLE: usize = 500;
+
+impl Topology {
+    pub(super) fn new(store: &Store, points: &[CapturePoint], claims: &Claims) -> Self {
+        let mut topology = Topology {
+            own: vec![None; points.len()],
+            parents: HashMap::new(),
+            names: HashMap::new(),
+            nearer: HashMap::new(),
+            clocks: Clocks::raw(points.iter().map(|p| p.file).collect()),
+        };
+        let step = store.flows().div_ceil(SAMPLE).max(1);
+        let sample: Vec<Sampled> = (0..store.flows()).step_by(step).map(|flow| Sampled::new(store, flow as u32)).collect();
+        topology.vote(store, &sample, claims);
+        let candidates = topology.candidates(&Frames::count(store, points.len()), points);
+        topology.settle_owners(points, &candidates);
+        for _ in 0..3 {
+            topology.unite_forwarders(store, &sample);
+            topology.settle_owners(points, &candidates);
+        }
+        topology.clocks = Clocks::estimate(points.iter().map(|p| p.file).collect(), &topology.passages(store, &sample));
+        topology
+    }
+
+    /// The MAC that a point belongs to.
+    pub(super) fn own(&self, point: u32) -> Option<MacAddr> {
+        self.own.get(point as usize).copied().flatten()
+    }
+
+    /// True when the point's interface received or sent nothing of this: a learning bridge flooded the frame, or the interface was
+    /// promiscuous on a shared wire.
+    pub(super) fn is_bystander(&self, wire: &Wire) -> bool {
+        let (Some(own), Some(src), Some(dst)) = (self.own(wire.point), wire.src, wire.dst) else {
+            return wire.heading == Some(Heading::OtherHost);
+        };
+        let ours = |mac: MacAddr| mac == own || self.same_host(mac, own);
+        src.is_unicast() && dst.is_unicast() && dst.vrid().is_none() && !ours(src) && !ours(dst)
+    }
+
+    /// Whether the wire's point is at its sender's end (`true`), at its receiver's (`false`), or at neither as far as known.
+    pub(super) fn end_of(&self, wire: &Wire) -> Option<bool> {
+        match wire.heading {
+            Some(Heading::Out) => return Some(true),
+            Some(Heading::In) => return Some(false),
+            _ => {}
+        }
+        let own = self.own(wire.point)?;
+        let ours = |mac: Option<MacAddr>| mac.is_some_and(|mac| mac == own || self.same_host(mac, own));
+        match (ours(wire.src), ours(wire.dst)) {
+            (true, false) => Some(true),
+            (false, true) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// `Less` when point `a` is nearer to `src` than point `b`.
+    pub(super) fn link_order(&self, a: u32, b: u32, src: Option<MacAddr>) -> Ordering {
+        let Some(src) = src else { return Ordering::Equal };
+        let votes = |a, b| self.nearer.get(&(a, b, src)).copied().unwrap_or(0);
+        (votes(b, a) - votes(a, b)).cmp(&0)
+    }
+
+    pub(super) fn same_host(&self, a: MacAddr, b: MacAddr) -> bool {
+        a == b || (self.parents.contains_key(&Node::Mac(a)) && self.find(Node::Mac(a)) == self.find(Node::Mac(b)))
+    }
+
+    /// The name that the user gave to the host that a MAC belongs to.
+    pub(super) fn given_name(&self, mac: MacAddr) -> Option<&str> {
+        self.names.get(&self.find(Node::Mac(mac))).map(String::as_str)
+    }
+
+    /// A MAC that stands for the whole host.
+    pub(super) fn representative(&self, mac: MacAddr) -> MacAddr {
+        let root = self.find(Node::Mac(mac));
+        let members = self.parents.keys().filter_map(|node| match node {
+            Node::Mac(mac) if self.find(*node) == root => Some(*mac),
+            _ => None,
+        });
+        members.min().unwrap_or(mac)
+    }
+
+    fn find(&self, mut node: Node) -> Node {
+        while let Some(&parent) = self.parents.get(&node) {
+            if parent == node {
+                break;
+            }
+            node = parent;
+        }
+        node
+    }
+
+    /// Puts two nodes into one host, unless the user named them as two.
+    fn unite(&mut self, a: Node, b: Node) {
+        let (a, b) = (self.find(a), self.find(b));
+        if a == b {
+            return;
+        }
+        let (name_a, name_b) = (self.names.get(&a).cloned(), self.names.get(&b).cloned());
+        if name_a.is_some() && name_b.is_some() && name_a != name_b {
+            return;
+        }
+        let (parent, child) = (a.min(b), a.max(b));
+        self.parents.insert(parent, parent);
+        self.parents.insert(child, parent);
+        if let Some(name) = name_a.or(name_b) {
+            self.names.insert(parent, name);
+        }
+    }
+
+    /// Question and answer on a link seen at two points: who is nearer to whom.
+    fn vote(&mut self, store: &Store, sample: &[Sampled], claims: &Claims) {
+        for Sampled { request, reply, .. } in sample {
+            for (i, a) in request.iter().enumerate() {
+                for b in &request[i + 1..] {
+                    if a.point == b.point || a.tuple != b.tuple || a.ttl != b.ttl || a.first != b.first {
+                        continue;
+                    }
+                    let wire = store.wire(a.wire);
+                    let (Some(src), Some(dst)) = (wire.src, wire.dst) else { continue };
+                    if (store.wire(b.wire).src, store.wire(b.wire).dst) != (wire.src, wire.dst) {
+                        continue;
+                    }
+                    let answer = |point: u32| {
+                        reply.iter().find(|s| {
+                            s.point == point
+                                && s.tuple == a.tuple.reversed()
+                                && store.wire(s.wire).src == Some(dst)
+                                && store.wire(s.wire).dst == Some(src)
+                        })
+                    };
+                    if let (Some(answer_a), Some(answer_b)) = (answer(a.point), answer(b.point))
+                        && answer_a.first == answer_b.first
+                    {
+                        self.answered((a.point, b.point), (src, dst), answer_a.time - a.time, answer_b.time - b.time);
+                    }
+                }
+            }
+        }
+        for question in &claims.questions {
+            let Some(asker) = question.asker else { continue };
+            let said = claims
+                .claims
+                .iter()
+                .filter(|c| c.kind == ClaimKind::Reply && c.addr == question.target && c.about == Some(asker) && c.point == question.point);
+            for reply in said {
+                for other in claims.questions.iter().filter(|q| {
+                    q.point > question.point
+                        && (q.target, q.mac, q.asker, q.unicast, q.times.count)
+                            == (question.target, question.mac, question.asker, question.unicast, question.times.count)
+                }) {
+                    let there = claims.claims.iter().find(|c| {
+                        c.point == other.point
+                            && (c.kind, c.addr, c.mac, c.about, c.times.count)
+                                == (reply.kind, reply.addr, reply.mac, reply.about, reply.times.count)
+                    });
+                    if let Some(there) = there {
+                        let (here, there) = (reply.times.since() - question.times.since(), there.times.since() - other.times.since());
+                        self.answered((question.point, other.point), (question.mac, reply.mac), here, there);
+                    }
+                }
+            }
+        }
+    }
+
+    /// At the first point `here` passed between question (from `src`) and answer (from `dst`), at the second `there`.
+    fn answered(&mut self, points: (u32, u32), (src, dst): (MacAddr, MacAddr), here: i64, there: i64) {
+        let sign = match here.cmp(&there) {
+            Ordering::Greater => 1,
+            Ordering::Less => -1,
+            Ordering::Equal => return,
+        };
+        *self.nearer.entry((points.0, points.1, src)).or_insert(0) += sign;
+        *self.nearer.entry((points.0, points.1, dst)).or_insert(0) -= sign;
+    }
+
+    /// Which of two MACs, both seen in every frame of point `a`, is its own: the one it is nearer to than point `b` is.
+    fn nearer_than(&self, a: u32, b: u32, mac: MacAddr) -> i32 {
+        let votes = |a, b| self.nearer.get(&(a, b, mac)).copied().unwrap_or(0);
+        votes(a, b) - votes(b, a)
+    }
+
+    fn settle_owners(&mut self, points: &[CapturePoint], candidates: &[Vec<MacAddr>]) {
+        loop {
+            let mut changed = false;
+            for point in 0..points.len() as u32 {
+                if self.own[point as usize].is_some() {
+                    continue;
+                }
+                if let Some(mac) = self.choose(point, points, candidates) {
+                    self.own[point as usize] = Some(mac);
+                    changed = true;
+                    if let Some(host) = &points[point as usize].host {
+                        let number = points.iter().position(|p| p.host.as_ref() == Some(host)).unwrap_or(0) as u32;
+                        self.names.entry(self.find(Node::Named(number))).or_insert_with(|| host.clone());
+                        self.unite(Node::Named(number), Node::Mac(mac));
+                    }
+                }
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// The MACs that each point may belong to. Where two points could both belong to one MAC, the one that is nearer to it keeps it.
+    fn candidates(&self, frames: &Frames, points: &[CapturePoint]) -> Vec<Vec<MacAddr>> {
+        let mut dropped: Vec<HashSet<MacAddr>> = vec![HashSet::new(); points.len()];
+        loop {
+            let candidates: Vec<Vec<MacAddr>> = (0..points.len()).map(|p| frames.candidates(p, &dropped[p])).collect();
+            let mut changed = false;
+            for (p, macs) in candidates.iter().enumerate() {
+                for q in (0..points.len()).filter(|&q| q != p && (points[q].host.is_none() || points[q].host != points[p].host)) {
+                    for mac in macs.iter().filter(|mac| candidates[q].contains(mac)) {
+                        if self.nearer_than(p as u32, q as u32, *mac) > 0 && !frames.differ_in_tags(p, q, *mac) {
+                            changed |= dropped[q].insert(*mac);
+                        }
+                    }
+                }
+            }
+            if !changed {
+                return candidates;
+            }
+        }
+    }
+
+    /// The own MAC of a point, if by now it can be told.
+    fn choose(&self, point: u32, points: &[CapturePoint], candidates: &[Vec<MacAddr>]) -> Option<MacAddr> {
+        let host = &points[point as usize].host;
+        let of_another = |mac: &MacAddr| {
+            let other = |p: usize| points[p].host.is_some() && points[p].host != *host;
+            host.is_some() && (0..points.len()).any(|p| p != point as usize && self.own[p] == Some(*mac) && other(p))
+        };
+        let open: Vec<MacAddr> = candidates[point as usize].iter().copied().filter(|mac| !of_another(mac)).collect();
+        let sibling = |mac: &&MacAddr| {
+            let same = |p: usize| points[p].host == *host && self.own[p].is_some_and(|own| own == **mac || self.same_host(own, **mac));
+            host.is_some() && (0..points.len()).any(same)
+        };
+        match open[..] {
+            [only] => Some(only),
+            [..] => open.iter().find(sibling).copied(),
+        }
+    }
+
+    /// A packet that came for one MAC and went on from another, one hop later.
+    fn unite_forwarders(&mut self, store: &Store, sample: &[Sampled]) {
+        let mut pairs: HashMap<(MacAddr, MacAddr), u32> = HashMap::new();
+        for Sampled { request, reply, .. } in sample {
+            for spots in [request, reply] {
+                for (came, went) in self.handovers(store, spots) {
+                    *pairs.entry((came, went)).or_insert(0) += 1;
+                }
+            }
+        }
+        let mut pairs: Vec<_> = pairs.into_iter().collect();
+        pairs.sort_by_key(|(macs, count)| (Reverse(*count), *macs));
+        for ((came, went), _) in pairs {
+            self.unite(Node::Mac(came), Node::Mac(went));
+        }
+    }
+
+    /// In one direction of one flow: the MAC that a packet came for, and the one it went on from. Only where one link alone has a TTL can
+    /// it be told who is next to whom.
+    fn handovers(&self, store: &Store, spots: &[Spot]) -> Vec<(MacAddr, MacAddr)> {
+        let first = spots.iter().map(|s| s.first).min();
+        let mut levels: BTreeMap<Reverse<u8>, Vec<(MacAddr, MacAddr)>> = BTreeMap::new();
+        for spot in spots.iter().filter(|s| Some(s.first) == first) {
+            let wire = store.wire(spot.wire);
+            if let (Some(src), Some(dst)) = (wire.src, wire.dst)
+                && src.is_unicast()
+                && dst.is_unicast()
+                && !self.is_bystander(wire)
+            {
+                let links = levels.entry(Reverse(spot.ttl)).or_default();
+                if !links.contains(&(src, dst)) {
+                    links.push((src, dst));
+                }
+            }
+        }
+        let mut handovers = Vec::new();
+        let mut before: Option<(u8, MacAddr)> = None;
+        for (Reverse(ttl), links) in levels {
+            // A director that leaves the TTL alone makes two links with one TTL; the one that goes on from the host before comes first.
+            let (into, out_of) = match links[..] {
+                [only] => (only, only),
+                [a, b] => match before.filter(|(t, _)| t.wrapping_sub(ttl) == 1) {
+                    Some((_, mac)) if a.0 == mac || self.same_host(a.0, mac) => (a, b),
+                    Some((_, mac)) if b.0 == mac || self.same_host(b.0, mac) => (b, a),
+                    _ => {
+                        before = None;
+                        continue;
+                    }
+                },
+                _ => {
+                    before = None;
+                    continue;
+                }
+            };
+            if let Some((_, came)) = before.filter(|(t, _)| t.wrapping_sub(ttl) == 1) {
+                handovers.push((came, into.0));
+            }
+            if into != out_of {
+                handovers.push((into.1, out_of.0));
+            }
+            before = Some((ttl, out_of.1));
+        }
+        handovers.retain(|(came, went)| came != went);
+        handovers
+    }
+
+    /// Packets seen at two files' points in a known order.
+    fn passages(&self, store: &Store, sample: &[Sampled]) -> Vec<Passage> {
+        let mut passages = Vec::new();
+        for Sampled { request, reply, repeated } in sample {
+            for spots in [request, reply] {
+                for a in spots {
+                    for b in spots {
+                        let (from, to) = (self.clocks_file(a.point), self.clocks_file(b.point));
+                        if from != to && a.first == b.first && same_first_packet(a, b, *repeated) && self.precedes(store, a, b) {
+                            passages.push(Passage { from_file: from, to_file: to, left: a.time, arrived: b.time });
+                        }
+                    }
+                }
+            }
+        }
+        passages
+    }
+
+    /// Whether a packet is at `a` before it is at `b`: a higher TTL, or the sender's end of the same link.
+    fn precedes(&self, store: &Store, a: &Spot, b: &Spot) -> bool {
+        let (from, to) = (store.wire(a.wire), store.wire(b.wire));
+        if self.is_bystander(from) || self.is_bystander(to) {
+            return false;
+        }
+        if a.ttl != b.ttl {
+            return a.ttl > b.ttl;
+        }
+        if (from.src, from.dst) != (to.src, to.dst) || a.tuple != b.tuple {
+            return false;
+        }
+        let place = |end: Option<bool>| match end {
+            Some(true) => 0,
+            None => 1,
+            Some(false) => 2,
+        };
+        match place(self.end_of(from)).cmp(&place(self.end_of(to))) {
+            Ordering::Less => true,
+            Ordering::Equal => self.link_order(a.point, b.point, from.src) == Ordering::Less,
+            Ordering::Greater => false,
+        }
+    }
+
+    fn clocks_file(&self, point: u32) -> usize {
+        self.clocks.file_of(point)
+    }
+}
+
+/// The sightings of one flow, for learning from.
+struct Sampled {
+    request: Vec<Spot>,
+    reply: Vec<Spot>,
+    /// A SYN or SYN-ACK was sent more than once.
+    repeated: bool,
+}
+
+impl Sampled {
+    fn new(store: &Store, flow: u32) -> Self {
+        let (request, reply) = store.spots(flow);
+        let repeat = |kind| matches!(kind, NoteKind::SynRepeat | NoteKind::SynAckRepeat);
+        let repeated = store.members(flow).iter().any(|c| store.notes(*c).any(|note| repeat(note.kind)));
+        Sampled { request, reply, repeated }
+    }
+}
+
+/// Whether the first packets of both legs are the same one, as far as counts can tell: a leg that missed some may begin later.
+fn same_first_packet(a: &Spot, b: &Spot, repeated: bool) -> bool {
+    (matches!(a.first, PacketKind::Syn | PacketKind::SynAck) && !repeated) || a.packets == b.packets
+}
+
+/// Unicast frames by point and MAC.
+struct Frames {
+    by_point: Vec<HashMap<MacAddr, u64>>,
+    by_wire: Vec<HashMap<(MacAddr, MacAddr), u64>>,
+    total: Vec<u64>,
+    /// The MAC that the capture itself says is the point's.
+    stated: Vec<HashMap<MacAddr, u64>>,
+    /// Number of VLAN tags on a MAC's frames, plus one.
+    tags: Vec<HashMap<MacAddr, usize>>,
+}
+
+impl Frames {
+    fn count(store: &Store, points: usize) -> Self {
+        let mut frames = Frames {
+            by_point: vec![HashMap::new(); points],
+            by_wire: vec![HashMap::new(); points],
+            total: vec![0; points],
+            stated: vec![HashMap::new(); points],
+            tags: vec![HashMap::new(); points],
+        };
+        for (wire, count) in store.wires.iter() {
+            let point = wire.point as usize;
+            match (wire.heading, wire.src, wire.dst) {
+                (Some(Heading::Out), Some(src), _) => *frames.stated[point].entry(src).or_insert(0) += count,
+                (Some(Heading::In), _, Some(dst)) if dst.is_unicast() => *frames.stated[point].entry(dst).or_insert(0) += count,
+                _ => {}
+            }
+            let (Some(src), Some(dst)) = (wire.src, wire.dst) else { continue };
+            if !src.is_unicast() || !dst.is_unicast() {
+                continue;
+            }
+            frames.total[point] += count;
+            for mac in [src, dst] {
+                frames.tags[point].insert(mac, wire.vlans.ids().len() + 1);
+            }
+            *frames.by_wire[point].entry((src, dst)).or_insert(0) += count;
+            *frames.by_point[point].entry(src).or_insert(0) += count;
+            if src != dst {
+                *frames.by_point[point].entry(dst).or_insert(0) += count;
+            }
+        }
+        frames
+    }
+
+    /// The MACs that may be a point's own, apart from those ruled out: one where it is clear, two at the end of a link between two hosts,
+    /// none at a mirror.
+    fn candidates(&self, point: usize, ruled_out: &HashSet<MacAddr>) -> Vec<MacAddr> {
+        if let Some((mac, _)) = self.stated[point].iter().max_by_key(|(mac, count)| (**count, **mac)) {
+            return vec![*mac];
+        }
+        let total = self.total[point].max(1) as f64;
+        // How much of the point is this MAC's, times how completely this MAC's frames are seen here.
+        let score = |mac: &MacAddr, count: u64| {
+            let most = self.by_point.iter().filter_map(|p| p.get(mac)).max().copied().unwrap_or(count).max(1);
+            (count as f64 / total) * (count as f64 / most as f64)
+        };
+        let mut scored: Vec<(f64, MacAddr)> = self.by_point[point]
+            .iter()
+            .filter(|(mac, _)| !ruled_out.contains(*mac))
+            .map(|(mac, count)| (score(mac, *count), *mac))
+            .collect();
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let Some(&(best, _)) = scored.first() else { return Vec::new() };
+        scored.into_iter().filter(|(score, mac)| *score >= 0.95 * best && self.is_plausible(point, *mac)).map(|(_, mac)| mac).collect()
+    }
+
+    /// True when two points see the same MAC with different VLAN tags: an interface and a VLAN device on it, which share their MAC.
+    fn differ_in_tags(&self, p: usize, q: usize, mac: MacAddr) -> bool {
+        let tags = |point: usize| self.tags[point].get(&mac).copied().unwrap_or(0);
+        tags(p) != tags(q)
+    }
+
+    /// A point may see frames that are not its own: a few, flooded. Many such frames mean a mirror port, unless other points show that
+    /// here was only a part of them.
+    fn is_plausible(&self, point: usize, mac: MacAddr) -> bool {
+        let own = self.by_point[point].get(&mac).copied().unwrap_or(0);
+        let foreign = self.total[point] - own;
+        if foreign < 10 || foreign as f64 <= 0.1 * self.total[point] as f64 {
+            return true;
+        }
+        let elsewhere = |pair: &(MacAddr, MacAddr)| {
+            (0..self.total.len()).filter(|p| *p != point).filter_map(|p| self.by_wire[p].get(pair)).max().copied().unwrap_or(0)
+        };
+        let partial: u64 = self.by_wire[point]
+            .iter()
+            .filter(|((s, d), count)| *s != mac && *d != mac && elsewhere(&(*s, *d)) > **count * 3 / 2)
+            .map(|(_, count)| count)
+            .sum();
+        partial as f64 >= 0.8 * foreign as f64
+    }
+}

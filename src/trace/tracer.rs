@@ -1,0 +1,362 @@
+//! Packets in, one by one: each is placed, or counted with the reason why not.
+
+use super::claims::{At, Claims};
+use super::correlate;
+use super::error::Errors;
+use super::journey::Journal;
+use super::live::leg_hash;
+use super::point::{Points, Source};
+use super::sample::{PER_CONVERSATION, Sample, Samples, handshake_key, midstream_key, payload_key, syn_signature};
+use super::table::{Known, Look, NONE, Sighting, Table};
+use super::tuple::{AddressBook, CompactEndpoint, Tuple};
+use super::wire::Wires;
+use super::{Options, Trace};
+use crate::net::FiveTuple;
+use crate::packet::{
+    ChecksumState, Frame, Glance, Ip, LinkType, Network, Packet, StopReason, TcpFlags, Transport, checksum_state, dissect, glance,
+};
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Builds a [`Trace`] from packets in the order of their (raw) times.
+pub struct Tracer {
+    pub(super) options: Options,
+    pub(super) points: Points,
+    pub(super) addresses: AddressBook,
+    pub(super) wires: Wires,
+    pub(super) table: Table,
+    pub(super) samples: Samples,
+    pub(super) claims: Claims,
+    pub(super) errors: Errors,
+    pub(super) journal: Journal,
+    /// The client that a FULLNAT balancer named in a TCP option, by conversation.
+    pub(super) told_clients: HashMap<u32, CompactEndpoint>,
+    /// Packets that belong to no connection, by reason.
+    pub(super) unplaced: BTreeMap<String, u64>,
+    /// Frames on each wire whose checksum was left to the network card: the capturing host sent them.
+    pub(super) unfinished: HashMap<u32, u64>,
+    fragments: Fragments,
+    pub(super) packets: u64,
+    /// Plain packets whose look-up has not been made yet.
+    batch: Vec<Pending>,
+    heads: Vec<u8>,
+}
+
+/// A plain packet, waiting for its look-up in the table.
+///
+/// In a large capture each look-up is a cache miss. A batch of packets makes its misses all at once, and then finds everything in the
+/// cache; one by one they would add up to more than all other work together.
+struct Pending {
+    sighting: Sighting,
+    /// Where in `heads` is what is needed of the frame should the packet turn out to be worth a closer look: its headers and the beginning
+    /// of its payload.
+    head: Range<usize>,
+    wire_len: u32,
+}
+
+/// Ethernet with a tag, IPv6, the longest TCP header, and the payload bytes that a sample is made of.
+const HEAD: usize = 14 + 4 + 40 + 60 + 24 + 2;
+const BATCH: usize = 32;
+
+impl Tracer {
+    /// An empty trace.
+    pub fn new(options: Options) -> Self {
+        Tracer {
+            table: Table::new(options.max_connections),
+            journal: Journal::new(options.packets),
+            options,
+            points: Points::default(),
+            addresses: AddressBook::default(),
+            wires: Wires::default(),
+            samples: Samples::default(),
+            claims: Claims::default(),
+            errors: Errors::default(),
+            told_clients: HashMap::new(),
+            unplaced: BTreeMap::new(),
+            unfinished: HashMap::new(),
+            fragments: Fragments::default(),
+            packets: 0,
+            batch: Vec::with_capacity(BATCH),
+            heads: Vec::with_capacity(BATCH * HEAD),
+        }
+    }
+
+    /// Makes a capture point known, and gives its number.
+    pub fn point(&mut self, source: &Source) -> u32 {
+        self.points.add(source)
+    }
+
+    /// Says how many packets the capture itself lost at a point.
+    pub fn dropped(&mut self, point: u32, packets: u64) {
+        if let Some(point) = self.points.points.get_mut(point as usize) {
+            point.dropped = Some(point.dropped.unwrap_or(0) + packets);
+        }
+    }
+
+    /// Takes in one packet seen at `point`.
+    pub fn observe(&mut self, mut point: u32, frame: &Frame<'_>) {
+        self.packets += 1;
+        if frame.link_type == LinkType::LINUX_SLL2
+            && let Some(index) = frame.bytes.get(4..8).and_then(|b| b.first_chunk::<4>())
+        {
+            point = self.points.of_interface_index(point, u32::from_be_bytes(*index));
+        }
+        self.points.saw(point, frame.time);
+        let at = At { point, frame: frame.number, time: frame.time };
+        match glance(frame) {
+            Some(plain) if frame.heading.is_none() => self.plain(at, frame, &plain),
+            _ => {
+                self.look_up();
+                self.dissected(at, frame, &dissect(frame));
+            }
+        }
+    }
+
+    #[inline]
+    fn plain(&mut self, at: At, frame: &Frame<'_>, plain: &Glance) {
+        let wire = self.wires.of_glance(at.point, plain.macs, plain.vlan);
+        self.wires.count(wire);
+        let tuple = self.addresses.tuple_of(plain);
+        let sighting = Sighting {
+            tuple,
+            wire,
+            hash: leg_hash(tuple, wire),
+            time: at.time.0,
+            frame: narrow(at.frame),
+            seq: plain.seq,
+            ack: plain.ack,
+            flags: plain.flags,
+            payload_len: plain.payload_len,
+            ttl: plain.ttl,
+            id: plain.id,
+        };
+        let head = self.heads.len();
+        self.heads.extend_from_slice(&frame.bytes[..frame.bytes.len().min(HEAD)]);
+        self.batch.push(Pending { sighting, head: head..self.heads.len(), wire_len: frame.wire_len });
+        if self.batch.len() == BATCH {
+            self.look_up();
+        }
+    }
+
+    /// Takes the waiting packets to the table.
+    fn look_up(&mut self) {
+        let (mut batch, mut heads) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.heads));
+        self.table.warm(batch.iter().map(|pending| &pending.sighting));
+        for pending in &batch {
+            match self.table.see(&pending.sighting) {
+                Look::Done if !self.journal.wanted() => {}
+                look => {
+                    let s = &pending.sighting;
+                    let bytes = &heads[pending.head.clone()];
+                    let (link_type, time) = (LinkType::ETHERNET, crate::net::Timestamp(s.time));
+                    let frame =
+                        Frame { bytes, wire_len: pending.wire_len, link_type, time, number: s.frame.into(), interface: 0, heading: None };
+                    self.closer(look, s, &dissect(&frame));
+                }
+            }
+        }
+        batch.clear();
+        heads.clear();
+        (self.batch, self.heads) = (batch, heads);
+    }
+
+    #[cold]
+    fn dissected(&mut self, at: At, frame: &Frame<'_>, packet: &Packet<'_>) {
+        let wire = self.wires.of_packet(at.point, &packet.link, frame.heading, &packet.tunnels);
+        self.wires.count(wire);
+        match &packet.network {
+            Network::Arp(arp) => self.claims.arp(at, arp, packet.link.dst),
+            Network::Ip(ip) => self.ip_packet(at, wire, packet, ip),
+            Network::None => self.not_understood(packet),
+        }
+    }
+
+    fn ip_packet(&mut self, at: At, wire: u32, packet: &Packet<'_>, ip: &Ip) {
+        let mut tuple = match packet.five_tuple() {
+            Some(tuple) => tuple,
+            None => return self.unplaced("no IP packet"),
+        };
+        let mut sighting = Sighting {
+            tuple: Tuple { src: 0, dst: 0, src_port: 0, dst_port: 0, protocol: 0, v6: false },
+            wire,
+            hash: 0,
+            time: at.time.0,
+            frame: narrow(at.frame),
+            seq: 0,
+            ack: 0,
+            flags: TcpFlags(0),
+            payload_len: packet.payload_len,
+            ttl: ip.ttl,
+            id: ip.id as u16,
+        };
+        match &packet.transport {
+            Transport::Tcp(tcp) => (sighting.seq, sighting.ack, sighting.flags) = (tcp.seq, tcp.ack, tcp.flags),
+            Transport::Udp(_) => {}
+            Transport::Sctp(sctp) => {
+                let initiate = sctp.initiate_tag.unwrap_or(0);
+                (sighting.seq, sighting.ack, sighting.flags) = match sctp.chunk {
+                    Some(1) => (initiate, 0, TcpFlags::SYN),
+                    Some(2) => (initiate, sctp.tag.wrapping_add(1), TcpFlags(TcpFlags::SYN.0 | TcpFlags::ACK.0)),
+                    Some(6) => (0, 0, TcpFlags::RST),
+                    Some(7 | 8 | 14) => (0, 0, TcpFlags::FIN),
+                    _ => (0, 0, TcpFlags(0)),
+                };
+            }
+            Transport::Icmp(icmp) if icmp.is_error() => return self.icmp_error(at, wire, packet, icmp, ip),
+            Transport::Icmp(icmp) if icmp.echo().is_some() => {}
+            Transport::Icmp(icmp) => {
+                self.claims.neighbour(at, icmp.kind, ip.src, ip.dst, (packet.link.src, packet.link.dst));
+                return if !matches!(icmp.kind, crate::packet::IcmpKind::Other) { () } else { self.unplaced("other ICMP messages") };
+            }
+            Transport::Vrrp(vrrp) => return self.claims.vrrp(at, packet.link.src, ip.src, vrrp),
+            // Ports without flags would make a SYN look like data.
+            Transport::Ports { .. } => return self.unplaced("cut short inside the transport header"),
+            Transport::None => match ip.fragment {
+                Some(part) if part.offset > 0 => match self.fragments.whole(ip) {
+                    Some(ports) => (tuple.src.port, tuple.dst.port) = ports,
+                    None => return self.unplaced("fragments whose first part is missing"),
+                },
+                _ if packet.stop.is_some() => return self.not_understood(packet),
+                _ => return self.unplaced(&format!("IP protocol {}", ip.protocol)),
+            },
+        }
+        if ip.fragment.is_some_and(|part| part.offset == 0) {
+            self.fragments.first(ip, (tuple.src.port, tuple.dst.port));
+        }
+        sighting.tuple = self.addresses.compact(tuple);
+        sighting.hash = leg_hash(sighting.tuple, wire);
+        match self.table.see(&sighting) {
+            Look::Done if !self.journal.wanted() => {}
+            look => self.closer(look, &sighting, packet),
+        }
+    }
+
+    fn not_understood(&mut self, packet: &Packet<'_>) {
+        let reason = match packet.stop {
+            Some(stop) => match stop.reason {
+                StopReason::Unsupported(number) if stop.layer == "link" => match u16::try_from(number) {
+                    Ok(number) if packet.link.ether_type == number && number != 0 => format!("ethertype 0x{number:04x}"),
+                    _ => format!("link type {number} not supported"),
+                },
+                StopReason::Unsupported(_) if stop.layer == "802.3" => "802.3 frames (spanning tree and the like)".to_string(),
+                reason => format!("{} {}", stop.layer, reason.word()),
+            },
+            None => format!("ethertype 0x{:04x}", packet.link.ether_type),
+        };
+        self.unplaced(&reason);
+    }
+
+    fn icmp_error(&mut self, at: At, wire: u32, packet: &Packet<'_>, icmp: &crate::packet::Icmp<'_>, ip: &Ip) {
+        let Some(quoted) = &icmp.quoted else { return self.unplaced("ICMP errors that quote nothing") };
+        let (Some(tuple), Some(inner)) = (quoted.five_tuple(), quoted.ip()) else {
+            return self.unplaced("ICMP errors that quote nothing");
+        };
+        let tunnelled = !quoted.tunnels.is_empty();
+        let tuple = self.addresses.compact(tuple);
+        self.errors.add(wire, at, icmp, ip, tuple, tunnelled, inner.total_len);
+        let _ = packet;
+    }
+
+    /// A close look at a packet: what identifies it elsewhere, and what its options tell.
+    #[cold]
+    fn closer(&mut self, look: Look, s: &Sighting, packet: &Packet<'_>) {
+        if self.journal.wanted() {
+            self.journal.add(s, packet);
+        }
+        let conversation = match look {
+            Look::Done => return,
+            Look::Full => return self.unplaced("more connections than --max-connections"),
+            Look::Closer(conversation) => conversation,
+        };
+        if checksum_state(packet) == ChecksumState::Partial {
+            *self.unfinished.entry(s.wire).or_insert(0) += 1;
+        }
+        let c = self.table.conversations[conversation as usize];
+        let from_client = c.from_client(s.tuple.canonical().1);
+        let (mut signature, mut key) = (0, None);
+        match &packet.transport {
+            Transport::Tcp(tcp) => {
+                let options = tcp.options();
+                if options.mss.is_some() || options.toa.is_some() {
+                    self.table.annotate(conversation, s, options.mss, options.toa.is_some());
+                }
+                if let Some(toa) = options.toa {
+                    let told = self.addresses.compact(FiveTuple { protocol: crate::net::Protocol::Tcp, src: toa.0, dst: toa.0 });
+                    self.told_clients.insert(conversation, told.source());
+                }
+                if tcp.flags.opens() {
+                    signature = syn_signature(tcp);
+                }
+                // A SYN-ACK tells no more than the SYN did, but may be all that was captured here.
+                key = match c.known.has(Known::CLIENT_ISN) {
+                    true if tcp.flags.opens() || tcp.flags.accepts() || c.samples == 0 => {
+                        Some(handshake_key(s.tuple.protocol, c.client_seq))
+                    }
+                    true => None,
+                    false => midstream_key(tcp.seq, tcp.ack),
+                };
+            }
+            Transport::Sctp(_) if c.known.has(Known::CLIENT_ISN) => key = Some(handshake_key(s.tuple.protocol, c.client_seq)),
+            Transport::Udp(_) | Transport::Icmp(_) => key = payload_key(packet),
+            _ => {}
+        }
+        if let Some(key) = key
+            && c.samples < PER_CONVERSATION
+            && self.samples.add(Sample { key, conversation, next: NONE, signature, id: s.id, from_client })
+        {
+            self.table.conversations[conversation as usize].samples += 1;
+            if self.samples.is_full() {
+                correlate::join(&mut self.table, &self.samples, false);
+                self.samples.turn();
+            }
+        }
+    }
+
+    fn unplaced(&mut self, reason: &str) {
+        if let Some(count) = self.unplaced.get_mut(reason) {
+            *count += 1;
+        } else if self.unplaced.len() < 1000 {
+            self.unplaced.insert(reason.to_string(), 1);
+        } else {
+            *self.unplaced.entry("other".to_string()).or_insert(0) += 1;
+        }
+    }
+
+    /// Joins, orders and names what was seen.
+    pub fn finish(mut self) -> Trace {
+        self.look_up();
+        self.table.settle();
+        self.points.settle();
+        correlate::join(&mut self.table, &self.samples, true);
+        self.samples = Samples::default();
+        correlate::join_by_toa(&mut self.table, &self.told_clients);
+        correlate::join_by_ranges(&mut self.table);
+        Trace::new(self)
+    }
+}
+
+fn narrow(frame: u64) -> u32 {
+    u32::try_from(frame).unwrap_or(u32::MAX)
+}
+
+/// The ports of fragmented packets: only the first part has them. The latest few thousand.
+#[derive(Default)]
+struct Fragments {
+    ports: HashMap<(std::net::IpAddr, std::net::IpAddr, u8, u32), (u16, u16)>,
+}
+
+impl Fragments {
+    const MOST: usize = 8192;
+
+    fn first(&mut self, ip: &Ip, ports: (u16, u16)) {
+        if self.ports.len() >= Self::MOST {
+            self.ports.clear();
+        }
+        self.ports.insert((ip.src, ip.dst, ip.protocol, ip.id), ports);
+    }
+
+    fn whole(&self, ip: &Ip) -> Option<(u16, u16)> {
+        self.ports.get(&(ip.src, ip.dst, ip.protocol, ip.id)).copied()
+    }
+}

@@ -1,0 +1,155 @@
+//! Sightings of one direction → the links that the packet crossed, in order.
+//!
+//! A **transit** is a packet on one link: one MAC pair, one set of addresses, one TTL. It may have been seen at several capture points
+//! (both ends of the link, a mirror port), and by a learning bridge it may have been flooded to points that it does not concern.
+//!
+//! Order comes first from the TTL, which every forwarder lowers; then from MAC adjacency (who received it sends it on); then, for old
+//! directors that left the TTL alone, from encapsulation and time.
+
+use super::store::{Spot, Store};
+use super::table::PacketKind;
+use super::topology::Topology;
+use super::tuple::Tuple;
+use crate::net::MacAddr;
+use crate::packet::TunnelKind;
+use std::cmp::Ordering;
+use std::net::IpAddr;
+
+/// A packet on one link, and where it was seen there.
+#[derive(Clone, Debug)]
+pub(super) struct Transit {
+    pub(super) src: Option<MacAddr>,
+    pub(super) dst: Option<MacAddr>,
+    pub(super) tunnel: Option<(TunnelKind, IpAddr, IpAddr)>,
+    pub(super) tuple: Tuple,
+    pub(super) ttl: u8,
+    /// Sightings at points that it concerns, in the order of their places: the sender's, those between, the receiver's.
+    pub(super) spots: Vec<Spot>,
+    /// Earliest sighting, on the common clock.
+    pub(super) time: i64,
+}
+
+/// One direction of a flow.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Course {
+    /// The way of the first packet.
+    pub(super) main: Vec<Transit>,
+    /// Ways that other packets took: after a cache changed, a redirect, a failover.
+    pub(super) strays: Vec<Transit>,
+    /// Sightings of flooded frames, at hosts that are neither sender nor receiver.
+    pub(super) flooded: usize,
+}
+
+/// Groups, orders and sorts out the sightings of one direction.
+pub(super) fn course(store: &Store, topology: &Topology, spots: &[Spot]) -> Course {
+    let mut course = Course::default();
+    let mut transits: Vec<Transit> = Vec::with_capacity(spots.len());
+    // A connection begins with a SYN or its answer; where those were seen, a reset on another wire is another story.
+    let begins = spots.iter().any(|s| matches!(s.first, PacketKind::Syn | PacketKind::SynAck));
+    let mut resets = Vec::new();
+    for spot in spots {
+        let wire = store.wire(spot.wire);
+        if topology.is_bystander(wire) {
+            course.flooded += 1;
+            continue;
+        }
+        let time = topology.clocks.common(spot.point, spot.time);
+        // Without both MACs a sighting is a place of its own: tunnel devices, cooked captures, the loopback.
+        let anchored = wire.src.is_some_and(MacAddr::is_unicast) && wire.dst.is_some_and(MacAddr::is_unicast);
+        let same = |t: &&mut Transit| {
+            t.tuple == spot.tuple
+                && t.ttl == spot.ttl
+                && (t.src, t.dst, t.tunnel) == (wire.src, wire.dst, wire.tunnel)
+                && (anchored || t.spots[0].wire == spot.wire)
+        };
+        let into = if begins && spot.first == PacketKind::Reset { &mut resets } else { &mut transits };
+        match into.iter_mut().find(same) {
+            Some(transit) => {
+                transit.time = transit.time.min(time);
+                transit.spots.push(*spot);
+            }
+            None => into.push(Transit {
+                src: wire.src,
+                dst: wire.dst,
+                tunnel: wire.tunnel,
+                tuple: spot.tuple,
+                ttl: spot.ttl,
+                spots: vec![*spot],
+                time,
+            }),
+        }
+    }
+    for transit in transits.iter_mut().chain(&mut resets) {
+        order_spots(store, topology, transit);
+    }
+    split(topology, order(topology, transits), &mut course);
+    course.strays.extend(order(topology, resets));
+    course
+}
+
+/// Sender's points first, then those that are neither's, then the receiver's; among one host's the time decides.
+fn order_spots(store: &Store, topology: &Topology, transit: &mut Transit) {
+    let place = |spot: &Spot| match topology.end_of(store.wire(spot.wire)) {
+        Some(true) => 0,
+        None => 1,
+        Some(false) => 2,
+    };
+    transit.spots.sort_by(|a, b| {
+        let time = |s: &Spot| topology.clocks.common(s.point, s.time);
+        place(a).cmp(&place(b)).then_with(|| topology.link_order(a.point, b.point, transit.src)).then_with(|| time(a).cmp(&time(b)))
+    });
+}
+
+/// True when what arrives by `a` is what `b` sends on.
+fn leads(topology: &Topology, a: &Transit, b: &Transit) -> bool {
+    match (a.dst, b.src) {
+        (Some(to), Some(from)) => to == from || topology.same_host(to, from),
+        _ => false,
+    }
+}
+
+fn order(topology: &Topology, mut transits: Vec<Transit>) -> Vec<Transit> {
+    transits.sort_by(|a, b| b.ttl.cmp(&a.ttl).then_with(|| a.time.cmp(&b.time)));
+    let mut ordered: Vec<Transit> = Vec::with_capacity(transits.len());
+    while !transits.is_empty() {
+        let level = transits.iter().take_while(|t| t.ttl == transits[0].ttl).count();
+        // Of those with one TTL: whom no other one leads to; a packet enters its tunnel before it leaves it.
+        let first = (0..level)
+            .find(|&i| (0..level).all(|j| i == j || precedes(topology, &transits[j], &transits[i]) != Ordering::Less))
+            .unwrap_or(0);
+        ordered.push(transits.remove(first));
+    }
+    ordered
+}
+
+/// `Less` when `a` must come before `b`, of two transits with the same TTL.
+fn precedes(topology: &Topology, a: &Transit, b: &Transit) -> Ordering {
+    match (leads(topology, a, b), leads(topology, b, a)) {
+        (true, false) => Ordering::Less,
+        (false, true) => Ordering::Greater,
+        _ => match (a.tunnel.is_some(), b.tunnel.is_some(), a.dst.is_some(), b.dst.is_some()) {
+            // Wrapped, then bare on a tunnel device that has no MACs.
+            (true, false, _, false) => Ordering::Less,
+            (false, true, false, _) => Ordering::Greater,
+            _ => Ordering::Equal,
+        },
+    }
+}
+
+/// Separates the way of the first packet from ways that later packets took.
+fn split(topology: &Topology, ordered: Vec<Transit>, course: &mut Course) {
+    // The same packet from the same sender to two neighbours: only the earlier one can be the first packet's way.
+    let forks = |a: &Transit, b: &Transit| {
+        a.src.is_some()
+            && (a.src, a.ttl, a.tuple, a.tunnel) == (b.src, b.ttl, b.tuple, b.tunnel)
+            && a.dst != b.dst
+            && a.dst.is_some()
+            && b.dst.is_some()
+    };
+    let later: Vec<bool> = ordered.iter().map(|t| ordered.iter().any(|other| forks(t, other) && other.time < t.time)).collect();
+    for (transit, later) in ordered.into_iter().zip(later) {
+        let after_stray = course.strays.iter().any(|s| leads(topology, s, &transit));
+        let after_main = course.main.iter().any(|m| leads(topology, m, &transit));
+        if later || (after_stray && !after_main) { course.strays.push(transit) } else { course.main.push(transit) }
+    }
+}
