@@ -127,7 +127,7 @@ enum Format {
 }
 
 /// The record that `advance` found, still in the input's window.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Record {
     /// Where the packet begins in the window, and its captured length.
     pub(super) at: usize,
@@ -137,18 +137,35 @@ pub(super) struct Record {
     pub(super) wire_len: u32,
     pub(super) time: Timestamp,
     pub(super) interface: u32,
+    pub(super) link_type: u16,
     pub(super) heading: Option<Heading>,
 }
 
 /// What reading one record came to.
 pub(super) enum Step {
-    Packet(Record),
+    /// The record has been filled in.
+    Packet,
     /// A clean end.
     End,
-    Damaged {
-        what: String,
-        cut_short: bool,
-    },
+    Damaged(Box<Flaw>),
+}
+
+/// What is wrong with the bytes at hand.
+pub(super) struct Flaw {
+    what: String,
+    cut_short: bool,
+}
+
+impl Step {
+    /// The file ends inside something.
+    pub(super) fn cut(what: String) -> Self {
+        Step::Damaged(Box::new(Flaw { what, cut_short: true }))
+    }
+
+    /// The bytes cannot be what they should be.
+    pub(super) fn damaged(what: String) -> Self {
+        Step::Damaged(Box::new(Flaw { what, cut_short: false }))
+    }
 }
 
 /// A capture file, read from front to back: pcap or pcapng, plain or compressed.
@@ -160,7 +177,9 @@ pub struct CaptureFile {
     size: Option<u64>,
     interfaces: Vec<Interface>,
     frames: u64,
-    record: Option<Record>,
+    record: Record,
+    /// `record` is a packet that has been read and not passed yet.
+    at_packet: bool,
     damage: Vec<Damage>,
     ended: bool,
 }
@@ -220,7 +239,8 @@ impl CaptureFile {
             return Err(OpenError::NotACapture(looks_like(input.data())));
         };
         let ended = !damage.is_empty();
-        Ok(CaptureFile { name: name.to_string(), input, format, size: None, interfaces, frames: 0, record: None, damage, ended })
+        let record = Record { link_type: interfaces.first().map_or(0, |interface: &Interface| interface.link_type.0), ..Record::default() };
+        Ok(CaptureFile { name: name.to_string(), input, format, size: None, interfaces, frames: 0, record, at_packet: false, damage, ended })
     }
 
     /// The name it was opened under.
@@ -231,23 +251,38 @@ impl CaptureFile {
     /// Goes on to the next packet; false at the end, clean or not.
     #[inline]
     pub fn advance(&mut self) -> bool {
-        if let Some(done) = self.record.take() {
-            self.input.consume(done.consume);
+        if self.at_packet {
+            self.input.consume(self.record.consume);
+            self.at_packet = false;
         }
         if self.ended {
             return false;
         }
         let step = match &mut self.format {
-            Format::Pcap(format) => format.step(&mut self.input),
-            Format::Pcapng(format) => format.step(&mut self.input, &mut self.interfaces),
+            Format::Pcap(format) => format.step(&mut self.input, &mut self.record),
+            Format::Pcapng(format) => format.step(&mut self.input, &mut self.interfaces, &mut self.record),
         };
-        match step {
-            Step::Packet(record) => {
-                self.frames += 1;
-                self.record = Some(record);
-                true
+        if let Step::Packet = step {
+            self.frames += 1;
+            self.at_packet = true;
+            return true;
+        }
+        self.end(step)
+    }
+
+    /// Hands over all packets that are left.
+    #[inline(always)]
+    pub(super) fn drain(&mut self, mut each: impl FnMut(&[Interface], &Frame<'_>)) {
+        // One by one over the borders of the window, then as many as it holds in one go.
+        while self.advance() {
+            if let Some(frame) = self.frame() {
+                each(&self.interfaces, &frame);
             }
-            step => self.end(step),
+            if let Format::Pcap(format) = &self.format {
+                self.input.consume(self.record.consume);
+                self.at_packet = false;
+                format.walk(&mut self.input, &mut self.frames, self.record.link_type, |frame| each(&self.interfaces, frame));
+            }
         }
     }
 
@@ -262,7 +297,8 @@ impl CaptureFile {
             };
             let cut_short = e.kind() == io::ErrorKind::UnexpectedEof;
             self.damage.push(Damage { offset: at(&self.input), packet: self.frames + 1, what, cut_short });
-        } else if let Step::Damaged { what, cut_short } = step {
+        } else if let Step::Damaged(flaw) = step {
+            let Flaw { what, cut_short } = *flaw;
             self.damage.push(Damage { offset: at(&self.input), packet: self.frames + 1, what, cut_short });
         }
         false
@@ -271,12 +307,14 @@ impl CaptureFile {
     /// The packet that `advance` went to.
     #[inline]
     pub fn frame(&self) -> Option<Frame<'_>> {
-        let record = self.record.as_ref()?;
-        let interface = self.interfaces.get(record.interface as usize)?;
+        let record = &self.record;
+        if !self.at_packet {
+            return None;
+        }
         Some(Frame {
             bytes: self.input.data().get(record.at..record.at + record.len)?,
             wire_len: record.wire_len,
-            link_type: interface.link_type,
+            link_type: LinkType(record.link_type),
             time: record.time,
             number: self.frames,
             interface: record.interface,
@@ -287,7 +325,7 @@ impl CaptureFile {
     /// The time of the packet that `advance` went to.
     #[inline]
     pub fn time(&self) -> Option<Timestamp> {
-        self.record.as_ref().map(|record| record.time)
+        self.at_packet.then_some(self.record.time)
     }
 
     /// The interfaces described so far, over all sections of a pcapng file.

@@ -1,6 +1,7 @@
 //! Several files as one stream in the order of time, without loading them.
 
-use super::file::CaptureFile;
+use super::file::{CaptureFile, Interface};
+use crate::packet::Frame;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
@@ -28,10 +29,6 @@ impl Merged {
     /// Goes on to the next packet of all files: the number of its file. [`CaptureFile::frame`] of that file is the packet.
     #[inline]
     pub fn advance(&mut self) -> Option<usize> {
-        if let ([only], Some(_)) = (&mut self.files[..], self.current) {
-            self.current = only.advance().then_some(0);
-            return self.current;
-        }
         if let Some(i) = self.current.take()
             && let Some(mut head) = self.heads.peek_mut()
         {
@@ -45,6 +42,23 @@ impl Merged {
         let Reverse((_, i)) = self.heads.peek()?;
         self.current = Some(*i);
         self.current
+    }
+
+    /// Hands over all packets in the order of time, each with the number of its file and the interfaces described there so far. Gives the
+    /// files back, for their damage and their counts.
+    #[inline(always)]
+    pub fn for_each(mut self, mut each: impl FnMut(usize, &[Interface], &Frame<'_>)) -> Vec<CaptureFile> {
+        while let Some(i) = self.advance() {
+            let file = &mut self.files[i];
+            if let Some(frame) = file.frame() {
+                each(i, file.interfaces(), &frame);
+            }
+            if self.heads.len() == 1 {
+                // Nobody is left to be merged with.
+                file.drain(|interfaces, frame| each(i, interfaces, frame));
+            }
+        }
+        self.files
     }
 
     /// The files, in the order given.

@@ -3,7 +3,7 @@
 use super::file::{Interface, MAX_PACKET, Record, Step, thousands};
 use super::input::Input;
 use crate::net::Timestamp;
-use crate::packet::LinkType;
+use crate::packet::{Frame, LinkType};
 
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
@@ -76,44 +76,67 @@ impl PcapFormat {
         if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
     }
 
+    /// Hands over the packets that are whole in the window, one after the other, and drops them from it. What stops it (the end of the
+    /// window or of the file, damage) is for [`PcapFormat::step`] to tell apart.
+    #[inline(always)]
+    pub(super) fn walk(&self, input: &mut Input, frames: &mut u64, link_type: u16, mut each: impl FnMut(&Frame<'_>)) {
+        if self.modified || !matches!(self.lengths, Lengths::CapturedFirst) || self.fcs != 0 {
+            return; // rare formats go record by record
+        }
+        let (mut at, data, mut number) = (0, input.data(), *frames);
+        let scale = if self.nanoseconds { 1 } else { 1000 };
+        while let Some((header, rest)) = data.get(at..).and_then(|rest| rest.split_first_chunk::<16>()) {
+            let &[s0, s1, s2, s3, f0, f1, f2, f3, a0, a1, a2, a3, b0, b1, b2, b3] = header;
+            let word = |bytes: [u8; 4]| if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+            let (captured, original) = (word([a0, a1, a2, a3]), word([b0, b1, b2, b3]));
+            if captured > MAX_PACKET {
+                break;
+            }
+            let Some(bytes) = rest.get(..captured as usize) else { break };
+            number += 1;
+            let nanos = i64::from(word([s0, s1, s2, s3])) * 1_000_000_000 + i64::from(word([f0, f1, f2, f3])) * scale;
+            let (wire_len, link_type, time) = (original.max(captured), LinkType(link_type), Timestamp(nanos));
+            each(&Frame { bytes, wire_len, link_type, time, number, interface: 0, heading: None });
+            at += 16 + captured as usize;
+        }
+        *frames = number;
+        input.consume(at);
+    }
+
     #[inline]
-    pub(super) fn step(&mut self, input: &mut Input) -> Step {
+    pub(super) fn step(&mut self, input: &mut Input, record: &mut Record) -> Step {
         let header = if self.modified { 24 } else { 16 };
         if !input.ensure(header) {
             return match input.data().len() {
                 0 => Step::End,
-                n => cut(format!("the record header has {header} bytes, {n} are there")),
+                n => Step::cut(format!("the record header has {header} bytes, {n} are there")),
             };
         }
-        let data = &input.data()[..header];
-        let (seconds, fraction) = (self.u32(data, 0), self.u32(data, 4));
-        let (first, second) = (self.u32(data, 8), self.u32(data, 12));
+        let Some(&[s0, s1, s2, s3, f0, f1, f2, f3, a0, a1, a2, a3, b0, b1, b2, b3]) = input.data().first_chunk::<16>() else { return Step::End };
+        let word = |bytes: [u8; 4]| if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+        let (first, second) = (word([a0, a1, a2, a3]), word([b0, b1, b2, b3]));
         let (captured, original) = match self.lengths {
             Lengths::CapturedFirst => (first, second),
             Lengths::OriginalFirst => (second, first),
             Lengths::Either => (first.min(second), first.max(second)),
         };
         if captured > MAX_PACKET {
-            return Step::Damaged { what: format!("the record says {} bytes", thousands(captured.into())), cut_short: false };
+            return Step::damaged(format!("the record says {} bytes", thousands(captured.into())));
         }
-        if !input.ensure(header + captured as usize) {
+        let end = header + captured as usize;
+        if !input.ensure(end) {
             let there = input.data().len() - header;
-            return cut(format!("the record says {} bytes, {} are there", thousands(captured.into()), thousands(there as u64)));
+            return Step::cut(format!("the record says {} bytes, {} are there", thousands(captured.into()), thousands(there as u64)));
         }
+        let (seconds, fraction) = (i64::from(word([s0, s1, s2, s3])), i64::from(word([f0, f1, f2, f3])));
         let scale = if self.nanoseconds { 1 } else { 1000 };
         let wire_len = original.max(captured).saturating_sub(self.fcs);
-        Step::Packet(Record {
-            at: header,
-            len: captured.min(wire_len) as usize,
-            consume: header + captured as usize,
-            wire_len,
-            time: Timestamp::new(seconds.into(), i64::from(fraction) * scale),
-            interface: 0,
-            heading: None,
-        })
+        // Interface, link type and heading are those of the file: they were set when it was opened.
+        record.at = header;
+        record.len = captured.min(wire_len) as usize;
+        record.consume = end;
+        record.wire_len = wire_len;
+        record.time = Timestamp(seconds * 1_000_000_000 + fraction * scale);
+        Step::Packet
     }
-}
-
-fn cut(what: String) -> Step {
-    Step::Damaged { what, cut_short: true }
 }

@@ -88,8 +88,7 @@ impl PcapngFormat {
     }
 
     /// Goes on to the next packet block, taking in the blocks between.
-    #[inline]
-    pub(super) fn step(&mut self, input: &mut Input, interfaces: &mut Vec<Interface>) -> Step {
+    pub(super) fn step(&mut self, input: &mut Input, interfaces: &mut Vec<Interface>, found: &mut Record) -> Step {
         loop {
             let block = match self.next_block(input) {
                 Ok(Some(block)) => block,
@@ -103,7 +102,7 @@ impl PcapngFormat {
                 OBSOLETE_PACKET => self.obsolete(&input.data()[body], interfaces),
                 _ => {
                     if let Err(what) = self.other(block.kind, &input.data()[body], interfaces) {
-                        return Step::Damaged { what, cut_short: false };
+                        return Step::damaged(what);
                     }
                     input.consume(block.len);
                     continue;
@@ -114,9 +113,10 @@ impl PcapngFormat {
                     record.at += 8;
                     record.consume = block.len;
                     self.last_time = record.time;
-                    Step::Packet(record)
+                    *found = record;
+                    Step::Packet
                 }
-                Err(what) => Step::Damaged { what, cut_short: false },
+                Err(what) => Step::damaged(what),
             };
         }
     }
@@ -127,7 +127,7 @@ impl PcapngFormat {
             if !input.ensure(12) {
                 return match input.data().len() {
                     0 => Ok(None),
-                    n => Err(cut(format!("a block has at least 12 bytes, {n} are there"))),
+                    n => Err(Step::cut(format!("a block has at least 12 bytes, {n} are there"))),
                 };
             }
             let data = input.data();
@@ -135,14 +135,14 @@ impl PcapngFormat {
                 self.big_endian = match data[8..12] {
                     [0x1a, 0x2b, 0x3c, 0x4d] => true,
                     [0x4d, 0x3c, 0x2b, 0x1a] => false,
-                    _ => return Err(damaged("a section header without a byte-order magic".to_string())),
+                    _ => return Err(Step::damaged("a section header without a byte-order magic".to_string())),
                 };
             } else if !self.in_section {
-                return Err(damaged("no section header".to_string()));
+                return Err(Step::damaged("no section header".to_string()));
             }
             let (kind, len) = (self.u32(data, 0), self.u32(data, 4));
             if len < 12 || len % 4 != 0 {
-                return Err(damaged(format!("a block (type 0x{kind:08x}) says {} bytes", thousands(len.into()))));
+                return Err(Step::damaged(format!("a block (type 0x{kind:08x}) says {} bytes", thousands(len.into()))));
             }
             let known = matches!(
                 kind,
@@ -150,7 +150,7 @@ impl PcapngFormat {
             );
             if !known {
                 if !input.skip(len.into()) {
-                    return Err(cut(format!(
+                    return Err(Step::cut(format!(
                         "a block (type 0x{kind:08x}) says {} bytes and the file ends inside it",
                         thousands(len.into())
                     )));
@@ -158,11 +158,11 @@ impl PcapngFormat {
                 continue;
             }
             if len > MAX_BLOCK {
-                return Err(damaged(format!("a block (type 0x{kind:08x}) says {} bytes", thousands(len.into()))));
+                return Err(Step::damaged(format!("a block (type 0x{kind:08x}) says {} bytes", thousands(len.into()))));
             }
             let len = len as usize;
             if !input.ensure(len) {
-                return Err(cut(format!(
+                return Err(Step::cut(format!(
                     "a block (type 0x{kind:08x}) says {} bytes, {} are there",
                     thousands(len as u64),
                     thousands(input.data().len() as u64)
@@ -170,7 +170,7 @@ impl PcapngFormat {
             }
             let trailer = self.u32(input.data(), len - 4) as usize;
             if trailer != len {
-                return Err(damaged(format!(
+                return Err(Step::damaged(format!(
                     "a block (type 0x{kind:08x}) says {} bytes in front and {} at its end",
                     thousands(len as u64),
                     thousands(trailer as u64)
@@ -337,6 +337,7 @@ impl PcapngFormat {
             wire_len,
             time: units.map_or(self.last_time, |units| clock.time(units)),
             interface: number as u32,
+            link_type: interfaces[number].link_type.0,
             heading: None,
         })
     }
@@ -345,12 +346,4 @@ impl PcapngFormat {
 /// Option text, without the NUL padding that some writers count into its length.
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_string()
-}
-
-fn cut(what: String) -> Step {
-    Step::Damaged { what, cut_short: true }
-}
-
-fn damaged(what: String) -> Step {
-    Step::Damaged { what, cut_short: false }
 }

@@ -70,6 +70,12 @@ pub fn checksum_state(packet: &Packet<'_>) -> ChecksumState {
     if fold(sum(pseudo, packet.segment)) == 0xffff { ChecksumState::Good } else { ChecksumState::Bad }
 }
 
+/// True when a TCP or UDP checksum is no more than the sum of the pseudo-header: [`ChecksumState::Partial`]. `addresses` are the bytes of
+/// source and destination address, `len` is the length of the segment in bytes.
+pub fn is_partial(checksum: u16, addresses: &[u8], protocol: u8, len: u32) -> bool {
+    checksum == fold(sum(u64::from(protocol) + u64::from(len >> 16) + u64::from(len & 0xffff), addresses))
+}
+
 /// A 16-bit digest of a whole TCP or UDP segment that address and port translation leave alone: its checksum, less the pseudo-header
 /// addresses and ports. It covers the payload even where the snap length cut it off. `None` where the checksum is absent or partial.
 pub fn rewrite_invariant(packet: &Packet<'_>) -> Option<u16> {

@@ -7,51 +7,120 @@
 use super::tunnel::may_be_udp_tunnel;
 use super::{Frame, LinkType, TcpFlags};
 
-/// What a plain TCP or UDP packet says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Glance {
+/// A plain TCP or UDP packet: its headers where they stand in the frame. Nothing is copied until it is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Glance<'a> {
     /// Destination and source MAC, as they stand in the frame.
-    pub macs: [u8; 12],
+    pub macs: &'a [u8; 12],
     /// The VLAN identifier, with bit 12 set when there is a tag.
     pub vlan: u16,
-    /// Source and destination address.
-    pub addresses: Addresses,
-    /// 6 or 17.
-    pub protocol: u8,
-    /// Time to live, or hop limit.
-    pub ttl: u8,
-    /// IPv4 identification; 0 for IPv6.
-    pub id: u16,
-    /// Source port.
-    pub src_port: u16,
-    /// Destination port.
-    pub dst_port: u16,
-    /// TCP sequence number; 0 for UDP.
-    pub seq: u32,
-    /// TCP acknowledgement number; 0 for UDP.
-    pub ack: u32,
-    /// TCP flags; none for UDP.
-    pub flags: TcpFlags,
+    /// The IP header.
+    pub ip: PlainIp<'a>,
+    /// The transport header.
+    pub transport: PlainTransport<'a>,
+    /// Where the transport header begins in the frame, in bytes.
+    pub transport_at: usize,
     /// Length of the payload on the wire in bytes.
     pub payload_len: u32,
+}
+
+/// An IP header without options or extensions.
+#[derive(Clone, Copy, Debug)]
+pub enum PlainIp<'a> {
+    /// IPv4.
+    V4(&'a [u8; 20]),
+    /// IPv6.
+    V6(&'a [u8; 40]),
+}
+
+/// A transport header.
+#[derive(Clone, Copy, Debug)]
+pub enum PlainTransport<'a> {
+    /// TCP, without its options.
+    Tcp(&'a [u8; 20]),
+    /// UDP.
+    Udp(&'a [u8; 8]),
 }
 
 /// A pair of addresses of one family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Addresses {
-    /// IPv4, as numbers.
-    V4(u32, u32),
-    /// IPv6, as numbers.
+    /// IPv4: the source in the upper half, the destination in the lower, as they stand in the header.
+    V4(u64),
+    /// IPv6: source and destination, as numbers.
     V6(u128, u128),
 }
 
 /// Set in [`Glance::vlan`] when the frame has a tag.
 const TAGGED: u16 = 0x1000;
 
+impl Glance<'_> {
+    /// Source and destination address.
+    #[inline(always)]
+    pub fn addresses(&self) -> Addresses {
+        match self.ip {
+            PlainIp::V4(h) => Addresses::V4(h.last_chunk().map_or(0, |both| u64::from_be_bytes(*both))),
+            PlainIp::V6(h) => {
+                let half = |at: usize| h[at..at + 16].first_chunk().map_or(0, |bytes| u128::from_be_bytes(*bytes));
+                Addresses::V6(half(8), half(24))
+            }
+        }
+    }
+
+    /// 6 or 17.
+    #[inline(always)]
+    pub fn protocol(&self) -> u8 {
+        match self.transport {
+            PlainTransport::Tcp(_) => 6,
+            PlainTransport::Udp(_) => 17,
+        }
+    }
+
+    /// Time to live, or hop limit.
+    #[inline(always)]
+    pub fn ttl(&self) -> u8 {
+        match self.ip {
+            PlainIp::V4(h) => h[8],
+            PlainIp::V6(h) => h[7],
+        }
+    }
+
+    /// IPv4 identification; 0 for IPv6.
+    #[inline(always)]
+    pub fn id(&self) -> u16 {
+        match self.ip {
+            PlainIp::V4(h) => u16::from_be_bytes([h[4], h[5]]),
+            PlainIp::V6(_) => 0,
+        }
+    }
+
+    /// The ports: source in the upper half, destination in the lower.
+    #[inline(always)]
+    pub fn ports(&self) -> u32 {
+        let (PlainTransport::Tcp(&[a, b, c, d, ..]) | PlainTransport::Udp(&[a, b, c, d, ..])) = self.transport;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
+    /// TCP sequence number, acknowledgement number and flags; zeros for UDP.
+    #[inline(always)]
+    pub fn sequence(&self) -> (u32, u32, TcpFlags) {
+        match self.transport {
+            PlainTransport::Tcp(h) => (u32::from_be_bytes([h[4], h[5], h[6], h[7]]), u32::from_be_bytes([h[8], h[9], h[10], h[11]]), TcpFlags(h[13])),
+            PlainTransport::Udp(_) => (0, 0, TcpFlags(0)),
+        }
+    }
+
+    /// TCP options other than those of an ordinary segment (timestamps): the header is longer than 32 bytes.
+    #[inline(always)]
+    pub fn odd_options(&self) -> bool {
+        matches!(self.transport, PlainTransport::Tcp(h) if h[12] >> 4 > 8)
+    }
+}
+
 /// Reads a plain packet; `None` for anything with a fragment, an IP option, an extension header, a tunnel, a second VLAN tag, a cut
 /// header, another link type or another protocol.
-#[inline]
-pub fn glance(frame: &Frame<'_>) -> Option<Glance> {
+#[inline(always)]
+pub fn glance<'a>(frame: &Frame<'a>) -> Option<Glance<'a>> {
     if frame.link_type != LinkType::ETHERNET {
         return None;
     }
@@ -64,74 +133,45 @@ pub fn glance(frame: &Frame<'_>) -> Option<Glance> {
         }
         plain => (0, plain, rest),
     };
-    let (mut glance, segment, len) = match ether_type {
-        [0x08, 0x00] => ipv4(rest)?,
-        [0x86, 0xdd] => ipv6(rest)?,
+    let (ip, protocol, segment, len) = match ether_type {
+        [0x08, 0x00] => {
+            let (h, segment) = rest.split_first_chunk::<20>()?;
+            let total = usize::from(u16::from_be_bytes([h[2], h[3]]));
+            if h[0] != 0x45 || total < 28 || u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0 {
+                return None;
+            }
+            (PlainIp::V4(h), h[9], segment, total - 20)
+        }
+        [0x86, 0xdd] => {
+            let (h, segment) = rest.split_first_chunk::<40>()?;
+            let len = usize::from(u16::from_be_bytes([h[4], h[5]]));
+            if h[0] >> 4 != 6 || len < 8 {
+                return None;
+            }
+            (PlainIp::V6(h), h[6], segment, len)
+        }
         _ => return None,
     };
-    (glance.macs, glance.vlan) = (*macs, vlan);
-    glance.transport(segment, len).then_some(glance)
-}
-
-fn ipv4(bytes: &[u8]) -> Option<(Glance, &[u8], usize)> {
-    let (h, segment) = bytes.split_first_chunk::<20>()?;
-    let total = usize::from(u16::from_be_bytes([h[2], h[3]]));
-    if h[0] != 0x45 || total < 28 || u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0 {
-        return None;
-    }
-    let addresses = Addresses::V4(u32::from_be_bytes([h[12], h[13], h[14], h[15]]), u32::from_be_bytes([h[16], h[17], h[18], h[19]]));
-    Some((Glance::new(addresses, h[9], h[8], u16::from_be_bytes([h[4], h[5]])), segment, total - 20))
-}
-
-fn ipv6(bytes: &[u8]) -> Option<(Glance, &[u8], usize)> {
-    let (h, segment) = bytes.split_first_chunk::<40>()?;
-    let len = usize::from(u16::from_be_bytes([h[4], h[5]]));
-    if h[0] >> 4 != 6 || len < 8 {
-        return None;
-    }
-    let (head, dst) = h.split_last_chunk::<16>()?;
-    let src = head.last_chunk::<16>()?;
-    Some((Glance::new(Addresses::V6(u128::from_be_bytes(*src), u128::from_be_bytes(*dst)), h[6], h[7], 0), segment, len))
-}
-
-impl Glance {
-    fn new(addresses: Addresses, protocol: u8, ttl: u8, id: u16) -> Self {
-        let (src_port, dst_port, flags) = (0, 0, TcpFlags(0));
-        Glance { macs: [0; 12], vlan: 0, addresses, protocol, ttl, id, src_port, dst_port, seq: 0, ack: 0, flags, payload_len: 0 }
-    }
-
-    /// Fills in the transport fields; `len` is the segment's length on the wire.
-    #[inline]
-    fn transport(&mut self, segment: &[u8], len: usize) -> bool {
-        match self.protocol {
-            6 => {
-                let Some(h) = segment.first_chunk::<20>() else { return false };
-                let header = usize::from(h[12] >> 4) * 4;
-                // Options cut by the snap length are a matter for the slow path, which says so.
-                if header < 20 || header > len || header > segment.len() {
-                    return false;
-                }
-                self.src_port = u16::from_be_bytes([h[0], h[1]]);
-                self.dst_port = u16::from_be_bytes([h[2], h[3]]);
-                self.seq = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
-                self.ack = u32::from_be_bytes([h[8], h[9], h[10], h[11]]);
-                self.flags = TcpFlags(h[13]);
-                self.payload_len = (len - header) as u32;
-                true
+    let transport_at = frame.bytes.len() - segment.len();
+    match protocol {
+        6 => {
+            let h = segment.first_chunk::<20>()?;
+            let header = usize::from(h[12] >> 4) * 4;
+            // Options cut by the snap length are a matter for the slow path, which says so.
+            if header < 20 || header > len || header > segment.len() {
+                return None;
             }
-            17 => {
-                let Some((h, payload)) = segment.split_first_chunk::<8>() else { return false };
-                self.src_port = u16::from_be_bytes([h[0], h[1]]);
-                self.dst_port = u16::from_be_bytes([h[2], h[3]]);
-                let declared = usize::from(u16::from_be_bytes([h[4], h[5]]));
-                if declared < 8 || declared > len || may_be_udp_tunnel(self.dst_port, payload) {
-                    return false;
-                }
-                self.payload_len = (declared - 8) as u32;
-                true
-            }
-            _ => false,
+            Some(Glance { macs, vlan, ip, transport: PlainTransport::Tcp(h), transport_at, payload_len: (len - header) as u32 })
         }
+        17 => {
+            let (h, payload) = segment.split_first_chunk::<8>()?;
+            let declared = usize::from(u16::from_be_bytes([h[4], h[5]]));
+            if declared < 8 || declared > len || may_be_udp_tunnel(u16::from_be_bytes([h[2], h[3]]), payload) {
+                return None;
+            }
+            Some(Glance { macs, vlan, ip, transport: PlainTransport::Udp(h), transport_at, payload_len: (declared - 8) as u32 })
+        }
+        _ => None,
     }
 }
 
@@ -165,19 +205,23 @@ mod tests {
         macs[..6].copy_from_slice(&slow.link.dst.unwrap().0);
         macs[6..].copy_from_slice(&slow.link.src.unwrap().0);
         let addresses = match (ip.src, ip.dst) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => Addresses::V4(a.into(), b.into()),
+            (IpAddr::V4(a), IpAddr::V4(b)) => Addresses::V4(u64::from(u32::from(a)) << 32 | u64::from(u32::from(b))),
             (IpAddr::V6(a), IpAddr::V6(b)) => Addresses::V6(a.into(), b.into()),
             _ => unreachable!("one family"),
         };
-        let (src_port, dst_port) = slow.transport.ports().expect("ports");
-        let (seq, ack, flags) = match slow.transport {
-            Transport::Tcp(tcp) => (tcp.seq, tcp.ack, tcp.flags),
-            Transport::Udp(_) => (0, 0, TcpFlags(0)),
+        let (sequence, odd) = match &slow.transport {
+            Transport::Tcp(tcp) => ((tcp.seq, tcp.ack, tcp.flags), tcp.option_bytes.len() > 12),
+            Transport::Udp(_) => ((0, 0, TcpFlags(0)), false),
             other => panic!("{other:?}"),
         };
-        let vlan = slow.link.vlans.ids().first().map_or(0, |id| TAGGED | id);
-        let (protocol, ttl, id, payload_len) = (ip.protocol, ip.ttl, ip.id as u16, slow.payload_len);
-        assert_eq!(fast, Glance { macs, vlan, addresses, protocol, ttl, id, src_port, dst_port, seq, ack, flags, payload_len });
+        assert_eq!(*fast.macs, macs);
+        assert_eq!(fast.vlan, slow.link.vlans.ids().first().map_or(0, |id| TAGGED | id));
+        assert_eq!(fast.addresses(), addresses);
+        assert_eq!((fast.protocol(), fast.ttl(), u32::from(fast.id())), (ip.protocol, ip.ttl, ip.id));
+        assert_eq!(Some(((fast.ports() >> 16) as u16, fast.ports() as u16)), slow.transport.ports());
+        assert_eq!((fast.sequence(), fast.odd_options()), (sequence, odd));
+        assert_eq!(fast.transport_at, slow.segment.as_ptr() as usize - bytes.as_ptr() as usize);
+        assert_eq!(fast.payload_len, slow.payload_len);
         assert!(slow.stop.is_none() && slow.tunnels.is_empty() && ip.fragment.is_none());
         true
     }

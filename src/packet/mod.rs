@@ -20,10 +20,10 @@ mod tunnel;
 
 pub mod build;
 
-pub use checksum::{ChecksumState, adjust, checksum, checksum_state, fold, pseudo_sum, rewrite_invariant, sum};
+pub use checksum::{ChecksumState, adjust, checksum, checksum_state, fold, is_partial, pseudo_sum, rewrite_invariant, sum};
 pub use dissect::{Packet, Stop, StopReason, dissect};
 pub use frame::{Frame, Heading, LinkType};
-pub use glance::{Addresses, Glance, glance};
+pub use glance::{Addresses, Glance, PlainIp, PlainTransport, glance};
 pub use icmp::{Icmp, IcmpKind, Neighbour};
 pub use ip::{Arp, Fragment, Ip, Network};
 pub use link::{Link, Vlans};

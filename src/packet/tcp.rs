@@ -3,7 +3,6 @@
 use super::dissect::Dissector;
 use super::transport::Transport;
 use crate::net::Endpoint;
-use etherparse::TcpOptionElement as Element;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -95,36 +94,48 @@ pub struct Toa(pub Endpoint);
 impl<'a> Tcp<'a> {
     /// Reads the options as far as they were captured and make sense.
     pub fn options(&self) -> TcpOptions {
-        let mut options = TcpOptions::default();
-        for element in etherparse::TcpOptionsIterator::from_slice(self.option_bytes).map_while(Result::ok) {
-            match element {
-                Element::MaximumSegmentSize(mss) => options.mss = Some(mss),
-                Element::WindowScale(shift) => options.window_scale = Some(shift),
-                Element::SelectiveAcknowledgementPermitted => options.sack_permitted = true,
-                Element::Timestamp(value, echo) => options.timestamps = Some((value, echo)),
-                _ => {}
-            }
-        }
-        options.toa = self.raw_options().find_map(|(kind, body)| (kind == 254).then(|| toa(body)).flatten());
-        options
+        TcpOptions::read(self.option_bytes)
     }
 
     /// Kind and body of each option, unknown ones too, until the bytes end or make no sense.
     pub fn raw_options(&self) -> impl Iterator<Item = (u8, &'a [u8])> {
-        let mut rest = self.option_bytes;
-        std::iter::from_fn(move || {
-            loop {
-                match *rest {
-                    [1, ref after @ ..] => rest = after,
-                    [kind, len, ..] if kind != 0 && len >= 2 && rest.len() >= usize::from(len) => {
-                        let (option, after) = rest.split_at(usize::from(len));
-                        rest = after;
-                        return Some((kind, &option[2..]));
-                    }
-                    _ => return None,
+        raw_options(self.option_bytes)
+    }
+}
+
+fn raw_options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        loop {
+            match *rest {
+                [1, ref after @ ..] => rest = after,
+                [kind, len, ..] if kind != 0 && len >= 2 && rest.len() >= usize::from(len) => {
+                    let (option, after) = rest.split_at(usize::from(len));
+                    rest = after;
+                    return Some((kind, &option[2..]));
                 }
+                _ => return None,
             }
-        })
+        }
+    })
+}
+
+impl TcpOptions {
+    /// Reads option bytes as far as they make sense (RFC 9293, RFC 7323, RFC 2018).
+    pub fn read(bytes: &[u8]) -> TcpOptions {
+        let mut options = TcpOptions::default();
+        for (kind, body) in raw_options(bytes) {
+            match (kind, body) {
+                (2, [a, b]) => options.mss = Some(u16::from_be_bytes([*a, *b])),
+                (3, [shift]) => options.window_scale = Some(*shift),
+                (4, []) => options.sack_permitted = true,
+                (8, [a, b, c, d, e, f, g, h]) => {
+                    options.timestamps = Some((u32::from_be_bytes([*a, *b, *c, *d]), u32::from_be_bytes([*e, *f, *g, *h])));
+                }
+                (254, body) => options.toa = toa(body),
+                _ => {}
+            }
+        }
+        options
     }
 }
 
@@ -181,5 +192,46 @@ impl<'a> Dissector<'a> {
             option_bytes: &[],
         });
         self.packet.payload_len = len.saturating_sub(usize::from(h[12] >> 4) * 4) as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// etherparse reads the same.
+        #[test]
+        fn options_as_etherparse_reads_them(bytes in proptest::collection::vec(prop_oneof![0u8..10, any::<u8>()], 0..40)) {
+            use etherparse::TcpOptionElement as Element;
+            let ours = TcpOptions::read(&bytes);
+            let mut theirs = TcpOptions { toa: ours.toa, ..TcpOptions::default() };
+            let mut understood = true;
+            for element in etherparse::TcpOptionsIterator::from_slice(&bytes) {
+                match element {
+                    Ok(Element::MaximumSegmentSize(mss)) => theirs.mss = Some(mss),
+                    Ok(Element::WindowScale(shift)) => theirs.window_scale = Some(shift),
+                    Ok(Element::SelectiveAcknowledgementPermitted) => theirs.sack_permitted = true,
+                    Ok(Element::Timestamp(value, echo)) => theirs.timestamps = Some((value, echo)),
+                    Ok(_) => {}
+                    // It gives up at an option that it does not know; ours goes on behind it.
+                    Err(_) => understood = false,
+                }
+            }
+            if understood {
+                prop_assert_eq!(ours, theirs);
+            }
+        }
+    }
+
+    #[test]
+    fn toa_of_both_families() {
+        let v4 = [254, 8, 0x9c, 0x41, 192, 0, 2, 7];
+        assert_eq!(TcpOptions::read(&v4).toa, Some(Toa("192.0.2.7:40001".parse().unwrap())));
+        let mut v6 = vec![1, 1, 254, 20, 0, 80];
+        v6.extend("2001:db8::7".parse::<Ipv6Addr>().unwrap().octets());
+        assert_eq!(TcpOptions::read(&v6).toa, Some(Toa("[2001:db8::7]:80".parse().unwrap())));
+        assert_eq!(TcpOptions::read(&[254, 4, 0, 80]).toa, None);
     }
 }

@@ -5,6 +5,7 @@ use super::error::ErrorSeen;
 use super::flow::{Flow, FlowError, FlowNote, FlowState, Way};
 use super::host::Hosts;
 use super::path::{Path, path};
+use super::place::Place;
 use super::store::Store;
 use super::table::{Known, NoteKind, PacketKind, Seen};
 use super::topology::Topology;
@@ -18,6 +19,8 @@ pub(super) struct Assembler {
     pub(super) store: Store,
     pub(super) topology: Topology,
     pub(super) hosts: Hosts,
+    /// By wire.
+    pub(super) places: Vec<Place>,
     pub(super) balance: Balance,
     pub(super) errors: Vec<ErrorSeen>,
     /// Places in `errors` of each flow that has some.
@@ -42,10 +45,10 @@ impl Assembler {
     /// Both directions of a flow, without what needs the other flows.
     pub(super) fn draft(&self, flow: u32) -> Draft {
         let (request, reply) = self.store.spots(flow);
-        let protocol = Protocol::from(self.store.conversation(self.store.members(flow)[0]).tuple.protocol);
-        let (request, reply) = (course(&self.store, &self.topology, &request), course(&self.store, &self.topology, &reply));
+        let protocol = Protocol::from(self.store.conversation(self.store.members(flow)[0]).tuple.protocol());
+        let (request, reply) = (course(&self.store, &self.topology, &self.places, &request), course(&self.store, &self.topology, &self.places, &reply));
         let flooded = request.flooded + reply.flooded;
-        let open = |course: &Course| path(&self.store, &self.topology, course, &self.hosts);
+        let open = |course: &Course| path(&self.store, &self.places, course);
         Draft { flow, protocol, request: open(&request), reply: open(&reply), flooded }
     }
 
@@ -116,8 +119,8 @@ impl Assembler {
         for &c in members {
             let conversation = self.store.conversation(c);
             for note in self.store.notes(c) {
-                let wire = self.store.wire(note.wire);
-                if self.topology.is_bystander(wire) {
+                let (wire, place) = (self.store.wire(note.wire), &self.places[note.wire as usize]);
+                if place.bystander {
                     continue;
                 }
                 let tuple = self.store.addresses.expand(if note.from_b { conversation.tuple.reversed() } else { conversation.tuple });
@@ -129,8 +132,8 @@ impl Assembler {
                     time: Timestamp(note.time),
                     src: tuple.src,
                     dst: tuple.dst,
-                    from: self.hosts.of_mac(wire.src),
-                    to: self.hosts.of_mac(wire.dst),
+                    from: place.from,
+                    to: place.to,
                     seq: note.seq,
                     len: note.len,
                     ttl: note.ttl,
@@ -142,7 +145,7 @@ impl Assembler {
     }
 
     fn error(&self, seen: &ErrorSeen, members: &[u32]) -> FlowError {
-        let wire = self.store.wire(seen.wire);
+        let (wire, place) = (self.store.wire(seen.wire), &self.places[seen.wire as usize]);
         let (canonical, from_b) = seen.quoted.canonical();
         let conversation = members.iter().map(|c| self.store.conversation(*c)).find(|c| c.tuple == canonical);
         let about_request = conversation.is_none_or(|c| c.from_client(from_b));
@@ -153,9 +156,9 @@ impl Assembler {
             count: seen.times.count,
             src: seen.src,
             dst: seen.dst,
-            from: self.hosts.of_mac(wire.src),
-            to: self.hosts.of_mac(wire.dst),
-            at_sender: self.topology.end_of(wire),
+            from: place.from,
+            to: place.to,
+            at_sender: place.at_sender,
             ttl: seen.ttl,
             kind: seen.kind,
             type_number: seen.type_number,
@@ -199,7 +202,7 @@ impl Assembler {
     /// story is one without any trouble.
     pub(super) fn signature(&self, flow: u32) -> (u64, bool) {
         let members = self.store.members(flow);
-        let protocol = Protocol::from(self.store.conversation(members[0]).tuple.protocol);
+        let protocol = Protocol::from(self.store.conversation(members[0]).tuple.protocol());
         let mut tally = self.tally(flow);
         let mut seen = Gist::default();
         // The order of the sightings differs from flow to flow; a sum does not mind.
@@ -219,7 +222,7 @@ impl Assembler {
         let state = state(protocol, &seen, tally);
         let plain = state.is_complete() && !tally.reset_by_client && !tally.reset_by_server && tally.errors == 0;
         // Single losses happen to every connection and make no other story of it.
-        let loss = [NoteKind::SynRepeat, NoteKind::SynAckRepeat, NoteKind::DataRepeat, NoteKind::LongData]
+        let loss = [NoteKind::SynRepeat, NoteKind::SynAckRepeat, NoteKind::DataRepeat]
             .iter()
             .fold(0, |bits, kind| bits | 1 << *kind as u32);
         let kinds = if plain { tally.kinds & !loss } else { tally.kinds };

@@ -40,12 +40,21 @@ const ENOUGH: i32 = 4;
 /// Joins what the samples prove. `everything`: also pairs that are both in the newer generation.
 pub(super) fn join(table: &mut Table, samples: &Samples, everything: bool) {
     let mut votes: HashMap<(u32, u32), Votes> = HashMap::new();
+    let mut chain: Vec<Sample> = Vec::new();
     for key in samples.old.keys() {
-        count(&mut votes, samples.old.chain(key).chain(samples.new.chain(key)));
+        chain.clear();
+        chain.extend(samples.old.chain(key).chain(samples.new.chain(key)).take(MOST_PER_KEY * 8));
+        if !joined_at_once(table, &chain) {
+            count(&mut votes, &mut chain);
+        }
     }
     if everything {
         for key in samples.new.keys().filter(|key| samples.old.chain(*key).next().is_none()) {
-            count(&mut votes, samples.new.chain(key));
+            chain.clear();
+            chain.extend(samples.new.chain(key).take(MOST_PER_KEY * 8));
+            if !joined_at_once(table, &chain) {
+                count(&mut votes, &mut chain);
+            }
         }
     }
     let mut pairs: Vec<(i32, u32, u32, Votes)> =
@@ -72,22 +81,43 @@ pub(super) fn join(table: &mut Table, samples: &Samples, everything: bool) {
     }
 }
 
-fn count<'a>(votes: &mut HashMap<(u32, u32), Votes>, chain: impl Iterator<Item = &'a Sample>) {
-    let mut all: Vec<&Sample> = chain.take(MOST_PER_KEY * 8).collect();
-    if all.len() < 2 {
+/// The usual case: two conversations that alone have this handshake, and everything speaks for them.
+fn joined_at_once(table: &mut Table, chain: &[Sample]) -> bool {
+    let a = chain.first().map_or(0, |s| s.conversation);
+    let Some(b) = chain.iter().map(|s| s.conversation).find(|c| *c != a) else { return true };
+    if chain.iter().any(|s| s.conversation != a && s.conversation != b) {
+        return false;
+    }
+    let handshake = |c: u32| table.conversations[c as usize].known.has(Known::CLIENT_ISN);
+    if !handshake(a) || !handshake(b) {
+        return false;
+    }
+    let agrees = |same: fn(&Sample, &Sample) -> bool| {
+        let of = |c: u32| chain.iter().filter(move |s| s.conversation == c);
+        u16::from(of(a).any(|l| of(b).any(|r| same(l, r))))
+    };
+    let ids = agrees(|l, r| l.id != 0 && l.id == r.id);
+    let signatures = agrees(|l, r| l.signature != 0 && l.signature == r.signature);
+    let enough = weigh(table, a, b, &Votes { keys: 1, unique: 1, ids, signatures, agreement: 1 }) >= ENOUGH;
+    if enough {
+        unite(table, a, b, 1);
+    }
+    enough
+}
+
+/// Counts what the samples under one key say about each pair of conversations among them.
+fn count(votes: &mut HashMap<(u32, u32), Votes>, chain: &mut [Sample]) {
+    if chain.iter().all(|s| s.conversation == chain[0].conversation) {
         return;
     }
-    all.sort_by_key(|s| s.conversation);
-    let conversations = all.chunk_by(|a, b| a.conversation == b.conversation).count();
-    if conversations < 2 {
-        return;
-    }
-    let groups: Vec<&[&Sample]> = all.chunk_by(|a, b| a.conversation == b.conversation).take(MOST_PER_KEY).collect();
-    for (i, left) in groups.iter().enumerate() {
-        for right in &groups[i + 1..] {
+    chain.sort_by_key(|s| s.conversation);
+    let conversations = || chain.chunk_by(|a, b| a.conversation == b.conversation);
+    let only_two = conversations().count() == 2;
+    for (i, left) in conversations().take(MOST_PER_KEY).enumerate() {
+        for right in conversations().take(MOST_PER_KEY).skip(i + 1) {
             let votes = votes.entry((left[0].conversation, right[0].conversation)).or_default();
             votes.keys += 1;
-            votes.unique += u16::from(conversations == 2);
+            votes.unique += u16::from(only_two);
             let pairs = || left.iter().flat_map(|l| right.iter().map(move |r| (l, r)));
             votes.ids += u16::from(pairs().any(|(l, r)| l.id != 0 && l.id == r.id));
             votes.signatures += u16::from(pairs().any(|(l, r)| l.signature != 0 && l.signature == r.signature));
@@ -99,7 +129,7 @@ fn count<'a>(votes: &mut HashMap<(u32, u32), Votes>, chain: impl Iterator<Item =
 /// How much speaks for a pair; [`ENOUGH`] is enough, 0 or less is nothing or a contradiction.
 fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
     let (left, right) = (&table.conversations[a as usize], &table.conversations[b as usize]);
-    if left.tuple == right.tuple || left.tuple.protocol != right.tuple.protocol || side_by_side(table, a, b) {
+    if left.tuple == right.tuple || left.tuple.protocol() != right.tuple.protocol() || side_by_side(table, a, b) {
         return 0;
     }
     let (l, r) = (left.request(), right.request());
@@ -119,7 +149,7 @@ fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
             true => -5,
             false => 0,
         };
-        let addresses = match (same_client, same_server, l.src == r.src && l.v6 == r.v6) {
+        let addresses = match (same_client, same_server, l.source().addr == r.source().addr && l.v6() == r.v6()) {
             (true, _, _) => 4,
             (_, true, _) => 2,
             (_, _, true) => 1,
@@ -127,7 +157,7 @@ fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
         };
         return 1 + answered + addresses + 3 * ids.min(1) + 2 * i32::from(votes.signatures.min(1));
     }
-    match left.tuple.protocol {
+    match left.tuple.protocol() {
         // Sequence and acknowledgement number together are 64 bits.
         6 => i32::from(votes.keys) * 2 + ids * 2 + 2 * i32::from(shared),
         _ => i32::from(votes.keys.min(3)) + 2 * ids.min(2) + 2 * i32::from(shared) + if votes.unique > 0 { 1 } else { -1 },
@@ -147,7 +177,7 @@ fn side_by_side(table: &Table, a: u32, b: u32) -> bool {
 fn comparable(table: &Table, a: u32, b: u32) -> bool {
     let (left, right) = (&table.conversations[a as usize], &table.conversations[b as usize]);
     let isn = Known::CLIENT_ISN;
-    left.tuple.v6 == right.tuple.v6 && left.known.has(isn) && right.known.has(isn)
+    left.tuple.v6() == right.tuple.v6() && left.known.has(isn) && right.known.has(isn)
 }
 
 /// The conversation that speaks for the flow of `c`.
@@ -201,13 +231,13 @@ pub(super) fn turn_around(table: &mut Table, c: u32) {
 /// Joins conversations whose captures began or ended at different packets, so that no sample matches: they share an endpoint, and the
 /// stretches of sequence numbers of both directions overlap.
 pub(super) fn join_by_ranges(table: &mut Table) {
-    let alone = |c: &&super::table::Conversation| c.tuple.protocol == 6 && !c.known.has(Known::JOINED);
+    let alone = |c: &&super::table::Conversation| c.tuple.protocol() == 6 && !c.known.has(Known::JOINED);
     if !table.conversations.iter().filter(alone).any(|c| !c.known.has(Known::CLIENT_ISN)) {
         return;
     }
     let mut by_endpoint: HashMap<CompactEndpoint, Vec<u32>> = HashMap::new();
     for (at, c) in table.conversations.iter().enumerate() {
-        if c.tuple.protocol == 6 {
+        if c.tuple.protocol() == 6 {
             for end in [c.tuple.source(), c.tuple.destination()] {
                 by_endpoint.entry(end).or_default().push(at as u32);
             }
@@ -283,17 +313,17 @@ pub(super) fn join_by_toa(table: &mut Table, told: &HashMap<u32, CompactEndpoint
     let mut clients: HashMap<CompactEndpoint, Vec<u32>> = HashMap::new();
     for (at, c) in table.conversations.iter().enumerate() {
         let client = c.request().source();
-        if c.tuple.protocol == 6 && wanted.contains(&client) {
+        if c.tuple.protocol() == 6 && wanted.contains(&client) {
             clients.entry(client).or_default().push(at as u32);
         }
     }
     let mut pairs: Vec<(u32, u32)> = Vec::new();
     for (&inside, client) in told {
-        let last = table.conversations[inside as usize].last_ms;
-        let near = |c: &&u32| **c != inside && table.conversations[**c as usize].last_ms.abs_diff(last) < 60_000;
+        let last = table.conversations[inside as usize].last_tick;
+        let near = |c: &&u32| **c != inside && table.conversations[**c as usize].last_tick.abs_diff(last) < 60_000;
         // A port used again: the incarnation that is nearest in time.
         let outside =
-            clients.get(client).into_iter().flatten().filter(near).min_by_key(|c| table.conversations[**c as usize].last_ms.abs_diff(last));
+            clients.get(client).into_iter().flatten().filter(near).min_by_key(|c| table.conversations[**c as usize].last_tick.abs_diff(last));
         pairs.extend(outside.map(|outside| (inside, *outside)));
     }
     pairs.sort_unstable();

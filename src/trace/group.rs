@@ -19,7 +19,7 @@ pub struct Group {
 /// So many flows are all put together; of more, only examples of each group.
 const FEW: usize = 256;
 /// Examples of each group then: of one in which all went well, of another one, and of all groups together.
-const PLAIN: usize = 2;
+const PLAIN: usize = 1;
 const TROUBLED: usize = 16;
 const ALL: usize = 20_000;
 

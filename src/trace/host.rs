@@ -27,6 +27,9 @@ pub struct TracedHost {
     pub points: Vec<u32>,
 }
 
+/// Addresses kept of a host: behind a router's MAC there may be thousands of clients.
+const ADDRESSES: usize = 64;
+
 /// Hosts by MAC and by point.
 #[derive(Default)]
 pub(super) struct Hosts {
@@ -107,7 +110,7 @@ impl Hosts {
 
     pub(super) fn has_address(&mut self, host: HostId, addr: IpAddr) {
         let addresses = &mut self.list[host].addresses;
-        if !addresses.contains(&addr) && !addr.is_unspecified() {
+        if addresses.len() < ADDRESSES && !addresses.contains(&addr) && !addr.is_unspecified() {
             addresses.push(addr);
         }
     }

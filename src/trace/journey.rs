@@ -4,7 +4,6 @@ use super::assemble::Assembler;
 use super::flow::Way;
 use super::path::Rewrite;
 use super::table::Sighting as Seen;
-use crate::packet::Packet;
 
 /// One packet, at each place where it was seen.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +42,7 @@ impl Journal {
         self.wanted
     }
 
-    pub(super) fn add(&mut self, _seen: &Seen, _packet: &Packet<'_>) {}
+    pub(super) fn add(&mut self, _seen: &Seen, _digest: Option<u64>) {}
 
     pub(super) fn journeys(&self, _assembler: &Assembler) -> impl Iterator<Item = Journey> {
         std::iter::empty()

@@ -1,53 +1,33 @@
-//! The legs that packets are being seen on: a hash table whose records are cache lines.
+//! The legs that packets are being seen on: a hash table whose records are half a cache line.
 //!
 //! Every packet of a capture looks its leg up here, and in a capture with many connections that look-up is a cache miss. So the record
 //! itself sits in the table (open addressing, linear probing, deletion by shifting back): one miss a packet, where an index of numbers
-//! into a list of records would cost two or three.
+//! into a list of records would cost two or three. To keep the record small, 64 bits of hash stand for the 5-tuple and the wire. Every
+//! packet that means something (a handshake, a repeat, an end) is held against the real ones, so that a clash, improbable as it is
+//! (one in a million captures of ten million legs), would be noticed.
 
 use super::table::Seen;
-use super::tuple::{Tuple, mix};
+use super::tuple::Tuple;
 
-/// What following a leg needs. One cache line.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+/// What following a leg needs.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Live {
-    pub(super) tuple: Tuple,
-    pub(super) wire: u32,
+    /// [`leg_hash`]; 0 marks a free slot.
+    pub(super) hash: u64,
     pub(super) leg: u32,
-    pub(super) conversation: u32,
-    pub(super) packets: u32,
-    pub(super) bytes: u32,
     pub(super) high_seq: u32,
-    pub(super) last_time: i64,
-    pub(super) last_seq: u32,
+    /// When its last packet was seen, see [`super::table::Table::tick`].
+    pub(super) last_tick: u32,
+    /// Packets not yet counted in the leg's own record.
+    pub(super) packets: u16,
+    pub(super) longest: u16,
     pub(super) last_id: u16,
-    pub(super) ttl: u8,
+    /// What a packet must show to be an ordinary one: the TTL, and nothing else ([`super::table::gate`]). The upper half counts the
+    /// packets still to be looked at closely, which makes none of them ordinary.
+    pub(super) gate: u16,
     pub(super) seen: Seen,
     pub(super) repeats: u8,
-    /// Packets still to be looked at closely: options, payload digest.
-    pub(super) close_looks: u8,
-    pub(super) long_noted: bool,
-    pub(super) in_use: bool,
 }
-
-const EMPTY: Live = Live {
-    tuple: Tuple { src: 0, dst: 0, src_port: 0, dst_port: 0, protocol: 0, v6: false },
-    wire: 0,
-    leg: 0,
-    conversation: 0,
-    packets: 0,
-    bytes: 0,
-    high_seq: 0,
-    last_time: 0,
-    last_seq: 0,
-    last_id: 0,
-    ttl: 0,
-    seen: Seen(0),
-    repeats: 0,
-    close_looks: 0,
-    long_noted: false,
-    in_use: false,
-};
 
 pub(super) struct LiveLegs {
     /// A power of two.
@@ -55,56 +35,85 @@ pub(super) struct LiveLegs {
     used: usize,
 }
 
-/// The hash of a leg: its 5-tuple, in this direction, on this wire.
-#[inline]
+/// From this size on (1 MiB) the table is swept before it grows.
+const SWEPT: usize = 1 << 15;
+
+/// The hash of a leg: its 5-tuple, in this direction, on this wire. Never 0.
+#[inline(always)]
 pub(super) fn leg_hash(tuple: Tuple, wire: u32) -> u64 {
-    mix(tuple.hash(), u64::from(wire))
+    tuple.hash_with(wire).max(1)
 }
 
-fn home(leg: &Live) -> usize {
-    leg_hash(leg.tuple, leg.wire) as usize
+impl Live {
+    pub(super) fn ttl(&self) -> u8 {
+        self.gate as u8
+    }
+
+    pub(super) fn close_looks(&self) -> u8 {
+        (self.gate >> 8) as u8
+    }
 }
 
 impl LiveLegs {
     pub(super) fn new() -> Self {
-        LiveLegs { slots: vec![EMPTY; 256], used: 0 }
+        LiveLegs { slots: vec![Live::default(); 1 << 12], used: 0 }
     }
 
     /// Reads from where the leg with this hash should be, so that the cache has it.
-    #[inline]
-    pub(super) fn touch(&self, hash: u64) -> usize {
-        usize::from(self.slots[hash as usize & (self.slots.len() - 1)].in_use)
+    #[inline(always)]
+    pub(super) fn touch(&self, hash: u64) -> u64 {
+        self.slots[hash as usize & (self.slots.len() - 1)].hash
     }
 
-    /// Where the leg of `tuple` on `wire` is.
-    #[inline]
-    pub(super) fn find(&self, hash: u64, tuple: Tuple, wire: u32) -> Option<usize> {
+    /// Where the leg with this hash is.
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u64) -> Option<usize> {
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
         loop {
-            let slot = &self.slots[at];
-            if !slot.in_use {
-                return None;
+            match self.slots[at].hash {
+                found if found == hash => return Some(at),
+                0 => return None,
+                _ => at = (at + 1) & mask,
             }
-            if slot.tuple == tuple && slot.wire == wire {
-                return Some(at);
-            }
-            at = (at + 1) & mask;
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&mut self, at: usize) -> &mut Live {
         &mut self.slots[at]
     }
 
+    /// Three quarters: two records share a cache line, so that the second probe is nearly free.
+    fn is_crowded(&self) -> bool {
+        self.used * 4 >= self.slots.len() * 3
+    }
+
+    /// True when the next insertion would make the table grow beyond what a cache holds.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_crowded() && self.slots.len() >= SWEPT
+    }
+
+    /// Grows if making room has won too little: else every few insertions would try again.
+    pub(super) fn settle_for_size(&mut self) {
+        if self.used * 2 >= self.slots.len() {
+            self.grow();
+        }
+    }
+
+    /// Makes the table bigger: by much as long as it is small.
+    fn grow(&mut self) {
+        let factor = if self.slots.len() < SWEPT / 2 { 4 } else { 2 };
+        let bigger = vec![Live::default(); self.slots.len() * factor];
+        for leg in std::mem::replace(&mut self.slots, bigger).into_iter().filter(|leg| leg.hash != 0) {
+            self.place(leg);
+        }
+    }
+
     /// Adds a leg that is not there yet; its place holds until the next insertion or removal.
     pub(super) fn insert(&mut self, leg: Live) -> usize {
-        if self.used * 2 >= self.slots.len() {
-            let bigger = vec![EMPTY; self.slots.len() * 2];
-            for leg in std::mem::replace(&mut self.slots, bigger).into_iter().filter(|leg| leg.in_use) {
-                self.place(leg);
-            }
+        if self.is_crowded() {
+            self.grow();
         }
         self.used += 1;
         self.place(leg)
@@ -112,8 +121,8 @@ impl LiveLegs {
 
     fn place(&mut self, leg: Live) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = home(&leg) & mask;
-        while self.slots[at].in_use {
+        let mut at = leg.hash as usize & mask;
+        while self.slots[at].hash != 0 {
             at = (at + 1) & mask;
         }
         self.slots[at] = leg;
@@ -126,8 +135,8 @@ impl LiveLegs {
         let removed = self.slots[hole];
         self.used -= 1;
         let mut at = (hole + 1) & mask;
-        while self.slots[at].in_use {
-            let home = home(&self.slots[at]) & mask;
+        while self.slots[at].hash != 0 {
+            let home = self.slots[at].hash as usize & mask;
             // It may move back only if its home is not behind the hole, going round.
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
                 self.slots[hole] = self.slots[at];
@@ -135,13 +144,18 @@ impl LiveLegs {
             }
             at = (at + 1) & mask;
         }
-        self.slots[hole].in_use = false;
+        self.slots[hole].hash = 0;
         removed
+    }
+
+    /// All legs.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Live> {
+        self.slots.iter().filter(|leg| leg.hash != 0)
     }
 
     /// A leg for which `test` holds, at or behind `from`. Removing one moves others only to places not before it.
     pub(super) fn next(&self, from: usize, test: impl Fn(&Live) -> bool) -> Option<usize> {
-        (from..self.slots.len()).find(|at| self.slots[*at].in_use && test(&self.slots[*at]))
+        (from..self.slots.len()).find(|at| self.slots[*at].hash != 0 && test(&self.slots[*at]))
     }
 }
 
@@ -151,42 +165,33 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    fn leg(n: u32) -> Live {
-        Live {
-            tuple: Tuple { src: n % 7, dst: n % 3, src_port: 0, dst_port: 0, protocol: 6, v6: false },
-            wire: n / 21,
-            leg: n,
-            in_use: true,
-            ..EMPTY
-        }
-    }
-
     proptest! {
         #[test]
-        fn behaves_like_a_map(steps in proptest::collection::vec((0u32..2000, any::<bool>()), 1..3000)) {
+        fn behaves_like_a_map(steps in proptest::collection::vec((1u64..8000, any::<bool>()), 1..12000)) {
+            assert_eq!(size_of::<Live>(), 32);
             let (mut table, mut map) = (LiveLegs::new(), HashMap::new());
             for (n, insert) in steps {
-                let leg = leg(n);
-                let found = table.find(leg_hash(leg.tuple, leg.wire), leg.tuple, leg.wire);
-                prop_assert_eq!(found.is_some(), map.contains_key(&(leg.tuple.src, leg.tuple.dst, leg.wire)));
+                // Few homes: long runs of slots that gave way to each other, some going round the end.
+                let hash = n << 40 | (n % 61) * 67 + 4050;
+                let found = table.find(hash);
+                prop_assert_eq!(found.is_some(), map.contains_key(&hash));
                 match found {
-                    Some(at) => {
-                        prop_assert_eq!(table.remove(at).leg, map.remove(&(leg.tuple.src, leg.tuple.dst, leg.wire)).unwrap());
-                    }
+                    Some(at) => prop_assert_eq!(table.remove(at).leg, map.remove(&hash).unwrap()),
                     None if insert => {
-                        let at = table.insert(leg);
-                        prop_assert_eq!(table.get(at).leg, n);
-                        map.insert((leg.tuple.src, leg.tuple.dst, leg.wire), n);
+                        let at = table.insert(Live { hash, leg: n as u32, ..Live::default() });
+                        prop_assert_eq!(table.get(at).leg, n as u32);
+                        map.insert(hash, n as u32);
                     }
                     None => {}
                 }
             }
-            let mut rest = 0;
+            prop_assert_eq!(table.iter().count(), map.len());
             let mut at = 0;
-            while let Some(found) = table.next(at, |_| true) {
-                (rest, at) = (rest + 1, found + 1);
+            while let Some(found) = table.next(at, |leg| leg.leg % 2 == 0) {
+                map.remove(&table.remove(found).hash);
+                at = found;
             }
-            prop_assert_eq!(rest, map.len());
+            prop_assert!(table.iter().all(|leg| leg.leg % 2 == 1) && map.values().all(|leg| leg % 2 == 1));
         }
     }
 }

@@ -33,6 +33,7 @@ mod host;
 mod journey;
 mod live;
 mod path;
+mod place;
 mod point;
 mod sample;
 mod store;
@@ -115,6 +116,7 @@ impl Trace {
         let store = Store::new(table, addresses, wires);
         let topology = Topology::new(&store, &points.points, &claims);
         let hosts = Hosts::new(&store, &topology, &points.points, &claims);
+        let places = place::places(&store, &topology, &hosts);
         let balance = Balance::new(&options.hints, &claims, &hosts);
         let ends = (0..).zip(&points.points).map(|(at, p)| topology.clocks.common(at, p.last.0)).collect();
         let mut errors_of: HashMap<u32, Vec<usize>> = HashMap::new();
@@ -128,7 +130,7 @@ impl Trace {
         if homeless > 0 {
             unplaced.insert("ICMP errors about connections that were not captured".to_string(), homeless);
         }
-        let mut assembler = Assembler { store, topology, hosts, balance, errors: errors.errors, errors_of, ends };
+        let mut assembler = Assembler { store, topology, hosts, places, balance, errors: errors.errors, errors_of, ends };
         let (mut groups, group_of) = group::group(&assembler);
         let drafts: Vec<Draft> = group::examples(&groups, &group_of).iter().map(|flow| assembler.draft(*flow)).collect();
         assembler.learn(&drafts);

@@ -1,9 +1,8 @@
 //! The way of a packet, hop by hop, and what changed between two hops.
 
-use super::host::Hosts;
+use super::place::Place;
 use super::store::Store;
 use super::table::PacketKind;
-use super::topology::Topology;
 use super::transit::{Course, Transit};
 use crate::net::{Endpoint, MacAddr, Timestamp};
 use crate::packet::{TunnelKind, Vlans};
@@ -63,8 +62,6 @@ pub struct Hop {
     pub first: PacketKind,
     /// Packets of this direction seen here.
     pub packets: u32,
-    /// Their payload bytes.
-    pub bytes: u32,
     /// TCP: the sequence number after the last byte seen here.
     pub high_seq: u32,
     /// Kinds of packets seen here.
@@ -75,6 +72,8 @@ pub struct Hop {
     pub mss: Option<u16>,
     /// A FULLNAT balancer's option with the client's address was seen here.
     pub toa: bool,
+    /// Payload bytes of the longest packet of this direction seen here; 65,535 for longer ones.
+    pub longest: u16,
 }
 
 /// A set of [`PacketKind`]s.
@@ -83,7 +82,7 @@ pub struct PacketKinds(u8);
 
 impl PacketKinds {
     pub(super) fn new(bits: u8) -> Self {
-        PacketKinds(bits & 0x7f)
+        PacketKinds(bits & 0x3f)
     }
 
     /// True when packets of this kind were seen.
@@ -179,11 +178,11 @@ impl Path {
     }
 }
 
-pub(super) fn path(store: &Store, topology: &Topology, course: &Course, hosts: &Hosts) -> Path {
+pub(super) fn path(store: &Store, places: &[Place], course: &Course) -> Path {
     let mut hops: Vec<Hop> = Vec::new();
     for (number, transit) in course.main.iter().enumerate() {
         let from = hops.len();
-        hops.extend(hops_of(store, topology, transit, number, hosts));
+        hops.extend(hops_of(store, places, transit, number));
         if let (Some(at), Some(before)) = (hops.get(from).cloned(), hops.get(from.wrapping_sub(1)).filter(|_| from > 0)) {
             hops[from].rewrites = rewrites(before, &at);
         }
@@ -193,19 +192,13 @@ pub(super) fn path(store: &Store, topology: &Topology, course: &Course, hosts: &
             }
         }
     }
-    let strays = course.strays.iter().enumerate().flat_map(|(i, t)| hops_of(store, topology, t, course.main.len() + i, hosts)).collect();
+    let strays = course.strays.iter().enumerate().flat_map(|(i, t)| hops_of(store, places, t, course.main.len() + i)).collect();
     Path { hops, strays }
 }
 
-fn hops_of<'a>(
-    store: &'a Store,
-    topology: &'a Topology,
-    transit: &'a Transit,
-    number: usize,
-    hosts: &'a Hosts,
-) -> impl Iterator<Item = Hop> + 'a {
+fn hops_of<'a>(store: &'a Store, places: &'a [Place], transit: &'a Transit, number: usize) -> impl Iterator<Item = Hop> + 'a {
     transit.spots.iter().map(move |spot| {
-        let wire = store.wire(spot.wire);
+        let (wire, place) = (store.wire(spot.wire), &places[spot.wire as usize]);
         let tuple = store.addresses.expand(spot.tuple);
         Hop {
             point: spot.point,
@@ -220,19 +213,19 @@ fn hops_of<'a>(
             ttl: spot.ttl,
             outer: wire.tunnel,
             rewrites: Vec::new(),
-            from: hosts.of_mac(wire.src),
-            to: hosts.of_mac(wire.dst),
-            at: hosts.of_point(spot.point),
+            from: place.from,
+            to: place.to,
+            at: place.at,
             transit: number,
-            at_sender: topology.end_of(wire),
+            at_sender: place.at_sender,
             first: spot.first,
             packets: spot.packets,
-            bytes: spot.bytes,
             high_seq: spot.high_seq,
             seen: PacketKinds::new(spot.seen.0),
             repeats: spot.repeats,
             mss: (spot.mss != 0).then_some(spot.mss),
-            toa: spot.toa,
+            toa: spot.seen.toa(),
+            longest: spot.longest,
         }
     })
 }

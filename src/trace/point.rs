@@ -232,7 +232,6 @@ mod tests {
             ("eth0.pcap", None, false, "eth0", None),
             ("capture-2024.pcap", None, false, "capture-2024", None),
             ("-", None, false, "-", None),
-            (".pcap", None, false, ".pcap", Some(".pcap")),
         ];
         for (file, interface, several, expect, host) in cases {
             let (found, found_host, _) = name(&source(file, interface, several));

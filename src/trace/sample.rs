@@ -16,7 +16,7 @@
 
 use super::table::NONE;
 use super::tuple::mix;
-use crate::packet::{IcmpKind, Packet, Tcp, Transport};
+use crate::packet::TcpOptions;
 use hashbrown::HashTable;
 
 /// A packet that may be recognised elsewhere.
@@ -117,35 +117,31 @@ pub(super) fn midstream_key(seq: u32, ack: u32) -> Option<u64> {
     (seq > 1 && ack > 1).then(|| mix(u64::from(seq) << 32 | u64::from(ack), 2 << 40))
 }
 
-/// A key for a datagram: what it carries. `None` when too little of it was captured.
-pub(super) fn payload_key(packet: &Packet<'_>) -> Option<u64> {
-    let (discriminant, payload) = match &packet.transport {
-        Transport::Udp(_) => (3u64, packet.payload),
-        Transport::Icmp(icmp) => match icmp.kind {
-            IcmpKind::Echo { reply, id, seq } => (4 | u64::from(reply) << 8 | u64::from(id) << 16 | u64::from(seq) << 32, packet.payload),
-            _ => return None,
-        },
-        _ => return None,
-    };
-    // As many bytes as every usual snap length keeps; the same number on both sides, or none.
-    let wanted = packet.payload_len.min(HEAD as u32) as usize;
-    let head = payload.get(..wanted)?;
-    let mut key = mix(u64::from(packet.payload_len), discriminant);
+/// A digest of what a packet carries: its payload's length and first bytes. As many of them as every usual snap length keeps, so that it
+/// is the same number at every capture point; `None` when fewer were captured.
+pub(super) fn payload_digest(payload: &[u8], payload_len: u32) -> Option<u64> {
+    let head = payload.get(..payload_len.min(DIGESTED as u32) as usize)?;
+    let mut digest = mix(u64::from(payload_len), 3);
     for chunk in head.chunks(8) {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
-        key = mix(key, u64::from_le_bytes(word));
+        digest = mix(digest, u64::from_le_bytes(word));
     }
-    Some(key)
+    Some(digest)
 }
 
-const HEAD: usize = 24;
+/// Payload bytes that a digest is made of, at most.
+pub(super) const DIGESTED: usize = 24;
+
+/// A key for an ICMP echo.
+pub(super) fn echo_key(reply: bool, id: u16, seq: u16, digest: u64) -> u64 {
+    mix(digest, 4 | u64::from(reply) << 8 | u64::from(id) << 16 | u64::from(seq) << 32)
+}
 
 /// What of a SYN survives translation beside its sequence number: timestamp, window, scale. The MSS does not count: routers clamp it.
 /// 0 where there is no timestamp, for then the rest is the same for every connection of a host.
-pub(super) fn syn_signature(tcp: &Tcp<'_>) -> u32 {
-    let options = tcp.options();
+pub(super) fn syn_signature(options: &TcpOptions, window: u16) -> u32 {
     let Some((value, _)) = options.timestamps else { return 0 };
-    let rest = u64::from(tcp.window) | u64::from(options.window_scale.unwrap_or(255)) << 16 | u64::from(options.sack_permitted) << 24;
+    let rest = u64::from(window) | u64::from(options.window_scale.unwrap_or(255)) << 16 | u64::from(options.sack_permitted) << 24;
     (mix(u64::from(value), rest) as u32).max(1)
 }

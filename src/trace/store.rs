@@ -1,7 +1,6 @@
 //! What is left when the last packet was seen: the records of every conversation, in flows.
 
 use super::correlate::root;
-use super::point::CapturePoint;
 use super::table::{Conversation, Leg, Note, PacketKind, Table};
 use super::tuple::{AddressBook, Tuple};
 use super::wire::{Wire, Wires};
@@ -22,7 +21,6 @@ pub(super) struct Store {
 /// A leg, opened up: what was seen of one direction of a flow on one wire.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spot {
-    pub(super) conversation: u32,
     pub(super) wire: u32,
     pub(super) point: u32,
     /// Time of the first packet, on the point's clock.
@@ -35,12 +33,11 @@ pub(super) struct Spot {
     /// As the packets have it.
     pub(super) tuple: Tuple,
     pub(super) packets: u32,
-    pub(super) bytes: u32,
     pub(super) high_seq: u32,
     pub(super) seen: super::table::Seen,
     pub(super) repeats: u8,
     pub(super) mss: u16,
-    pub(super) toa: bool,
+    pub(super) longest: u16,
 }
 
 impl Store {
@@ -88,10 +85,6 @@ impl Store {
         &self.table.conversations[c as usize]
     }
 
-    pub(super) fn conversations(&self) -> impl Iterator<Item = (u32, &Conversation)> {
-        (0..).zip(self.table.conversations.iter())
-    }
-
     pub(super) fn legs(&self, c: u32) -> impl Iterator<Item = &Leg> {
         self.table.legs_of(c).map(|(_, leg)| leg)
     }
@@ -111,7 +104,7 @@ impl Store {
 
     /// Time of a conversation's last packet, to a millisecond.
     pub(super) fn last_time(&self, c: u32) -> i64 {
-        self.table.from_ms(self.conversation(c).last_ms)
+        self.table.time_of(self.conversation(c).last_tick)
     }
 
     /// The legs of a flow, opened up: those of the client's packets, those of the server's.
@@ -122,31 +115,24 @@ impl Store {
             for leg in self.legs(c) {
                 let from_b = leg.seen.from_b();
                 let spot = Spot {
-                    conversation: c,
                     wire: leg.wire,
                     point: self.wires.get(leg.wire).point,
                     time: leg.first_time(),
-                    last: self.table.from_ms(leg.last_ms),
+                    last: self.table.time_of(leg.last_tick),
                     frame: leg.first_frame,
                     ttl: leg.ttl,
                     first: leg.first,
                     tuple: if from_b { conversation.tuple.reversed() } else { conversation.tuple },
                     packets: leg.packets,
-                    bytes: leg.bytes,
                     high_seq: leg.high_seq,
                     seen: leg.seen,
                     repeats: leg.repeats,
                     mss: leg.mss,
-                    toa: leg.toa,
+                    longest: leg.longest,
                 };
                 if conversation.from_client(from_b) { request.push(spot) } else { reply.push(spot) }
             }
         }
         (request, reply)
     }
-}
-
-/// The last point in time at which any of `points` saw a frame.
-pub(super) fn end_of(points: &[CapturePoint]) -> i64 {
-    points.iter().map(|p| p.last.0).max().unwrap_or(0)
 }

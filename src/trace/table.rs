@@ -6,11 +6,11 @@
 //! kept per packet, so memory grows with connections and not with bytes; packets that matter for a diagnosis (repeats, resets, loops)
 //! leave bounded [`Note`]s.
 
-use super::live::{Live, LiveLegs, leg_hash};
+use super::live::{Live, LiveLegs};
 use super::tuple::Tuple;
 use crate::packet::TcpFlags;
 use hashbrown::HashTable;
-use std::collections::VecDeque;
+use hashbrown::hash_table::Entry;
 
 /// What the table needs to know of one packet.
 #[derive(Clone, Copy, Debug)]
@@ -28,16 +28,25 @@ pub(super) struct Sighting {
     pub(super) payload_len: u32,
     pub(super) ttl: u8,
     pub(super) id: u16,
+    /// See [`gate`].
+    pub(super) gate: u16,
+}
+
+/// A packet's TTL, and in the upper half whatever makes it more than an ordinary segment: SYN, FIN, RST, odd options. One comparison with
+/// what its leg expects tells whether the packet can be passed over.
+#[inline(always)]
+pub(super) fn gate(ttl: u8, flags: TcpFlags, odd_options: bool) -> u16 {
+    u16::from(ttl) | u16::from(flags.0 & 0x07) << 12 | u16::from(odd_options) << 15
 }
 
 impl Sighting {
     fn is_tcp(&self) -> bool {
-        self.tuple.protocol == 6
+        self.tuple.protocol() == 6
     }
 
     /// TCP, and SCTP, whose initiate tags stand in for sequence numbers.
     fn has_handshake(&self) -> bool {
-        matches!(self.tuple.protocol, 6 | 132)
+        matches!(self.tuple.protocol(), 6 | 132)
     }
 
     /// Sequence number after this packet.
@@ -67,12 +76,13 @@ pub(super) struct Conversation {
     pub(super) server_seq: u32,
     /// Its latest note.
     pub(super) notes: u32,
-    /// Milliseconds from the trace's first packet to this conversation's last.
-    pub(super) last_ms: u32,
+    /// When its last packet was seen, see [`Table::tick`].
+    pub(super) last_tick: u32,
     pub(super) known: Known,
     pub(super) note_count: u8,
     pub(super) leg_count: u8,
-    pub(super) samples: u8,
+    /// Number of samples it left; and in the highest bits: a FIN or a reset was seen, a leg has been put to rest.
+    samples: u8,
 }
 
 /// What is known of a conversation, as bits.
@@ -110,7 +120,32 @@ impl Known {
     }
 }
 
+const ENDED: u8 = 0x80;
+const RESTED: u8 = 0x40;
+
 impl Conversation {
+    /// Begins one; whoever speaks first is taken for the client until more is known.
+    fn new(tuple: Tuple, from_b: bool, number: u32, older: u32) -> Self {
+        let mut known = Known::default();
+        known.put(Known::CLIENT_IS_B, from_b);
+        let (legs, notes) = (NONE, NONE);
+        Conversation { tuple, older, legs, parent: number, client_seq: 0, server_seq: 0, notes, last_tick: 0, known, note_count: 0, leg_count: 0, samples: 0 }
+    }
+
+    /// Number of samples it left.
+    pub(super) fn samples(&self) -> u8 {
+        self.samples & !(ENDED | RESTED)
+    }
+
+    /// Counts a sample.
+    pub(super) fn sampled(&mut self) {
+        self.samples += 1;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.samples & ENDED != 0
+    }
+
     /// True when a packet whose tuple had to be flipped (`from_b`) comes from the client.
     pub(super) fn from_client(&self, from_b: bool) -> bool {
         self.known.has(Known::CLIENT_IS_B) == from_b
@@ -129,13 +164,12 @@ pub(super) struct Leg {
     pub(super) next: u32,
     /// When its first packet was seen, in nanoseconds on that point's clock, as two halves: the record stays at 44 bytes.
     first_time: [u32; 2],
-    /// Milliseconds from the trace's first packet to its last one.
-    pub(super) last_ms: u32,
+    /// When its last packet was seen, see [`Table::tick`].
+    pub(super) last_tick: u32,
     /// Frame number of its first packet.
     pub(super) first_frame: u32,
     pub(super) packets: u32,
-    /// Payload bytes, repeats included.
-    pub(super) bytes: u32,
+    pub(super) conversation: u32,
     /// TCP: the sequence number after the last byte seen.
     pub(super) high_seq: u32,
     pub(super) ttl: u8,
@@ -147,8 +181,8 @@ pub(super) struct Leg {
     pub(super) repeats: u8,
     /// Maximum segment size that its SYN or SYN-ACK announced; 0: none seen.
     pub(super) mss: u16,
-    /// A FULLNAT balancer's option with the client's address was seen.
-    pub(super) toa: bool,
+    /// Payload bytes of the longest packet.
+    pub(super) longest: u16,
 }
 
 impl Leg {
@@ -180,6 +214,8 @@ pub(super) struct Seen(pub(super) u8);
 
 impl Seen {
     pub(super) const FROM_B: Seen = Seen(128);
+    /// A FULLNAT balancer's option with the client's address was seen.
+    const TOA: Seen = Seen(64);
 
     pub(super) fn has(self, kind: PacketKind) -> bool {
         self.0 & (1 << kind as u8) != 0
@@ -191,6 +227,10 @@ impl Seen {
 
     pub(super) fn from_b(self) -> bool {
         self.0 & Self::FROM_B.0 != 0
+    }
+
+    pub(super) fn toa(self) -> bool {
+        self.0 & Self::TOA.0 != 0
     }
 }
 
@@ -225,8 +265,6 @@ pub enum NoteKind {
     TtlChange,
     /// The first packet after a long silence; `len` is the silence in milliseconds.
     AfterSilence,
-    /// The first data packet on this leg that is nearly as long as the MTU allows.
-    LongData,
 }
 
 /// What the caller has to do after [`Table::see`].
@@ -238,16 +276,20 @@ pub(super) enum Look {
     Closer(u32),
     /// The table is full: the packet was not placed.
     Full,
+    /// Another leg has the same hash: the packet was not placed.
+    Clash,
 }
 
-/// A leg that is quiet for so long is put to rest.
-const IDLE: i64 = 30_000_000_000;
-/// How long after its end a conversation is kept live. Stragglers wake it again, which costs little.
-const LINGER: i64 = 10_000_000;
+/// Ticks are 2^20 ns long.
+const TICK: u32 = 20;
+const SECOND: u32 = 1_000_000_000 >> TICK;
+/// A leg that has been quiet for so long is put to rest when room is needed.
+const IDLE: u32 = 10 * SECOND;
+/// The same for one that has ended. Stragglers wake it again, which costs little.
+const LINGER: u32 = SECOND / 100;
 /// A silence worth noting: IPVS forgets an established TCP connection after 900 s, a UDP one after 300 s.
-const SILENCE: i64 = 120_000_000_000;
-/// Segments of at least this many bytes are what a smaller MTU on the way stops.
-const LONG: u32 = 1200;
+const SILENCE: u32 = 120 * SECOND;
+const UDP_TIMEOUT: u32 = 300 * SECOND;
 /// Bounds for hostile captures; real connections stay far below.
 const MAX_LEGS: u8 = 200;
 const MAX_NOTES: u8 = 48;
@@ -255,7 +297,7 @@ const MAX_INCARNATIONS: usize = 8;
 /// Data repeats noted for each leg; further ones are counted.
 const MAX_REPEAT_NOTES: u8 = 4;
 /// The same packet again within this time, where there is no IP-ID to tell: a copy made by the capture, not a retransmission.
-const COPY: i64 = 20_000_000;
+const COPY: u32 = SECOND / 50;
 
 /// How many packets of a new leg are looked at closely.
 pub(super) const CLOSE_LOOKS_TCP: u8 = 1;
@@ -268,12 +310,8 @@ pub(super) struct Table {
     pub(super) legs: Vec<Leg>,
     pub(super) notes: Vec<Note>,
     live: LiveLegs,
-    /// Conversations that ended, with the time at which to put them to rest.
-    ending: VecDeque<(i64, u32)>,
-    next_sweep: i64,
-    since_sweep: u32,
     /// Time of the trace's first packet.
-    epoch: Option<i64>,
+    epoch: i64,
     max_conversations: usize,
 }
 
@@ -285,127 +323,120 @@ impl Table {
             legs: Vec::new(),
             notes: Vec::new(),
             live: LiveLegs::new(),
-            ending: VecDeque::new(),
-            next_sweep: 0,
-            since_sweep: 0,
-            epoch: None,
+            epoch: i64::MAX,
             max_conversations: max_conversations.min(NONE as usize - 1),
         }
     }
 
-    /// Milliseconds since the first packet of the trace, as records keep them.
-    pub(super) fn ms(&self, time: i64) -> u32 {
-        let since = time.saturating_sub(self.epoch.unwrap_or(time)).max(0) / 1_000_000;
+    /// A time as records keep it: units of 2^20 ns, about a millisecond, since the first packet of the trace. Enough for 50 days.
+    #[inline(always)]
+    fn tick(&self, time: i64) -> u32 {
+        let since = time.saturating_sub(self.epoch).max(0) >> TICK;
         u32::try_from(since).unwrap_or(u32::MAX)
     }
 
-    /// The time on a point's clock that `ms` stands for.
-    pub(super) fn from_ms(&self, ms: u32) -> i64 {
-        self.epoch.unwrap_or(0).saturating_add(i64::from(ms) * 1_000_000)
+    /// The time that a tick stands for.
+    pub(super) fn time_of(&self, tick: u32) -> i64 {
+        self.epoch.saturating_add(i64::from(tick) << TICK)
     }
 
     /// Brings the records of these packets into the cache, all at once.
     pub(super) fn warm<'a>(&self, packets: impl Iterator<Item = &'a Sighting>) {
         // Independent loads: the processor has them all under way before the first arrives.
-        let touched: usize = packets.map(|s| self.live.touch(s.hash)).sum();
+        let touched = packets.fold(0, |touched, s| touched ^ self.live.touch(s.hash));
         std::hint::black_box(touched);
     }
 
     /// Takes in one packet.
     #[inline]
     pub(super) fn see(&mut self, s: &Sighting) -> Look {
-        let Some(at) = self.live.find(s.hash, s.tuple, s.wire) else {
+        let Some(at) = self.live.find(s.hash) else {
             return self.first_of_leg(s);
         };
+        let now = self.tick(s.time);
         let leg = self.live.get(at);
-        let quiet = s.time.wrapping_sub(leg.last_time);
         let end = s.seq.wrapping_add(s.payload_len);
         let ahead = end.wrapping_sub(leg.high_seq).cast_signed();
-        let unflagged = s.flags.0 & 0x07 == 0 && s.ttl == leg.ttl;
-        if unflagged && s.seq == leg.last_seq && s.id == leg.last_id && s.id != 0 && leg.close_looks == 0 {
-            leg.last_time = s.time; // the same packet again: seen on a bridge and its port, or at both ends of a wire
-            return Look::Done;
-        }
-        let plain = unflagged
-            && leg.close_looks == 0
-            && quiet < SILENCE
-            && (s.payload_len == 0 || (s.payload_len < LONG || leg.long_noted) && (ahead > 0 || !s.is_tcp()));
-        if !plain {
+        let ordinary = s.gate == leg.gate && now.wrapping_sub(leg.last_tick) < SILENCE && leg.packets < u16::MAX;
+        if !ordinary || (s.payload_len > 0 && ahead <= 0 && s.is_tcp()) {
+            if ordinary && ahead == 0 && s.id == leg.last_id && s.id != 0 {
+                leg.last_tick = now; // the same packet again: seen on a bridge and its port, or at both ends of a wire
+                return Look::Done;
+            }
             return self.unusual(s, at);
         }
         leg.packets += 1;
-        leg.bytes = leg.bytes.saturating_add(s.payload_len);
-        leg.last_time = s.time;
+        leg.longest = leg.longest.max(s.payload_len.min(0xffff) as u16);
+        leg.last_tick = now;
         leg.last_id = s.id;
-        leg.last_seq = s.seq;
-        if ahead > 0 {
-            leg.high_seq = end;
-        }
+        leg.high_seq = if ahead > 0 { end } else { leg.high_seq };
         leg.seen.add(if s.payload_len > 0 { PacketKind::Data } else { PacketKind::Ack });
-        self.since_sweep += 1;
-        if self.since_sweep >= 1024 {
-            self.tidy(s.time);
-        }
         Look::Done
     }
 
     /// A packet of a known leg that may mean something.
     #[cold]
     fn unusual(&mut self, s: &Sighting, at: usize) -> Look {
-        let leg = *self.live.get(at);
+        let (leg, now) = (*self.live.get(at), self.tick(s.time));
+        let record = &mut self.legs[leg.leg as usize];
+        let (conversation, from_b) = (record.conversation, s.tuple.canonical().1);
+        if record.wire != s.wire || self.conversations[conversation as usize].tuple != s.tuple.canonical().0 {
+            return Look::Clash;
+        }
+        let first = record.packets == 0 && leg.packets == 0;
+        record.packets = record.packets.saturating_add(u32::from(leg.packets) + 1);
         let kind = kind_of(s);
-        if kind == PacketKind::Syn && self.opens_again(s, leg.conversation) {
+        if kind == PacketKind::Syn && self.opens_again(s, conversation) {
+            self.legs[leg.leg as usize].packets -= 1;
             self.rest(at);
             return self.first_of_leg(s);
         }
         if matches!(kind, PacketKind::Syn | PacketKind::SynAck) {
-            self.learn(leg.conversation, s, kind, s.tuple.canonical().1);
+            self.learn(conversation, s, kind, from_b);
         }
-        let same = leg.last_seq == s.seq && leg.last_id == s.id;
-        let copy = same && (s.id != 0 || s.time.abs_diff(leg.last_time) < COPY.unsigned_abs());
+        let silence = now.saturating_sub(leg.last_tick);
         let end = s.seq_end();
         let ahead = end.wrapping_sub(leg.high_seq).cast_signed();
-        let passed = s.is_tcp() && ahead <= 0 && leg.packets > 0;
+        let same = leg.last_id == s.id && (ahead == 0 || !s.is_tcp());
+        let copy = !first && same && (s.id != 0 || silence < COPY);
+        let passed = s.is_tcp() && ahead <= 0 && !first;
         let note = match kind {
-            _ if copy && s.ttl < leg.ttl => Some(NoteKind::Loop),
+            _ if copy && s.ttl < leg.ttl() => Some(NoteKind::Loop),
             _ if copy => None,
             PacketKind::Reset => Some(NoteKind::Reset),
             PacketKind::Syn if leg.seen.has(PacketKind::Syn) => Some(NoteKind::SynRepeat),
             PacketKind::SynAck if leg.seen.has(PacketKind::SynAck) => Some(NoteKind::SynAckRepeat),
             PacketKind::Data if passed && leg.repeats < MAX_REPEAT_NOTES => Some(NoteKind::DataRepeat),
-            PacketKind::Data if s.payload_len >= LONG && !leg.long_noted => Some(NoteKind::LongData),
-            _ if s.time.saturating_sub(leg.last_time) >= SILENCE => Some(NoteKind::AfterSilence),
-            _ if s.ttl != leg.ttl => Some(NoteKind::TtlChange),
+            _ if silence >= SILENCE => Some(NoteKind::AfterSilence),
+            _ if s.ttl != leg.ttl() => Some(NoteKind::TtlChange),
             _ => None,
         };
-        let silence = s.time.saturating_sub(leg.last_time) / 1_000_000;
+        // A FULLNAT balancer writes the client's address into one of the first segments.
+        let odd = s.gate >> 15 == 1 && self.legs[leg.leg as usize].packets < 16;
+        let closer = !copy && (leg.close_looks() > 0 || odd || matches!(kind, PacketKind::Syn | PacketKind::SynAck));
         let live = self.live.get(at);
+        live.packets = 0;
         if kind == PacketKind::Data && passed && !copy {
             live.repeats = live.repeats.saturating_add(1);
         }
-        live.long_noted |= note == Some(NoteKind::LongData);
-        live.packets += 1;
-        live.bytes = live.bytes.saturating_add(s.payload_len);
-        live.last_time = s.time;
-        live.last_seq = s.seq;
+        live.longest = live.longest.max(s.payload_len.min(0xffff) as u16);
+        live.last_tick = now;
         live.last_id = s.id;
-        if note != Some(NoteKind::Loop) {
-            live.ttl = s.ttl;
-        }
+        let ttl = if note == Some(NoteKind::Loop) { live.ttl() } else { s.ttl };
         if ahead > 0 && kind != PacketKind::Reset {
             live.high_seq = end;
         }
         live.seen.add(kind);
-        let closer = live.close_looks > 0 || matches!(kind, PacketKind::Syn | PacketKind::SynAck);
-        live.close_looks = live.close_looks.saturating_sub(1);
+        live.gate = u16::from(live.close_looks().saturating_sub(1)) << 8 | u16::from(ttl);
         if let Some(note) = note {
-            let len = if note == NoteKind::AfterSilence { u32::try_from(silence).unwrap_or(u32::MAX) } else { s.payload_len };
-            self.note(leg.conversation, s, note, len);
+            let silence_ms = u32::try_from((i64::from(silence) << TICK) / 1_000_000).unwrap_or(u32::MAX);
+            let len = if note == NoteKind::AfterSilence { silence_ms } else { s.payload_len };
+            self.note(conversation, s, note, len);
         }
         if matches!(kind, PacketKind::Fin | PacketKind::Reset) {
-            self.ending.push_back((s.time.saturating_add(LINGER), leg.conversation));
+            self.conversations[conversation as usize].samples |= ENDED;
         }
-        if closer { Look::Closer(leg.conversation) } else { Look::Done }
+        if closer { Look::Closer(conversation) } else { Look::Done }
     }
 
     /// A SYN whose sequence number is not the conversation's: the port is used for a new connection.
@@ -418,12 +449,16 @@ impl Table {
 
     #[cold]
     fn first_of_leg(&mut self, s: &Sighting) -> Look {
-        self.epoch.get_or_insert(s.time);
+        if self.conversations.is_empty() {
+            self.epoch = s.time;
+        }
         let (canonical, from_b) = s.tuple.canonical();
         let Some(conversation) = self.conversation_of(s, canonical, from_b) else { return Look::Full };
         let kind = kind_of(s);
         self.learn(conversation, s, kind, from_b);
-        let mut leg = self.leg_of(conversation, s.wire, from_b);
+        // Legs that were never put to rest are in the table of live ones.
+        let rested = self.conversations[conversation as usize].samples & RESTED != 0;
+        let mut leg = if rested { self.leg_of(conversation, s.wire, from_b) } else { NONE };
         let known = leg != NONE;
         let c = &mut self.conversations[conversation as usize];
         let midstream = s.is_tcp() && !c.known.has(Known::CLIENT_ISN);
@@ -439,49 +474,42 @@ impl Table {
                 wire: s.wire,
                 next: std::mem::replace(&mut c.legs, leg),
                 first_time: [(first >> 32) as u32, first as u32],
-                last_ms: 0,
+                last_tick: 0,
                 first_frame: s.frame,
                 packets: 0,
-                bytes: 0,
+                conversation,
                 high_seq: s.seq,
                 ttl: s.ttl,
                 first: kind,
                 seen,
                 repeats: 0,
                 mss: 0,
-                toa: false,
+                longest: 0,
             });
         } else {
             seen = self.legs[leg as usize].seen;
         }
         let rested = self.legs[leg as usize];
-        let close_looks = match (s.tuple.protocol, known) {
+        let close_looks = match (s.tuple.protocol(), known) {
             (_, true) => 0,
             (6, _) if midstream => CLOSE_LOOKS_MIDSTREAM,
             (6, _) => CLOSE_LOOKS_TCP,
             _ => CLOSE_LOOKS_OTHER,
         };
         let live = Live {
-            tuple: s.tuple,
-            wire: s.wire,
+            hash: s.hash,
             leg,
-            conversation,
-            packets: 0,
-            bytes: 0,
             high_seq: rested.high_seq,
-            last_time: if known { self.from_ms(rested.last_ms) } else { s.time },
-            last_seq: s.seq.wrapping_sub(1),
+            last_tick: if known { rested.last_tick } else { self.tick(s.time) },
+            packets: 0,
+            longest: rested.longest,
             last_id: s.id.wrapping_sub(1),
-            ttl: rested.ttl,
+            gate: u16::from(close_looks) << 8 | u16::from(rested.ttl),
             seen,
             repeats: rested.repeats,
-            close_looks,
-            long_noted: known,
-            in_use: true,
         };
-        self.since_sweep += 1;
-        if self.since_sweep >= 1024 {
-            self.tidy(s.time);
+        if self.live.is_full() {
+            self.make_room(s.time);
         }
         let at = self.live.insert(live);
         self.unusual(s, at)
@@ -489,72 +517,36 @@ impl Table {
 
     /// The incarnation that the packet belongs to, made if there is none. `None` when the table is full.
     fn conversation_of(&mut self, s: &Sighting, canonical: Tuple, from_b: bool) -> Option<u32> {
-        let hash = canonical.hash();
-        let conversations = &self.conversations;
-        let newest = self.index.find(hash, |&at| conversations[at as usize].tuple == canonical).copied();
-        let mut at = newest.unwrap_or(NONE);
+        let (hash, now) = (canonical.hash(), self.tick(s.time));
+        let (new, conversations) = (self.conversations.len() as u32, &self.conversations);
+        let tuple_of = |at: u32| conversations[at as usize].tuple;
+        let mut entry = match self.index.entry(hash, |&at| tuple_of(at) == canonical, |&at| tuple_of(at).hash()) {
+            Entry::Vacant(_) if conversations.len() >= self.max_conversations => return None,
+            Entry::Vacant(entry) => {
+                entry.insert(new);
+                self.conversations.push(Conversation::new(canonical, from_b, new, NONE));
+                return Some(new);
+            }
+            Entry::Occupied(entry) => entry,
+        };
+        let newest = *entry.get();
+        let mut at = newest;
         for _ in 0..MAX_INCARNATIONS {
             let Some(c) = self.conversations.get(at as usize) else { break };
-            if self.belongs(c, s, from_b) {
+            if belongs(c, s, from_b, now) {
                 return Some(at);
             }
             at = c.older;
         }
-        if let (Some(newest), false) = (newest, kind_of(s) == PacketKind::Syn) {
+        if kind_of(s) != PacketKind::Syn {
             return Some(newest);
         }
         if self.conversations.len() >= self.max_conversations {
             return None;
         }
-        let new = self.conversations.len() as u32;
-        let mut known = Known::default();
-        known.put(Known::CLIENT_IS_B, from_b);
-        self.conversations.push(Conversation {
-            tuple: canonical,
-            older: newest.unwrap_or(NONE),
-            legs: NONE,
-            parent: new,
-            client_seq: 0,
-            server_seq: 0,
-            notes: NONE,
-            last_ms: 0,
-            known,
-            note_count: 0,
-            leg_count: 0,
-            samples: 0,
-        });
-        let conversations = &self.conversations;
-        match self.index.find_mut(hash, |&at| conversations[at as usize].tuple == canonical) {
-            Some(slot) => *slot = new,
-            None => {
-                self.index.insert_unique(hash, new, |&at| conversations[at as usize].tuple.hash());
-            }
-        }
+        *entry.get_mut() = new;
+        self.conversations.push(Conversation::new(canonical, from_b, new, newest));
         Some(new)
-    }
-
-    /// Whether a packet's numbers fit an incarnation.
-    fn belongs(&self, c: &Conversation, s: &Sighting, from_b: bool) -> bool {
-        let kind = kind_of(s);
-        if !s.is_tcp() && (!s.has_handshake() || !matches!(kind, PacketKind::Syn | PacketKind::SynAck)) {
-            // IPVS forgets a UDP conversation after 300 s of silence; what comes then is a new one.
-            return self.ms(s.time).saturating_sub(c.last_ms) < 300_000;
-        }
-        let of_client = c.from_client(from_b);
-        if kind == PacketKind::Syn {
-            return if of_client {
-                !c.known.has(Known::CLIENT_SEQ) || c.client_seq == s.seq
-            } else {
-                !c.known.has(Known::SERVER_SEQ) || c.server_seq == s.seq
-            };
-        }
-        if s.seq == 0 && s.flags.has(TcpFlags::RST) {
-            // A refusal has no sequence number of its own, but acknowledges the SYN.
-            return !c.known.has(Known::CLIENT_ISN) || s.ack.wrapping_sub(1) == c.client_seq;
-        }
-        let (base, known) = if of_client { (c.client_seq, Known::CLIENT_SEQ) } else { (c.server_seq, Known::SERVER_SEQ) };
-        let near = |seq: u32, base: u32| (-(1 << 20)..1 << 30).contains(&seq.wrapping_sub(base).cast_signed());
-        !c.known.has(known) || near(s.seq, base)
     }
 
     /// Sequence numbers and direction, as far as this packet tells.
@@ -612,7 +604,7 @@ impl Table {
         let leg = self.leg_of(conversation, s.wire, s.tuple.canonical().1);
         if let Some(leg) = self.legs.get_mut(leg as usize) {
             leg.mss = mss.unwrap_or(leg.mss);
-            leg.toa |= toa;
+            leg.seen.0 |= if toa { Seen::TOA.0 } else { 0 };
         }
     }
 
@@ -653,70 +645,73 @@ impl Table {
         self.index.find(canonical.hash(), |&at| self.conversations[at as usize].tuple == canonical).copied()
     }
 
-    /// Puts to rest what has ended or been quiet for long.
+    /// Makes room among the live legs before their table would grow: what has ended or been quiet for long is put to rest.
     #[cold]
-    fn tidy(&mut self, now: i64) {
-        self.since_sweep = 0;
-        while let Some(&(due, conversation)) = self.ending.front() {
-            if due > now {
-                break;
-            }
-            self.ending.pop_front();
-            self.rest_conversation(conversation, now.saturating_sub(LINGER));
-        }
-        if now < self.next_sweep {
-            return;
-        }
-        self.next_sweep = now.saturating_add(IDLE / 2);
+    fn make_room(&mut self, now: i64) {
+        let now = self.tick(now);
+        let (idle, ended) = (now.saturating_sub(IDLE), now.saturating_sub(LINGER));
         let mut from = 0;
-        while let Some(at) = self.live.next(from, |leg| now.saturating_sub(leg.last_time) > IDLE) {
+        loop {
+            let (legs, conversations) = (&self.legs, &self.conversations);
+            let has_ended = |leg: &Live| conversations[legs[leg.leg as usize].conversation as usize].has_ended();
+            let over = |leg: &Live| leg.last_tick < idle || (leg.last_tick < ended && has_ended(leg));
+            let Some(at) = self.live.next(from, over) else { break };
             self.rest(at);
             from = at;
         }
-    }
-
-    /// Rests the legs of a conversation that have been quiet since `since`.
-    fn rest_conversation(&mut self, conversation: u32, since: i64) {
-        let c = self.conversations[conversation as usize];
-        let mut at = c.legs;
-        while let Some(leg) = self.legs.get(at as usize) {
-            let tuple = if leg.seen.from_b() { c.tuple.reversed() } else { c.tuple };
-            let (wire, next) = (leg.wire, leg.next);
-            if let Some(found) = self.live.find(leg_hash(tuple, wire), tuple, wire) {
-                let live = self.live.get(found);
-                if live.conversation == conversation && live.last_time <= since {
-                    self.rest(found);
-                }
-            }
-            at = next;
-        }
+        self.live.settle_for_size();
     }
 
     /// Writes a live leg back to its record and gives its place away.
     fn rest(&mut self, at: usize) {
         let live = self.live.remove(at);
-        let ms = self.ms(live.last_time);
+        self.write_back(&live);
+    }
+
+    fn write_back(&mut self, live: &Live) {
         let leg = &mut self.legs[live.leg as usize];
-        leg.packets = leg.packets.saturating_add(live.packets);
-        leg.bytes = leg.bytes.saturating_add(live.bytes);
+        leg.packets = leg.packets.saturating_add(live.packets.into());
         leg.high_seq = live.high_seq;
-        leg.last_ms = leg.last_ms.max(ms);
+        leg.last_tick = leg.last_tick.max(live.last_tick);
         leg.seen = Seen(leg.seen.0 | live.seen.0);
         leg.repeats = live.repeats;
-        let c = &mut self.conversations[live.conversation as usize];
-        c.last_ms = c.last_ms.max(ms);
+        leg.longest = live.longest;
+        let c = &mut self.conversations[leg.conversation as usize];
+        c.last_tick = c.last_tick.max(live.last_tick);
+        c.samples |= RESTED;
     }
 
     /// Writes everything back: the table is complete.
     pub(super) fn settle(&mut self) {
-        let mut from = 0;
-        while let Some(at) = self.live.next(from, |_| true) {
-            self.rest(at);
-            from = at;
+        let live = std::mem::replace(&mut self.live, LiveLegs::new());
+        for leg in live.iter() {
+            self.write_back(leg);
         }
-        self.live = LiveLegs::new();
-        self.ending = VecDeque::new();
     }
+}
+
+/// Whether a packet's numbers fit an incarnation. `now` is the packet's tick.
+fn belongs(c: &Conversation, s: &Sighting, from_b: bool, now: u32) -> bool {
+    let kind = kind_of(s);
+    if !s.is_tcp() && (!s.has_handshake() || !matches!(kind, PacketKind::Syn | PacketKind::SynAck)) {
+        // IPVS forgets a UDP conversation after 300 s of silence; what comes then is a new one.
+        return now.saturating_sub(c.last_tick) < UDP_TIMEOUT;
+    }
+    let of_client = c.from_client(from_b);
+    if kind == PacketKind::Syn {
+        return if of_client {
+            !c.known.has(Known::CLIENT_SEQ) || c.client_seq == s.seq
+        } else {
+            !c.known.has(Known::SERVER_SEQ) || c.server_seq == s.seq
+        };
+    }
+    if s.seq == 0 && s.flags.has(TcpFlags::RST) {
+        // A refusal has no sequence number of its own, but acknowledges the SYN.
+        return !c.known.has(Known::CLIENT_ISN) || s.ack.wrapping_sub(1) == c.client_seq;
+    }
+    let (base, known) = if of_client { (c.client_seq, Known::CLIENT_SEQ) } else { (c.server_seq, Known::SERVER_SEQ) };
+    let near = |seq: u32, base: u32| (-(1 << 20)..1 << 30).contains(&seq.wrapping_sub(base).cast_signed());
+    !c.known.has(known) || near(s.seq, base)
 }
 
 fn kind_of(s: &Sighting) -> PacketKind {

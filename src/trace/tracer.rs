@@ -6,18 +6,18 @@ use super::error::Errors;
 use super::journey::Journal;
 use super::live::leg_hash;
 use super::point::{Points, Source};
-use super::sample::{PER_CONVERSATION, Sample, Samples, handshake_key, midstream_key, payload_key, syn_signature};
-use super::table::{Known, Look, NONE, Sighting, Table};
+use super::sample::{DIGESTED, PER_CONVERSATION, Sample, Samples, echo_key, handshake_key, midstream_key, payload_digest, syn_signature};
+use super::table::{Known, Look, NONE, Sighting, Table, gate};
 use super::tuple::{AddressBook, CompactEndpoint, Tuple};
 use super::wire::Wires;
 use super::{Options, Trace};
-use crate::net::FiveTuple;
+use crate::net::{FiveTuple, Protocol};
 use crate::packet::{
-    ChecksumState, Frame, Glance, Ip, LinkType, Network, Packet, StopReason, TcpFlags, Transport, checksum_state, dissect, glance,
+    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport, checksum_state, dissect,
+    glance, is_partial,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// Builds a [`Trace`] from packets in the order of their (raw) times.
 pub struct Tracer {
@@ -49,15 +49,59 @@ pub struct Tracer {
 /// cache; one by one they would add up to more than all other work together.
 struct Pending {
     sighting: Sighting,
-    /// Where in `heads` is what is needed of the frame should the packet turn out to be worth a closer look: its headers and the beginning
-    /// of its payload.
-    head: Range<usize>,
-    wire_len: u32,
+    /// Where in `heads` is what is needed of the frame should the packet be worth a closer look: its headers and the beginning of its
+    /// payload. Nothing, for ordinary segments in the middle of a connection.
+    head_at: u32,
+    head_len: u16,
+    transport_at: u16,
 }
 
-/// Ethernet with a tag, IPv6, the longest TCP header, and the payload bytes that a sample is made of.
-const HEAD: usize = 14 + 4 + 40 + 60 + 24 + 2;
+/// Ethernet with a tag, IPv6, the longest TCP header, and the payload bytes that a digest is made of.
+const HEAD: usize = 14 + 4 + 40 + 60 + DIGESTED;
 const BATCH: usize = 32;
+
+/// What a close look at a packet shows.
+struct Features {
+    options: TcpOptions,
+    window: u16,
+    /// Digest of its payload, where enough of it was captured.
+    digest: Option<u64>,
+    echo: Option<(bool, u16, u16)>,
+    /// The checksum was left to the network card.
+    unfinished: bool,
+}
+
+impl Features {
+    fn of_plain(p: &Pending, head: &[u8]) -> Self {
+        let (s, at) = (&p.sighting, usize::from(p.transport_at));
+        let tcp = s.tuple.protocol() == 6;
+        let word = |at: usize| head.get(at..at + 2).map_or(0, |w| u16::from_be_bytes([w[0], w[1]]));
+        let header_len = if tcp { head.get(at + 12).map_or(20, |b| usize::from(b >> 4) * 4) } else { 8 };
+        let options = head.get(at + 20..at + header_len).filter(|_| tcp);
+        let addresses = head.get(at.saturating_sub(if s.tuple.v6() { 32 } else { 8 })..at);
+        let checksum = word(at + if tcp { 16 } else { 6 });
+        Features {
+            options: options.map(TcpOptions::read).unwrap_or_default(),
+            window: if tcp { word(at + 14) } else { 0 },
+            digest: head.get(at + header_len..).and_then(|payload| payload_digest(payload, s.payload_len)),
+            echo: None,
+            unfinished: addresses.is_some_and(|a| is_partial(checksum, a, s.tuple.protocol(), header_len as u32 + s.payload_len)),
+        }
+    }
+
+    fn of_packet(packet: &Packet<'_>) -> Self {
+        let (options, window) = match &packet.transport {
+            Transport::Tcp(tcp) => (tcp.options(), tcp.window),
+            _ => (TcpOptions::default(), 0),
+        };
+        let echo = match &packet.transport {
+            Transport::Icmp(Icmp { kind: IcmpKind::Echo { reply, id, seq }, .. }) => Some((*reply, *id, *seq)),
+            _ => None,
+        };
+        let digest = payload_digest(packet.payload, packet.payload_len);
+        Features { options, window, digest, echo, unfinished: checksum_state(packet) == ChecksumState::Partial }
+    }
+}
 
 impl Tracer {
     /// An empty trace.
@@ -95,6 +139,7 @@ impl Tracer {
     }
 
     /// Takes in one packet seen at `point`.
+    #[inline(always)]
     pub fn observe(&mut self, mut point: u32, frame: &Frame<'_>) {
         self.packets += 1;
         if frame.link_type == LinkType::LINUX_SLL2
@@ -105,7 +150,7 @@ impl Tracer {
         self.points.saw(point, frame.time);
         let at = At { point, frame: frame.number, time: frame.time };
         match glance(frame) {
-            Some(plain) if frame.heading.is_none() => self.plain(at, frame, &plain),
+            Some(plain) if frame.heading.is_none() => self.plain(at, frame, plain),
             _ => {
                 self.look_up();
                 self.dissected(at, frame, &dissect(frame));
@@ -113,27 +158,38 @@ impl Tracer {
         }
     }
 
-    #[inline]
-    fn plain(&mut self, at: At, frame: &Frame<'_>, plain: &Glance) {
-        let wire = self.wires.of_glance(at.point, plain.macs, plain.vlan);
+    #[inline(always)]
+    fn plain(&mut self, at: At, frame: &Frame<'_>, plain: Glance<'_>) {
+        let wire = self.wires.of_glance(at.point, *plain.macs, plain.vlan);
         self.wires.count(wire);
-        let tuple = self.addresses.tuple_of(plain);
-        let sighting = Sighting {
-            tuple,
-            wire,
-            hash: leg_hash(tuple, wire),
-            time: at.time.0,
-            frame: narrow(at.frame),
-            seq: plain.seq,
-            ack: plain.ack,
-            flags: plain.flags,
-            payload_len: plain.payload_len,
-            ttl: plain.ttl,
-            id: plain.id,
-        };
-        let head = self.heads.len();
-        self.heads.extend_from_slice(&frame.bytes[..frame.bytes.len().min(HEAD)]);
-        self.batch.push(Pending { sighting, head: head..self.heads.len(), wire_len: frame.wire_len });
+        let tuple = self.addresses.tuple_of(&plain);
+        let (seq, ack, flags) = plain.sequence();
+        let head_at = self.heads.len() as u32;
+        let odd_options = plain.odd_options();
+        let worth_keeping = tuple.protocol() != 6 || flags.has(TcpFlags::SYN) || odd_options || self.journal.wanted();
+        let head_len = if worth_keeping { frame.bytes.len().min(HEAD) } else { 0 };
+        if head_len > 0 {
+            self.heads.extend_from_slice(&frame.bytes[..head_len]);
+        }
+        self.batch.push(Pending {
+            sighting: Sighting {
+                tuple,
+                wire,
+                hash: leg_hash(tuple, wire),
+                time: at.time.0,
+                frame: narrow(at.frame),
+                seq,
+                ack,
+                flags,
+                payload_len: plain.payload_len,
+                ttl: plain.ttl(),
+                id: plain.id(),
+                gate: gate(plain.ttl(), flags, odd_options),
+            },
+            head_at,
+            head_len: head_len as u16,
+            transport_at: plain.transport_at as u16,
+        });
         if self.batch.len() == BATCH {
             self.look_up();
         }
@@ -147,12 +203,9 @@ impl Tracer {
             match self.table.see(&pending.sighting) {
                 Look::Done if !self.journal.wanted() => {}
                 look => {
-                    let s = &pending.sighting;
-                    let bytes = &heads[pending.head.clone()];
-                    let (link_type, time) = (LinkType::ETHERNET, crate::net::Timestamp(s.time));
-                    let frame =
-                        Frame { bytes, wire_len: pending.wire_len, link_type, time, number: s.frame.into(), interface: 0, heading: None };
-                    self.closer(look, s, &dissect(&frame));
+                    let from = pending.head_at as usize;
+                    let features = Features::of_plain(pending, &heads[from..from + usize::from(pending.head_len)]);
+                    self.closer(look, &pending.sighting, &features);
                 }
             }
         }
@@ -178,7 +231,7 @@ impl Tracer {
             None => return self.unplaced("no IP packet"),
         };
         let mut sighting = Sighting {
-            tuple: Tuple { src: 0, dst: 0, src_port: 0, dst_port: 0, protocol: 0, v6: false },
+            tuple: Tuple::default(),
             wire,
             hash: 0,
             time: at.time.0,
@@ -189,6 +242,7 @@ impl Tracer {
             payload_len: packet.payload_len,
             ttl: ip.ttl,
             id: ip.id as u16,
+            gate: 0,
         };
         match &packet.transport {
             Transport::Tcp(tcp) => (sighting.seq, sighting.ack, sighting.flags) = (tcp.seq, tcp.ack, tcp.flags),
@@ -226,9 +280,11 @@ impl Tracer {
         }
         sighting.tuple = self.addresses.compact(tuple);
         sighting.hash = leg_hash(sighting.tuple, wire);
+        let odd_options = matches!(&packet.transport, Transport::Tcp(tcp) if tcp.option_bytes.len() > 12);
+        sighting.gate = gate(sighting.ttl, sighting.flags, odd_options);
         match self.table.see(&sighting) {
             Look::Done if !self.journal.wanted() => {}
-            look => self.closer(look, &sighting, packet),
+            look => self.closer(look, &sighting, &Features::of_packet(packet)),
         }
     }
 
@@ -259,53 +315,48 @@ impl Tracer {
     }
 
     /// A close look at a packet: what identifies it elsewhere, and what its options tell.
-    #[cold]
-    fn closer(&mut self, look: Look, s: &Sighting, packet: &Packet<'_>) {
+    fn closer(&mut self, look: Look, s: &Sighting, features: &Features) {
         if self.journal.wanted() {
-            self.journal.add(s, packet);
+            self.journal.add(s, features.digest);
         }
         let conversation = match look {
             Look::Done => return,
             Look::Full => return self.unplaced("more connections than --max-connections"),
+            Look::Clash => return self.unplaced("hash clash"),
             Look::Closer(conversation) => conversation,
         };
-        if checksum_state(packet) == ChecksumState::Partial {
+        if features.unfinished {
             *self.unfinished.entry(s.wire).or_insert(0) += 1;
         }
         let c = self.table.conversations[conversation as usize];
         let from_client = c.from_client(s.tuple.canonical().1);
-        let (mut signature, mut key) = (0, None);
-        match &packet.transport {
-            Transport::Tcp(tcp) => {
-                let options = tcp.options();
-                if options.mss.is_some() || options.toa.is_some() {
-                    self.table.annotate(conversation, s, options.mss, options.toa.is_some());
-                }
-                if let Some(toa) = options.toa {
-                    let told = self.addresses.compact(FiveTuple { protocol: crate::net::Protocol::Tcp, src: toa.0, dst: toa.0 });
-                    self.told_clients.insert(conversation, told.source());
-                }
-                if tcp.flags.opens() {
-                    signature = syn_signature(tcp);
-                }
-                // A SYN-ACK tells no more than the SYN did, but may be all that was captured here.
-                key = match c.known.has(Known::CLIENT_ISN) {
-                    true if tcp.flags.opens() || tcp.flags.accepts() || c.samples == 0 => {
-                        Some(handshake_key(s.tuple.protocol, c.client_seq))
-                    }
-                    true => None,
-                    false => midstream_key(tcp.seq, tcp.ack),
-                };
-            }
-            Transport::Sctp(_) if c.known.has(Known::CLIENT_ISN) => key = Some(handshake_key(s.tuple.protocol, c.client_seq)),
-            Transport::Udp(_) | Transport::Icmp(_) => key = payload_key(packet),
-            _ => {}
+        let options = &features.options;
+        if options.mss.is_some() || options.toa.is_some() {
+            self.table.annotate(conversation, s, options.mss, options.toa.is_some());
         }
+        if let Some(toa) = options.toa {
+            let told = self.addresses.compact(FiveTuple { protocol: Protocol::Tcp, src: toa.0, dst: toa.0 });
+            self.told_clients.insert(conversation, told.source());
+        }
+        let mut signature = 0;
+        let handshake = c.known.has(Known::CLIENT_ISN);
+        let key = match s.tuple.protocol() {
+            // A SYN-ACK tells no more than the SYN did, but may be all that was captured here.
+            6 | 132 if handshake && (s.flags.opens() || s.flags.accepts() || c.samples() == 0) => {
+                if s.flags.opens() {
+                    signature = syn_signature(options, features.window);
+                }
+                Some(handshake_key(s.tuple.protocol(), c.client_seq))
+            }
+            6 if !handshake => midstream_key(s.seq, s.ack),
+            17 => features.digest,
+            _ => features.echo.zip(features.digest).map(|((reply, id, seq), digest)| echo_key(reply, id, seq, digest)),
+        };
         if let Some(key) = key
-            && c.samples < PER_CONVERSATION
+            && c.samples() < PER_CONVERSATION
             && self.samples.add(Sample { key, conversation, next: NONE, signature, id: s.id, from_client })
         {
-            self.table.conversations[conversation as usize].samples += 1;
+            self.table.conversations[conversation as usize].sampled();
             if self.samples.is_full() {
                 correlate::join(&mut self.table, &self.samples, false);
                 self.samples.turn();

@@ -6,6 +6,8 @@
 //! Order comes first from the TTL, which every forwarder lowers; then from MAC adjacency (who received it sends it on); then, for old
 //! directors that left the TTL alone, from encapsulation and time.
 
+use super::path::HostId;
+use super::place::Place;
 use super::store::{Spot, Store};
 use super::table::PacketKind;
 use super::topology::Topology;
@@ -20,6 +22,8 @@ use std::net::IpAddr;
 pub(super) struct Transit {
     pub(super) src: Option<MacAddr>,
     pub(super) dst: Option<MacAddr>,
+    from: Option<HostId>,
+    to: Option<HostId>,
     pub(super) tunnel: Option<(TunnelKind, IpAddr, IpAddr)>,
     pub(super) tuple: Tuple,
     pub(super) ttl: u8,
@@ -41,15 +45,15 @@ pub(super) struct Course {
 }
 
 /// Groups, orders and sorts out the sightings of one direction.
-pub(super) fn course(store: &Store, topology: &Topology, spots: &[Spot]) -> Course {
+pub(super) fn course(store: &Store, topology: &Topology, places: &[Place], spots: &[Spot]) -> Course {
     let mut course = Course::default();
     let mut transits: Vec<Transit> = Vec::with_capacity(spots.len());
     // A connection begins with a SYN or its answer; where those were seen, a reset on another wire is another story.
     let begins = spots.iter().any(|s| matches!(s.first, PacketKind::Syn | PacketKind::SynAck));
     let mut resets = Vec::new();
     for spot in spots {
-        let wire = store.wire(spot.wire);
-        if topology.is_bystander(wire) {
+        let (wire, place) = (store.wire(spot.wire), &places[spot.wire as usize]);
+        if place.bystander {
             course.flooded += 1;
             continue;
         }
@@ -71,6 +75,8 @@ pub(super) fn course(store: &Store, topology: &Topology, spots: &[Spot]) -> Cour
             None => into.push(Transit {
                 src: wire.src,
                 dst: wire.dst,
+                from: place.from,
+                to: place.to,
                 tunnel: wire.tunnel,
                 tuple: spot.tuple,
                 ttl: spot.ttl,
@@ -80,16 +86,19 @@ pub(super) fn course(store: &Store, topology: &Topology, spots: &[Spot]) -> Cour
         }
     }
     for transit in transits.iter_mut().chain(&mut resets) {
-        order_spots(store, topology, transit);
+        order_spots(topology, places, transit);
     }
-    split(topology, order(topology, transits), &mut course);
-    course.strays.extend(order(topology, resets));
+    split(order(transits), &mut course);
+    course.strays.extend(order(resets));
     course
 }
 
 /// Sender's points first, then those that are neither's, then the receiver's; among one host's the time decides.
-fn order_spots(store: &Store, topology: &Topology, transit: &mut Transit) {
-    let place = |spot: &Spot| match topology.end_of(store.wire(spot.wire)) {
+fn order_spots(topology: &Topology, places: &[Place], transit: &mut Transit) {
+    if transit.spots.len() < 2 {
+        return;
+    }
+    let place = |spot: &Spot| match places[spot.wire as usize].at_sender {
         Some(true) => 0,
         None => 1,
         Some(false) => 2,
@@ -101,21 +110,18 @@ fn order_spots(store: &Store, topology: &Topology, transit: &mut Transit) {
 }
 
 /// True when what arrives by `a` is what `b` sends on.
-fn leads(topology: &Topology, a: &Transit, b: &Transit) -> bool {
-    match (a.dst, b.src) {
-        (Some(to), Some(from)) => to == from || topology.same_host(to, from),
-        _ => false,
-    }
+fn leads(a: &Transit, b: &Transit) -> bool {
+    (a.to.is_some() && a.to == b.from) || (a.dst.is_some() && a.dst == b.src)
 }
 
-fn order(topology: &Topology, mut transits: Vec<Transit>) -> Vec<Transit> {
+fn order(mut transits: Vec<Transit>) -> Vec<Transit> {
     transits.sort_by(|a, b| b.ttl.cmp(&a.ttl).then_with(|| a.time.cmp(&b.time)));
     let mut ordered: Vec<Transit> = Vec::with_capacity(transits.len());
     while !transits.is_empty() {
         let level = transits.iter().take_while(|t| t.ttl == transits[0].ttl).count();
         // Of those with one TTL: whom no other one leads to; a packet enters its tunnel before it leaves it.
         let first = (0..level)
-            .find(|&i| (0..level).all(|j| i == j || precedes(topology, &transits[j], &transits[i]) != Ordering::Less))
+            .find(|&i| (0..level).all(|j| i == j || precedes(&transits[j], &transits[i]) != Ordering::Less))
             .unwrap_or(0);
         ordered.push(transits.remove(first));
     }
@@ -123,8 +129,8 @@ fn order(topology: &Topology, mut transits: Vec<Transit>) -> Vec<Transit> {
 }
 
 /// `Less` when `a` must come before `b`, of two transits with the same TTL.
-fn precedes(topology: &Topology, a: &Transit, b: &Transit) -> Ordering {
-    match (leads(topology, a, b), leads(topology, b, a)) {
+fn precedes(a: &Transit, b: &Transit) -> Ordering {
+    match (leads(a, b), leads(b, a)) {
         (true, false) => Ordering::Less,
         (false, true) => Ordering::Greater,
         _ => match (a.tunnel.is_some(), b.tunnel.is_some(), a.dst.is_some(), b.dst.is_some()) {
@@ -137,7 +143,7 @@ fn precedes(topology: &Topology, a: &Transit, b: &Transit) -> Ordering {
 }
 
 /// Separates the way of the first packet from ways that later packets took.
-fn split(topology: &Topology, ordered: Vec<Transit>, course: &mut Course) {
+fn split(ordered: Vec<Transit>, course: &mut Course) {
     // The same packet from the same sender to two neighbours: only the earlier one can be the first packet's way.
     let forks = |a: &Transit, b: &Transit| {
         a.src.is_some()
@@ -148,8 +154,8 @@ fn split(topology: &Topology, ordered: Vec<Transit>, course: &mut Course) {
     };
     let later: Vec<bool> = ordered.iter().map(|t| ordered.iter().any(|other| forks(t, other) && other.time < t.time)).collect();
     for (transit, later) in ordered.into_iter().zip(later) {
-        let after_stray = course.strays.iter().any(|s| leads(topology, s, &transit));
-        let after_main = course.main.iter().any(|m| leads(topology, m, &transit));
+        let after_stray = course.strays.iter().any(|s| leads(s, &transit));
+        let after_main = course.main.iter().any(|m| leads(m, &transit));
         if later || (after_stray && !after_main) { course.strays.push(transit) } else { course.main.push(transit) }
     }
 }

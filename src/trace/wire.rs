@@ -35,35 +35,32 @@ pub(super) struct Wires {
     recent: Vec<Recent>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Recent {
-    point: u32,
-    macs: [u8; 12],
-    vlan: u16,
+    /// Both MACs, the tag and the point, in two words.
+    key: (u64, u64),
     wire: u32,
 }
 
-const RECENT: usize = 1024;
-const NOBODY: u32 = u32::MAX;
+const RECENT: usize = 4096;
 
 impl Wires {
     /// The wire of a plain Ethernet frame: `macs` is destination then source, `vlan` has bit 12 set when there is a tag.
     #[inline]
     pub(super) fn of_glance(&mut self, point: u32, macs: [u8; 12], vlan: u16) -> u32 {
         let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-        let low = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-        let high = u64::from(u32::from_le_bytes([i, j, k, l])) << 32 | u64::from(point) << 13 | u64::from(vlan);
-        let slot = mix(low, high) as usize % RECENT;
-        if let Some(recent) = self.recent.get(slot)
-            && *recent == (Recent { point, macs, vlan, wire: recent.wire })
-        {
-            return recent.wire;
+        let tail = u64::from(u32::from_le_bytes([i, j, k, l]));
+        let key = (u64::from_le_bytes([a, b, c, d, e, f, g, h]), tail << 32 | u64::from(vlan) << 16 | u64::from(point as u16));
+        let slot = mix(key.0, key.1) as usize % RECENT;
+        match self.recent.get(slot) {
+            // More points than a word has room for are looked up the long way.
+            Some(recent) if recent.key == key && point <= u32::from(u16::MAX) => recent.wire,
+            _ => self.find_glance(slot, key, point, macs, vlan),
         }
-        self.find_glance(slot, point, macs, vlan)
     }
 
     #[cold]
-    fn find_glance(&mut self, slot: usize, point: u32, macs: [u8; 12], vlan: u16) -> u32 {
+    fn find_glance(&mut self, slot: usize, key: (u64, u64), point: u32, macs: [u8; 12], vlan: u16) -> u32 {
         let (dst, src) = macs.split_at(6);
         let mac = |bytes: &[u8]| bytes.first_chunk::<6>().map(|mac| MacAddr(*mac));
         let mut vlans = Vlans::default();
@@ -72,9 +69,10 @@ impl Wires {
         }
         let wire = self.number(Wire { point, src: mac(src), dst: mac(dst), vlans, tunnel: None, heading: None });
         if self.recent.is_empty() {
-            self.recent = vec![Recent { point: NOBODY, macs: [0; 12], vlan: 0, wire: 0 }; RECENT];
+            // No frame has this key: a tag's number never has its highest bits set.
+            self.recent = vec![Recent { key: (0, u64::MAX), wire: 0 }; RECENT];
         }
-        self.recent[slot] = Recent { point, macs, vlan, wire };
+        self.recent[slot] = Recent { key, wire };
         wire
     }
 
