@@ -14,7 +14,15 @@ fn main() {
             while points[i].len() <= f.interface as usize {
                 let n = points[i].len();
                 let it = &interfaces[n];
-                points[i].push(tracer.point(&Source { file: i, file_name: names[i].clone(), given: None, interface_name: it.name.clone(), one_of_several: interfaces.len() > 1, link_type: it.link_type, snap_len: it.snap_len }));
+                points[i].push(tracer.point(&Source {
+                    file: i,
+                    file_name: names[i].clone(),
+                    given: None,
+                    interface_name: it.name.clone(),
+                    one_of_several: interfaces.len() > 1,
+                    link_type: it.link_type,
+                    snap_len: it.snap_len,
+                }));
             }
         }
         tracer.observe(points[i][f.interface as usize], f);

@@ -240,7 +240,18 @@ impl CaptureFile {
         };
         let ended = !damage.is_empty();
         let record = Record { link_type: interfaces.first().map_or(0, |interface: &Interface| interface.link_type.0), ..Record::default() };
-        Ok(CaptureFile { name: name.to_string(), input, format, size: None, interfaces, frames: 0, record, at_packet: false, damage, ended })
+        Ok(CaptureFile {
+            name: name.to_string(),
+            input,
+            format,
+            size: None,
+            interfaces,
+            frames: 0,
+            record,
+            at_packet: false,
+            damage,
+            ended,
+        })
     }
 
     /// The name it was opened under.

@@ -112,7 +112,9 @@ impl PcapFormat {
                 n => Step::cut(format!("the record header has {header} bytes, {n} are there")),
             };
         }
-        let Some(&[s0, s1, s2, s3, f0, f1, f2, f3, a0, a1, a2, a3, b0, b1, b2, b3]) = input.data().first_chunk::<16>() else { return Step::End };
+        let Some(&[s0, s1, s2, s3, f0, f1, f2, f3, a0, a1, a2, a3, b0, b1, b2, b3]) = input.data().first_chunk::<16>() else {
+            return Step::End;
+        };
         let word = |bytes: [u8; 4]| if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
         let (first, second) = (word([a0, a1, a2, a3]), word([b0, b1, b2, b3]));
         let (captured, original) = match self.lengths {

@@ -105,7 +105,9 @@ impl Glance<'_> {
     #[inline(always)]
     pub fn sequence(&self) -> (u32, u32, TcpFlags) {
         match self.transport {
-            PlainTransport::Tcp(h) => (u32::from_be_bytes([h[4], h[5], h[6], h[7]]), u32::from_be_bytes([h[8], h[9], h[10], h[11]]), TcpFlags(h[13])),
+            PlainTransport::Tcp(h) => {
+                (u32::from_be_bytes([h[4], h[5], h[6], h[7]]), u32::from_be_bytes([h[8], h[9], h[10], h[11]]), TcpFlags(h[13]))
+            }
             PlainTransport::Udp(_) => (0, 0, TcpFlags(0)),
         }
     }

@@ -46,7 +46,8 @@ impl Assembler {
     pub(super) fn draft(&self, flow: u32) -> Draft {
         let (request, reply) = self.store.spots(flow);
         let protocol = Protocol::from(self.store.conversation(self.store.members(flow)[0]).tuple.protocol());
-        let (request, reply) = (course(&self.store, &self.topology, &self.places, &request), course(&self.store, &self.topology, &self.places, &reply));
+        let (request, reply) =
+            (course(&self.store, &self.topology, &self.places, &request), course(&self.store, &self.topology, &self.places, &reply));
         let flooded = request.flooded + reply.flooded;
         let open = |course: &Course| path(&self.store, &self.places, course);
         Draft { flow, protocol, request: open(&request), reply: open(&reply), flooded }
@@ -222,9 +223,8 @@ impl Assembler {
         let state = state(protocol, &seen, tally);
         let plain = state.is_complete() && !tally.reset_by_client && !tally.reset_by_server && tally.errors == 0;
         // Single losses happen to every connection and make no other story of it.
-        let loss = [NoteKind::SynRepeat, NoteKind::SynAckRepeat, NoteKind::DataRepeat]
-            .iter()
-            .fold(0, |bits, kind| bits | 1 << *kind as u32);
+        let loss =
+            [NoteKind::SynRepeat, NoteKind::SynAckRepeat, NoteKind::DataRepeat].iter().fold(0, |bits, kind| bits | 1 << *kind as u32);
         let kinds = if plain { tally.kinds & !loss } else { tally.kinds };
         let marks = u64::from(kinds) << 2 | u64::from(tally.reset_by_client) << 1 | u64::from(tally.reset_by_server);
         let begins = mix(u64::from(protocol.number()), state as u64);

@@ -322,8 +322,12 @@ pub(super) fn join_by_toa(table: &mut Table, told: &HashMap<u32, CompactEndpoint
         let last = table.conversations[inside as usize].last_tick;
         let near = |c: &&u32| **c != inside && table.conversations[**c as usize].last_tick.abs_diff(last) < 60_000;
         // A port used again: the incarnation that is nearest in time.
-        let outside =
-            clients.get(client).into_iter().flatten().filter(near).min_by_key(|c| table.conversations[**c as usize].last_tick.abs_diff(last));
+        let outside = clients
+            .get(client)
+            .into_iter()
+            .flatten()
+            .filter(near)
+            .min_by_key(|c| table.conversations[**c as usize].last_tick.abs_diff(last));
         pairs.extend(outside.map(|outside| (inside, *outside)));
     }
     pairs.sort_unstable();

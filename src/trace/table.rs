@@ -129,7 +129,20 @@ impl Conversation {
         let mut known = Known::default();
         known.put(Known::CLIENT_IS_B, from_b);
         let (legs, notes) = (NONE, NONE);
-        Conversation { tuple, older, legs, parent: number, client_seq: 0, server_seq: 0, notes, last_tick: 0, known, note_count: 0, leg_count: 0, samples: 0 }
+        Conversation {
+            tuple,
+            older,
+            legs,
+            parent: number,
+            client_seq: 0,
+            server_seq: 0,
+            notes,
+            last_tick: 0,
+            known,
+            note_count: 0,
+            leg_count: 0,
+            samples: 0,
+        }
     }
 
     /// Number of samples it left.

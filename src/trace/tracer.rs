@@ -13,8 +13,8 @@ use super::wire::Wires;
 use super::{Options, Trace};
 use crate::net::{FiveTuple, Protocol};
 use crate::packet::{
-    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport, checksum_state, dissect,
-    glance, is_partial,
+    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport,
+    checksum_state, dissect, glance, is_partial,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;

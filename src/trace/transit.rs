@@ -120,9 +120,7 @@ fn order(mut transits: Vec<Transit>) -> Vec<Transit> {
     while !transits.is_empty() {
         let level = transits.iter().take_while(|t| t.ttl == transits[0].ttl).count();
         // Of those with one TTL: whom no other one leads to; a packet enters its tunnel before it leaves it.
-        let first = (0..level)
-            .find(|&i| (0..level).all(|j| i == j || precedes(&transits[j], &transits[i]) != Ordering::Less))
-            .unwrap_or(0);
+        let first = (0..level).find(|&i| (0..level).all(|j| i == j || precedes(&transits[j], &transits[i]) != Ordering::Less)).unwrap_or(0);
         ordered.push(transits.remove(first));
     }
     ordered

@@ -112,7 +112,9 @@ impl AddressBook {
         let ports = u32::from(tuple.src.port) << 16 | u32::from(tuple.dst.port);
         let protocol = tuple.protocol.number();
         match (tuple.src.addr, tuple.dst.addr) {
-            (IpAddr::V4(src), IpAddr::V4(dst)) => Tuple::new(u64::from(u32::from(src)) << 32 | u64::from(u32::from(dst)), ports, protocol, false),
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                Tuple::new(u64::from(u32::from(src)) << 32 | u64::from(u32::from(dst)), ports, protocol, false)
+            }
             (src, dst) => Tuple::new(self.places(wide(src), wide(dst)), ports, protocol, true),
         }
     }
@@ -127,7 +129,11 @@ impl AddressBook {
     }
 
     pub(super) fn expand(&self, tuple: Tuple) -> FiveTuple {
-        FiveTuple { protocol: Protocol::from(tuple.protocol()), src: self.endpoint(tuple.source()), dst: self.endpoint(tuple.destination()) }
+        FiveTuple {
+            protocol: Protocol::from(tuple.protocol()),
+            src: self.endpoint(tuple.source()),
+            dst: self.endpoint(tuple.destination()),
+        }
     }
 }
 
