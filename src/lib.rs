@@ -1,7 +1,9 @@
 //! lvscope finds out why a Linux Virtual Server (LVS/IPVS) is broken.
 
 pub mod capture;
+pub mod finding;
 pub mod ipvs;
 pub mod net;
 pub mod packet;
+pub mod rules;
 pub mod trace;

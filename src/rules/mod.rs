@@ -1,0 +1,147 @@
+//! Judgement: pure functions over facts. A file a fault.
+//!
+//! A rule is a fault, not a sensor. Its file holds its manual page (the doc comment of [`rule!`], always with the same headings), what it
+//! looks for, its remedy, and its tests. [`ALL`] lists the rules in reading order; the tests beside it hold the list to the files.
+#![deny(clippy::disallowed_methods, clippy::print_stdout)]
+
+mod facts;
+#[cfg(test)]
+mod testing;
+
+mod arp;
+mod cap;
+mod dr;
+mod ha;
+mod ip6;
+mod nat;
+mod net;
+mod svc;
+mod tun;
+
+pub use facts::Facts;
+
+use crate::finding::{Finding, Need, Outcome};
+use crate::trace::Trace;
+use std::collections::HashSet;
+
+/// A rule: a fault of the catalogue.
+pub struct Rule {
+    /// Subject and number: `NAT001`. Never changes, is never used again for something else.
+    pub code: &'static str,
+    /// The fault in words that read after a host's name: `web1: rs-no-default-route`.
+    pub name: &'static str,
+    /// Its manual page, in Markdown.
+    pub page: &'static str,
+    /// Looks for the fault.
+    pub check: fn(&Facts<'_>) -> Outcome,
+}
+
+/// Declares a rule; the doc comment is its manual page.
+macro_rules! rule {
+    ($(#[doc = $line:literal])* $code:ident $name:literal $check:ident) => {
+        $(#[doc = $line])*
+        pub static $code: $crate::rules::Rule =
+            $crate::rules::Rule { code: stringify!($code), name: $name, page: concat!($($line, "\n"),*), check: $check };
+    };
+}
+pub(crate) use rule;
+
+/// Headings of every page, in this order.
+pub const HEADINGS: [&str; 7] =
+    ["What it sees", "Why it breaks", "Confirm it by hand", "Remedy", "When it is not a fault", "Reproduce", "References"];
+
+/// Every rule, in reading order.
+pub static ALL: &[&Rule] = &[
+    &nat::nat001::NAT001,
+];
+
+/// The rule with a code, whatever its case.
+pub fn find(code: &str) -> Option<&'static Rule> {
+    ALL.iter().find(|rule| rule.code.eq_ignore_ascii_case(code)).copied()
+}
+
+/// What all rules together say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Faults found, the worst and surest first.
+    pub findings: Vec<Finding>,
+    /// Codes of rules that looked and found nothing.
+    pub clear: Vec<&'static str>,
+    /// Rules that lacked evidence, and what they would need.
+    pub not_judged: Vec<(&'static Rule, Need)>,
+}
+
+impl PartialEq for Rule {
+    fn eq(&self, other: &Self) -> bool {
+        self.code == other.code
+    }
+}
+
+impl Eq for Rule {}
+
+impl std::fmt::Debug for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.code, self.name)
+    }
+}
+
+/// Asks every rule.
+pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
+    let mut diagnosis = Diagnosis::default();
+    for rule in ALL {
+        match (rule.check)(facts) {
+            Outcome::Found(findings) => diagnosis.findings.extend(findings.into_iter().map(|found| complete(rule, found, facts.trace))),
+            Outcome::Clear => diagnosis.clear.push(rule.code),
+            Outcome::NotJudged(need) => diagnosis.not_judged.push((rule, need)),
+        }
+    }
+    // Stable: equals stay in the order of the registry.
+    diagnosis.findings.sort_by_key(|f| (std::cmp::Reverse(f.severity), std::cmp::Reverse(f.confidence), std::cmp::Reverse(f.flows.len())));
+    diagnosis
+}
+
+/// Attaches code and name, and widens the flows: what holds for every example of a group holds for the group.
+fn complete(rule: &Rule, mut finding: Finding, trace: &Trace) -> Finding {
+    (finding.code, finding.name) = (rule.code, rule.name);
+    let shown: HashSet<u32> = finding.flows.iter().copied().collect();
+    let whole = |group: &crate::trace::Group| !group.examples.is_empty() && group.examples.iter().all(|id| shown.contains(id));
+    let groups = trace.groups.iter().enumerate().filter(|(_, group)| group.count as usize > group.examples.len() && whole(group)).map(|(at, _)| at).collect();
+    finding.flows.extend(trace.flows_of(&groups));
+    finding.flows.sort_unstable();
+    finding.flows.dedup();
+    finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_pages_complete() {
+        let mut codes: Vec<&str> = ALL.iter().map(|rule| rule.code).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), ALL.len(), "a code stands twice");
+        for rule in ALL {
+            let headings: Vec<&str> = rule.page.lines().filter_map(|line| line.trim().strip_prefix("# ")).collect();
+            assert_eq!(headings, HEADINGS, "{}: the headings of its page", rule.code);
+            assert!(rule.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{}", rule.name);
+        }
+    }
+
+    /// Every family in a row, numbers ascending within it.
+    #[test]
+    fn the_registry_is_in_reading_order() {
+        let family = |code: &str| code.trim_end_matches(|c: char| c.is_ascii_digit()).to_string();
+        let mut seen: Vec<String> = Vec::new();
+        for pair in ALL.windows(2) {
+            let (a, b) = (family(pair[0].code), family(pair[1].code));
+            if a == b {
+                assert!(pair[0].code < pair[1].code, "{} before {}", pair[0].code, pair[1].code);
+            } else {
+                seen.push(a);
+                assert!(!seen.contains(&b), "{b} in two places");
+            }
+        }
+    }
+}

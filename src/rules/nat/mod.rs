@@ -1,0 +1,3 @@
+//! Masquerading.
+
+pub mod nat001;

@@ -1,0 +1,109 @@
+//! A real server of a NAT service has no route back to its clients.
+
+use super::super::facts::{by_server, ids};
+use super::super::{Facts, rule};
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::trace::{FlowState, Method};
+
+rule! {
+    /// # What it sees
+    /// The SYN, translated by the director, arrives at the real server. Then silence: no SYN-ACK, and no ARP question for any gateway. The
+    /// client repeats its SYN after 1, 3 and 7 seconds and gives up.
+    ///
+    /// # Why it breaks
+    /// In NAT mode the client's address stays in the packet. The real server must route its answer to that address, and through the
+    /// director, which alone can put the VIP back into it. Without any route it drops the packet: with `rp_filter` on already at the door
+    /// (there is no route back to the source), otherwise when it answers.
+    ///
+    /// # Confirm it by hand
+    /// On the real server: `ip route get CLIENT` says `Network is unreachable`. `nstat -az IpOutNoRoutes TcpExtIPReversePathFilter` counts
+    /// up with each SYN.
+    ///
+    /// # Remedy
+    /// A default route through the director's address on the real servers' side, the floating one where there are two directors.
+    ///
+    /// # When it is not a fault
+    /// When another cause keeps the server silent: a firewall on it (NET008). Packets look the same; `ip route get` tells.
+    ///
+    /// # Reproduce
+    /// A NAT service; on one real server `ip route del default`.
+    ///
+    /// # References
+    /// ipvsadm(8), LVS-HOWTO chapter LVS-NAT; kernel `net/ipv4/fib_frontend.c`, `fib_validate_source`.
+    NAT001 "rs-no-default-route" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let unanswered = || facts.balanced(Method::Nat).filter(|f| f.state == FlowState::Unanswered && f.reply.is_empty());
+    // A server that answers others has a route; then something chooses among its clients.
+    let silent: Vec<_> = unanswered().filter(|f| facts.silent_server(f).is_some()).collect();
+    let servers = by_server(silent.iter().copied());
+    let blind = unanswered().find(|f| f.server_host.is_some_and(|s| facts.reached(&f.request, s).is_none()));
+    let need = blind.map(|f| format!("a capture on {}, or a snapshot of it", facts.name(f.server_host)));
+    let Some((first, flow)) = silent.first().and_then(|f| facts.silent_server(f).map(|hop| (hop, *f))) else {
+        return Outcome::or_need(Vec::new(), need);
+    };
+    let names = facts.names(servers.keys().copied());
+    let handed = flow.request.sent_by(flow.director.unwrap_or(usize::MAX));
+    let gateway = facts.address_on(flow.director, handed.and_then(|hop| hop.src_mac), &[flow.service.addr], "DIP");
+    let fate = if servers.len() == 1 { "receives the SYN and stays silent" } else { "receive the SYN and stay silent" };
+    let answers_others = silent.iter().all(|f| facts.served_elsewhere(f));
+    let confidence = if answers_others { Confidence::Possible } else { Confidence::Likely };
+    let host = flow.server_host.unwrap_or_default();
+    let found = Finding::new(&names, Severity::Broken, confidence, format!("{names} {fate}: no SYN-ACK, no ARP for a gateway."), facts.seen(first))
+        .and(facts.repeats(flow, first, crate::trace::NoteKind::SynRepeat))
+        .and([facts.nothing_from(host, first)])
+        .unless(&["NET008"], format!("on {names}: `ip route get {}`, or a snapshot", flow.client.addr))
+        .mend([Remedy::new(
+            &names,
+            format!("ip route add default via {gateway}"),
+            format!("GATEWAY={gateway} in the interface's ifcfg file, or the same in netplan or networkd"),
+            format!("ip route del default via {gateway}"),
+        )])
+        .on(ids(&silent));
+    vec![found].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::*;
+
+    fn silent() -> World {
+        let mut w = World::nat();
+        for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", &format!("{rip}:80"));
+            w.who_has("director", "int", rip, &[web]);
+            w.syn(&c, &format!("client director {web}"), 3);
+        }
+        w
+    }
+
+    #[test]
+    fn both_servers_are_silent() {
+        let found = silent().expect(&NAT001, Confidence::Likely, "web1, web2");
+        assert_eq!(found.flows, [1, 2]);
+        assert_eq!(found.remedy[0].command, "ip route add default via 10.2.0.1");
+        assert_eq!(found.evidence().len(), 3);
+    }
+
+    #[test]
+    fn nobody_looked_at_the_servers() {
+        let w = silent().without(&["web1", "web2"]);
+        w.deny(&NAT001);
+        assert!(w.cannot_judge(&NAT001));
+    }
+
+    #[test]
+    fn a_server_that_asks_for_a_gateway_has_a_route() {
+        let mut w = World::nat();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        for _ in 0..3 {
+            w.who_has("web1", "int", "10.2.0.254", &[]);
+            w.wait(1.0);
+        }
+        w.syn(&c, "client director web1", 2);
+        w.deny(&NAT001);
+    }
+}
