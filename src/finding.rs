@@ -145,7 +145,13 @@ pub struct Finding {
 
 impl Finding {
     /// A finding cannot be made without a proof: the first piece of evidence is an argument.
-    pub fn new(subject: impl Into<String>, severity: Severity, confidence: Confidence, summary: impl Into<String>, proof: Evidence) -> Self {
+    pub fn new(
+        subject: impl Into<String>,
+        severity: Severity,
+        confidence: Confidence,
+        summary: impl Into<String>,
+        proof: Evidence,
+    ) -> Self {
         Finding {
             code: "",
             name: "",

@@ -2,7 +2,9 @@
 
 use crate::finding::Evidence;
 use crate::net::{Endpoint, Protocol, Timestamp};
-use crate::trace::{Claim, ClaimKind, Flow, FlowError, FlowNote, FlowState, Hints, Hop, HostId, Method, NoteKind, PacketKind, Path, Question, Trace, Way};
+use crate::trace::{
+    Claim, ClaimKind, Flow, FlowError, FlowNote, FlowState, Hints, Hop, HostId, Method, NoteKind, PacketKind, Path, Question, Trace, Way,
+};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -50,7 +52,8 @@ impl<'a> Facts<'a> {
     /// True when an answer to this hop should have been seen by now at the same point: the capture went on for long enough, or the question
     /// was repeated there, and the capture itself lost nothing.
     pub fn waited(&self, flow: &Flow, hop: &Hop) -> bool {
-        let repeated = flow.notes.iter().any(|note| note.point == hop.point && note.kind == NoteKind::SynRepeat) || (flow.protocol == Protocol::Udp && hop.packets > 1);
+        let repeated = flow.notes.iter().any(|note| note.point == hop.point && note.kind == NoteKind::SynRepeat)
+            || (flow.protocol == Protocol::Udp && hop.packets > 1);
         (repeated || self.watched(hop) >= PATIENCE) && self.trace.points[hop.point as usize].dropped.unwrap_or(0) == 0
     }
 
@@ -65,14 +68,21 @@ impl<'a> Facts<'a> {
         let macs = &self.trace.hosts[host].macs;
         claims.claims.iter().any(|c| c.point == point && macs.contains(&c.mac))
             || claims.questions.iter().any(|q| q.point == point && macs.contains(&q.mac))
-            || self.flows().any(|f| [&f.request, &f.reply].into_iter().flat_map(|p| p.hops.iter().chain(&p.strays)).any(|h| h.point == point && h.from == Some(host)))
+            || self.flows().any(|f| {
+                [&f.request, &f.reply]
+                    .into_iter()
+                    .flat_map(|p| p.hops.iter().chain(&p.strays))
+                    .any(|h| h.point == point && h.from == Some(host))
+            })
     }
 
     /// The hop at which a server received the request, if it then stayed silent: no packet of the connection, no ICMP error, no question for
     /// a neighbour through which it could answer.
     pub fn silent_server(&self, flow: &'a Flow) -> Option<&'a Hop> {
         let server = flow.server_host?;
-        let hop = self.reached(&flow.request, server).or_else(|| flow.request.hops.iter().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none()))?;
+        let hop = self
+            .reached(&flow.request, server)
+            .or_else(|| flow.request.hops.iter().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none()))?;
         let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server));
         let silent = flow.state == FlowState::Unanswered && !answered && self.waited(flow, hop);
         (silent && !self.asks_in_vain(server, hop).any(|_| true)).then_some(hop)
@@ -162,7 +172,9 @@ impl<'a> Facts<'a> {
             NoteKind::SynRepeat => "SYN",
             _ => "packet",
         };
-        (!notes.is_empty()).then(|| Evidence::frames(hop.point, notes.iter().map(|n| n.frame).collect(), format!("the same {word} again after {}", list(&after))))
+        (!notes.is_empty()).then(|| {
+            Evidence::frames(hop.point, notes.iter().map(|n| n.frame).collect(), format!("the same {word} again after {}", list(&after)))
+        })
     }
 
     /// That nothing came from a host in the time that the point went on watching.
@@ -207,7 +219,8 @@ impl<'a> Facts<'a> {
     /// True when `addr`, as a server sees its client, is on the server's own link: it asked for it by ARP there, or was asked by it.
     pub fn is_on_link(&self, addr: IpAddr, hop: &Hop) -> bool {
         let claims = &self.trace.claims;
-        claims.claims.iter().any(|c| c.addr == addr && Some(c.mac) != hop.dst_mac && self.shares_link(c.point, hop)) && !self.is_translated_client(addr)
+        claims.claims.iter().any(|c| c.addr == addr && Some(c.mac) != hop.dst_mac && self.shares_link(c.point, hop))
+            && !self.is_translated_client(addr)
     }
 
     /// Whether a point hears the same link as the hop's point: it is the same one, or it saw the same frame.

@@ -51,9 +51,7 @@ pub const HEADINGS: [&str; 7] =
     ["What it sees", "Why it breaks", "Confirm it by hand", "Remedy", "When it is not a fault", "Reproduce", "References"];
 
 /// Every rule, in reading order.
-pub static ALL: &[&Rule] = &[
-    &nat::nat001::NAT001,
-];
+pub static ALL: &[&Rule] = &[&nat::nat001::NAT001];
 
 /// The rule with a code, whatever its case.
 pub fn find(code: &str) -> Option<&'static Rule> {
@@ -105,7 +103,13 @@ fn complete(rule: &Rule, mut finding: Finding, trace: &Trace) -> Finding {
     (finding.code, finding.name) = (rule.code, rule.name);
     let shown: HashSet<u32> = finding.flows.iter().copied().collect();
     let whole = |group: &crate::trace::Group| !group.examples.is_empty() && group.examples.iter().all(|id| shown.contains(id));
-    let groups = trace.groups.iter().enumerate().filter(|(_, group)| group.count as usize > group.examples.len() && whole(group)).map(|(at, _)| at).collect();
+    let groups = trace
+        .groups
+        .iter()
+        .enumerate()
+        .filter(|(_, group)| group.count as usize > group.examples.len() && whole(group))
+        .map(|(at, _)| at)
+        .collect();
     finding.flows.extend(trace.flows_of(&groups));
     finding.flows.sort_unstable();
     finding.flows.dedup();

@@ -71,7 +71,15 @@ pub(super) fn end(text: &str) -> Endpoint {
 
 impl World {
     pub(super) fn new() -> Self {
-        World { interfaces: Vec::new(), frames: BTreeMap::new(), now: 1_700_000_000_000_000_000, ids: BTreeMap::new(), hidden: Vec::new(), anonymous: false, hints: Hints::default() }
+        World {
+            interfaces: Vec::new(),
+            frames: BTreeMap::new(),
+            now: 1_700_000_000_000_000_000,
+            ids: BTreeMap::new(),
+            hidden: Vec::new(),
+            anonymous: false,
+            hints: Hints::default(),
+        }
     }
 
     /// Adds an interface: `host.name`, its segment, its address.
@@ -166,7 +174,8 @@ impl World {
 
     /// A broadcast, seen by everybody on the segment.
     fn shout(&mut self, host: &str, segment: &str, frame: &[u8]) {
-        let mut others: Vec<String> = self.interfaces.iter().filter(|i| i.segment == segment).map(|i| format!("{}.{}", i.host, i.name)).collect();
+        let mut others: Vec<String> =
+            self.interfaces.iter().filter(|i| i.segment == segment).map(|i| format!("{}.{}", i.host, i.name)).collect();
         others.sort_by_key(|name| !name.starts_with(&format!("{host}.")));
         for place in others {
             self.seen(place, frame);
@@ -276,15 +285,31 @@ impl World {
             self.carry(conn, true, 0, format!("answer {}", conn.client.port).as_bytes(), back);
             return;
         }
-        for (reply, flags, payload) in
-            [(false, SYN, &b""[..]), (true, SYN_ACK, b""), (false, ACK, b""), (false, PSH, b"GET /"), (true, PSH, b"200 OK"), (false, FIN, b""), (true, FIN, b""), (false, ACK, b"")]
-        {
+        for (reply, flags, payload) in [
+            (false, SYN, &b""[..]),
+            (true, SYN_ACK, b""),
+            (false, ACK, b""),
+            (false, PSH, b"GET /"),
+            (true, PSH, b"200 OK"),
+            (false, FIN, b""),
+            (true, FIN, b""),
+            (false, ACK, b""),
+        ] {
             self.carry(conn, reply, flags, payload, if reply { back } else { there });
         }
     }
 
     /// An ICMP error from `route`'s first host about the connection's request as that host has it; `mtu` or gateway in `rest`.
-    pub(super) fn icmp(&mut self, conn: &Conn, about_reply: bool, (type_number, code, rest): (u8, u8, u32), src: &str, dst: &str, quoted_at: &str, route: &str) {
+    pub(super) fn icmp(
+        &mut self,
+        conn: &Conn,
+        about_reply: bool,
+        (type_number, code, rest): (u8, u8, u32),
+        src: &str,
+        dst: &str,
+        quoted_at: &str,
+        route: &str,
+    ) {
         let at = conn.view(quoted_at, about_reply);
         let quoted = conn.packet(about_reply, if conn.udp { 0 } else { SYN }, b"", 62, 7, &at);
         let (src, dst) = (ip(src), ip(dst));
@@ -304,13 +329,29 @@ impl World {
         let shown = |name: &str| !self.hidden.iter().any(|h| name == h || name.starts_with(&format!("{h}.")));
         for (file, (name, frames)) in self.frames.iter().filter(|(name, _)| shown(name)).enumerate() {
             let file_name = if self.anonymous { format!("{}.pcap", char::from(b'a' + file as u8)) } else { format!("{name}.pcap") };
-            let source = Source { file, file_name, given: None, interface_name: None, one_of_several: false, link_type: LinkType::ETHERNET, snap_len: 0 };
+            let source = Source {
+                file,
+                file_name,
+                given: None,
+                interface_name: None,
+                one_of_several: false,
+                link_type: LinkType::ETHERNET,
+                snap_len: 0,
+            };
             let point = tracer.point(&source);
             all.extend(frames.iter().enumerate().map(|(n, (time, bytes))| (*time, point, n as u64 + 1, bytes.as_slice())));
         }
         all.sort_by_key(|(time, point, number, _)| (*time, *point, *number));
         for (time, point, number, bytes) in all {
-            let frame = Frame { bytes, wire_len: bytes.len() as u32, link_type: LinkType::ETHERNET, time: Timestamp(time), number, interface: 0, heading: None };
+            let frame = Frame {
+                bytes,
+                wire_len: bytes.len() as u32,
+                link_type: LinkType::ETHERNET,
+                time: Timestamp(time),
+                number,
+                interface: 0,
+                heading: None,
+            };
             tracer.observe(point, &frame);
         }
         tracer.finish()
@@ -394,7 +435,11 @@ impl Conn {
     fn view(&self, host: &str, back: bool) -> (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>) {
         let (mut src, mut dst) = (self.client, self.service);
         // A host that translates is met by the packet before its own work; one that does not is behind all of it.
-        let up_to = self.work.iter().position(|(h, _)| h == host).unwrap_or(if host == "client" || self.is_client(host) { 0 } else { self.work.len() });
+        let up_to = self.work.iter().position(|(h, _)| h == host).unwrap_or(if host == "client" || self.is_client(host) {
+            0
+        } else {
+            self.work.len()
+        });
         for (_, work) in &self.work[..up_to] {
             src = work.src.unwrap_or(src);
             dst = work.dst.unwrap_or(dst);
@@ -407,7 +452,12 @@ impl Conn {
     }
 
     /// What `host` makes of a packet that passes it.
-    fn pass(&self, host: &str, back: bool, at: (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>)) -> (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>) {
+    fn pass(
+        &self,
+        host: &str,
+        back: bool,
+        at: (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>),
+    ) -> (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>) {
         let Some(place) = self.work.iter().position(|(h, _)| h == host) else { return at };
         let (mut src, mut dst) = (self.client, self.service);
         for (_, work) in &self.work[..place] {
@@ -422,7 +472,15 @@ impl Conn {
         }
     }
 
-    fn packet(&self, back: bool, flags: u8, payload: &[u8], ttl: u8, id: u16, at: &(Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>)) -> Vec<u8> {
+    fn packet(
+        &self,
+        back: bool,
+        flags: u8,
+        payload: &[u8],
+        ttl: u8,
+        id: u16,
+        at: &(Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>),
+    ) -> Vec<u8> {
         let (src, dst, tunnel) = at;
         let (protocol, segment) = match self.udp {
             true => (17, build::udp(*src, *dst, payload)),

@@ -50,17 +50,18 @@ fn check(facts: &Facts<'_>) -> Outcome {
     let answers_others = silent.iter().all(|f| facts.served_elsewhere(f));
     let confidence = if answers_others { Confidence::Possible } else { Confidence::Likely };
     let host = flow.server_host.unwrap_or_default();
-    let found = Finding::new(&names, Severity::Broken, confidence, format!("{names} {fate}: no SYN-ACK, no ARP for a gateway."), facts.seen(first))
-        .and(facts.repeats(flow, first, crate::trace::NoteKind::SynRepeat))
-        .and([facts.nothing_from(host, first)])
-        .unless(&["NET008"], format!("on {names}: `ip route get {}`, or a snapshot", flow.client.addr))
-        .mend([Remedy::new(
-            &names,
-            format!("ip route add default via {gateway}"),
-            format!("GATEWAY={gateway} in the interface's ifcfg file, or the same in netplan or networkd"),
-            format!("ip route del default via {gateway}"),
-        )])
-        .on(ids(&silent));
+    let found =
+        Finding::new(&names, Severity::Broken, confidence, format!("{names} {fate}: no SYN-ACK, no ARP for a gateway."), facts.seen(first))
+            .and(facts.repeats(flow, first, crate::trace::NoteKind::SynRepeat))
+            .and([facts.nothing_from(host, first)])
+            .unless(&["NET008"], format!("on {names}: `ip route get {}`, or a snapshot", flow.client.addr))
+            .mend([Remedy::new(
+                &names,
+                format!("ip route add default via {gateway}"),
+                format!("GATEWAY={gateway} in the interface's ifcfg file, or the same in netplan or networkd"),
+                format!("ip route del default via {gateway}"),
+            )])
+            .on(ids(&silent));
     vec![found].into()
 }
 
