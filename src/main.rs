@@ -103,5 +103,9 @@ fn main() {
     }
     let hop = |h: &Hop| serde_json::json!({"point": trace.points[h.point as usize].name, "frame": h.frame, "src_mac": h.src_mac.map(|m| m.to_string()), "dst_mac": h.dst_mac.map(|m| m.to_string()), "src": h.src.to_string(), "dst": h.dst.to_string(), "ttl": h.ttl});
     let flows: Vec<_> = trace.flows.iter().map(|f| serde_json::json!({"protocol": f.protocol.to_string(), "client": f.client.to_string(), "service": f.service.to_string(), "vip": f.vip.map(|v| v.to_string()), "real_server": f.real_server.map(|v| v.to_string()), "method": f.method.to_string(), "request": f.request.hops.iter().map(hop).collect::<Vec<_>>(), "reply": f.reply.hops.iter().map(hop).collect::<Vec<_>>()})).collect();
-    println!("{}", serde_json::json!({"flows": flows, "findings": []}));
+    let hints = Hints::default();
+    let d = lvscope::rules::diagnose(&lvscope::rules::Facts { trace: &trace, hints: &hints });
+    let findings: Vec<_> = d.findings.iter().map(|f| serde_json::json!({"code": f.code, "severity": f.severity.to_string(), "confidence": f.confidence.to_string(), "subject": f.subject, "summary": f.summary, "alternatives": f.alternatives, "flows": f.flows})).collect();
+    let inputs: Vec<_> = trace.points.iter().map(|p| serde_json::json!({"file": p.file_name, "point": p.name})).collect();
+    println!("{}", serde_json::json!({"flows": flows, "findings": findings, "inputs": inputs}));
 }

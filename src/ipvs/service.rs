@@ -85,6 +85,13 @@ pub struct RealServer {
     pub tunnel: Option<String>,
 }
 
+impl VirtualService {
+    /// True when it answers to this address, whatever the port.
+    pub fn is_for(&self, addr: IpAddr) -> bool {
+        matches!(self.matches, Match::Endpoint(_, e) if e.addr == addr)
+    }
+}
+
 impl RealServer {
     /// Its address and port.
     pub fn endpoint(&self) -> Endpoint {

@@ -5,6 +5,7 @@
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
 mod facts;
+mod remedy;
 #[cfg(test)]
 mod testing;
 
@@ -51,7 +52,20 @@ pub const HEADINGS: [&str; 7] =
     ["What it sees", "Why it breaks", "Confirm it by hand", "Remedy", "When it is not a fault", "Reproduce", "References"];
 
 /// Every rule, in reading order.
-pub static ALL: &[&Rule] = &[&nat::nat001::NAT001];
+pub static ALL: &[&Rule] = &[
+    &nat::nat001::NAT001,
+    &nat::nat002::NAT002,
+    &nat::nat003::NAT003,
+    &nat::nat004::NAT004,
+    &nat::nat005::NAT005,
+    &nat::nat006::NAT006,
+    &nat::nat007::NAT007,
+    &nat::nat008::NAT008,
+    &nat::nat009::NAT009,
+    &nat::nat010::NAT010,
+    &nat::nat011::NAT011,
+    &nat::nat013::NAT013,
+];
 
 /// The rule with a code, whatever its case.
 pub fn find(code: &str) -> Option<&'static Rule> {

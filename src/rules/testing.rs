@@ -40,6 +40,9 @@ pub(super) struct Work {
     pub(super) tunnel: Option<(u8, IpAddr, IpAddr)>,
 }
 
+/// Source, destination, and the tunnel around them.
+type Addresses = (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>);
+
 /// A connection: its ends as the client has them, and what each host on the way does to it.
 #[derive(Clone)]
 pub(super) struct Conn {
@@ -253,7 +256,7 @@ impl World {
     pub(super) fn carry_from(&mut self, conn: &Conn, back: bool, flags: u8, payload: &[u8], route: &str, mut ttl: u8) {
         let hosts: Vec<&str> = route.split_whitespace().collect();
         // Whoever is at the beginning of the route has the addresses that its place on the whole way gives it.
-        let mut at = conn.view(hosts[0], back);
+        let mut at = self.view(conn, hosts[0], back);
         let id = self.ids.entry(conn.client.port).or_insert(conn.client.port);
         *id = id.wrapping_add(1);
         let id = if back && flags & SYN != 0 || flags & RST != 0 { 0 } else { *id };
@@ -266,6 +269,19 @@ impl World {
             let packet = conn.packet(back, flags, payload, ttl, id, &at);
             self.cross(from, to, |src, dst| build::ethernet(src, dst, &[], &packet));
         }
+    }
+
+    /// The addresses as they stand where a request arrives at `host`, or where a reply leaves it.
+    fn view(&self, conn: &Conn, host: &str, back: bool) -> Addresses {
+        let (mut src, mut dst) = (conn.client, conn.service);
+        let is_client = !back && self.interfaces.iter().any(|i| i.host == host && i.addr == conn.client.addr) || host == "client";
+        // A host that translates is met by the packet before its own work; one that does not is behind all of it.
+        let up_to = conn.work.iter().position(|(h, _)| h == host).unwrap_or(if is_client { 0 } else { conn.work.len() });
+        for (_, work) in &conn.work[..up_to] {
+            src = work.src.unwrap_or(src);
+            dst = work.dst.unwrap_or(dst);
+        }
+        if back { (dst, src, None) } else { (src, dst, None) }
     }
 
     /// The client's SYN and its repetitions after 1, 3, 7 … seconds, all along one route.
@@ -310,7 +326,7 @@ impl World {
         quoted_at: &str,
         route: &str,
     ) {
-        let at = conn.view(quoted_at, about_reply);
+        let at = self.view(conn, quoted_at, about_reply);
         let quoted = conn.packet(about_reply, if conn.udp { 0 } else { SYN }, b"", 62, 7, &at);
         let (src, dst) = (ip(src), ip(dst));
         let message = build::icmp(src, dst, type_number, code, rest, &quoted);
@@ -367,7 +383,7 @@ impl World {
     pub(super) fn finding(&self, rule: &Rule) -> Finding {
         let diagnosis = self.diagnose();
         let mut found: Vec<Finding> = diagnosis.findings.iter().filter(|f| f.code == rule.code).cloned().collect();
-        assert_eq!(found.len(), 1, "{}: {:#?}\nall: {:?}", rule.code, found, summary(&diagnosis));
+        assert_eq!(found.len(), 1, "{}: {:#?}\nall: {:?}\n{}", rule.code, found, summary(&diagnosis), self.story());
         found.remove(0)
     }
 
@@ -385,14 +401,53 @@ impl World {
     /// Holds a rule to silence.
     pub(super) fn deny(&self, rule: &Rule) {
         let diagnosis = self.diagnose();
-        assert!(diagnosis.findings.iter().all(|f| f.code != rule.code), "{} should be silent: {:?}", rule.code, summary(&diagnosis));
+        let silent = diagnosis.findings.iter().all(|f| f.code != rule.code);
+        assert!(silent, "{} should be silent: {:?}\n{}", rule.code, summary(&diagnosis), self.story());
     }
 
     /// Holds every rule to silence at or above `degraded`.
     pub(super) fn healthy(&self) {
         let diagnosis = self.diagnose();
         let loud: Vec<&Finding> = diagnosis.findings.iter().filter(|f| f.severity >= Severity::Degraded).collect();
-        assert!(loud.is_empty(), "{:#?}", loud);
+        assert!(loud.is_empty(), "{loud:#?}\n{}", self.story());
+    }
+
+    /// What the trace makes of the world, for messages of tests that fail.
+    fn story(&self) -> String {
+        let trace = self.trace();
+        let mut story = String::new();
+        for f in &trace.flows {
+            let name = |host| trace.host_name(host);
+            story += &format!(
+                "#{} {} {} > {} vip {:?} rs {:?} {} {} by {} to {}\n",
+                f.id,
+                f.protocol,
+                f.client,
+                f.service,
+                f.vip,
+                f.real_server,
+                f.method,
+                f.state,
+                name(f.director),
+                name(f.server_host)
+            );
+            let ways =
+                [("request", &f.request.hops), ("  stray", &f.request.strays), ("reply", &f.reply.hops), ("  stray", &f.reply.strays)];
+            for (way, hop) in ways.iter().flat_map(|(way, hops)| hops.iter().map(move |hop| (way, hop))) {
+                let point = &trace.points[hop.point as usize].name;
+                story += &format!(
+                    "  {way:<8}{point:<14} {} > {}  {} > {} ttl {} {:?}\n",
+                    name(hop.from),
+                    name(hop.to),
+                    hop.src,
+                    hop.dst,
+                    hop.ttl,
+                    hop.first
+                );
+            }
+            story += &format!("  notes {:?} errors {}\n", f.notes.iter().map(|n| n.kind).collect::<Vec<_>>(), f.errors.len());
+        }
+        story
     }
 
     /// True when a rule could not judge.
@@ -431,33 +486,8 @@ impl Conn {
         self.work.iter_mut().find(|(h, _)| h == host).map(|(_, work)| work).expect("just added")
     }
 
-    /// The addresses as they stand where a request arrives at `host`, or where a reply leaves it.
-    fn view(&self, host: &str, back: bool) -> (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>) {
-        let (mut src, mut dst) = (self.client, self.service);
-        // A host that translates is met by the packet before its own work; one that does not is behind all of it.
-        let up_to = self.work.iter().position(|(h, _)| h == host).unwrap_or(if host == "client" || self.is_client(host) {
-            0
-        } else {
-            self.work.len()
-        });
-        for (_, work) in &self.work[..up_to] {
-            src = work.src.unwrap_or(src);
-            dst = work.dst.unwrap_or(dst);
-        }
-        if back { (dst, src, None) } else { (src, dst, None) }
-    }
-
-    fn is_client(&self, _host: &str) -> bool {
-        false
-    }
-
     /// What `host` makes of a packet that passes it.
-    fn pass(
-        &self,
-        host: &str,
-        back: bool,
-        at: (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>),
-    ) -> (Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>) {
+    fn pass(&self, host: &str, back: bool, at: Addresses) -> Addresses {
         let Some(place) = self.work.iter().position(|(h, _)| h == host) else { return at };
         let (mut src, mut dst) = (self.client, self.service);
         for (_, work) in &self.work[..place] {
@@ -472,15 +502,7 @@ impl Conn {
         }
     }
 
-    fn packet(
-        &self,
-        back: bool,
-        flags: u8,
-        payload: &[u8],
-        ttl: u8,
-        id: u16,
-        at: &(Endpoint, Endpoint, Option<(u8, IpAddr, IpAddr)>),
-    ) -> Vec<u8> {
+    fn packet(&self, back: bool, flags: u8, payload: &[u8], ttl: u8, id: u16, at: &Addresses) -> Vec<u8> {
         let (src, dst, tunnel) = at;
         let (protocol, segment) = match self.udp {
             true => (17, build::udp(*src, *dst, payload)),

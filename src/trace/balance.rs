@@ -219,6 +219,9 @@ impl Balance {
         }
         // One target that never served: a real server that is down, or the address of a director behind a router.
         let named = |host: Option<HostId>| host.and_then(|h| hosts.list.get(h)).map_or("", |h| h.name.as_str());
+        if role_of_name(named(step.forwarder())) == Role::Director {
+            return true;
+        }
         if self.asks_in_vain.contains(&after.addr) || role_of_name(named(step.after.to)) == Role::Director {
             return false;
         }

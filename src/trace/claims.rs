@@ -35,6 +35,13 @@ pub struct Claim {
     pub times: Occurrences,
 }
 
+impl Claim {
+    /// True when it says "I have it", in whatever way; false for a mere probe.
+    pub fn is_earnest(&self) -> bool {
+        self.kind != ClaimKind::Probe
+    }
+}
+
 /// A question: who has this address?
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {

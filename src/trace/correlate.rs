@@ -12,7 +12,7 @@
 //! DNAT and the balancer's NAT make one flow of three conversations.
 
 use super::sample::{Sample, Samples};
-use super::table::{Known, Table};
+use super::table::{Conversation, Known, Table};
 use super::tuple::CompactEndpoint;
 use hashbrown::HashMap;
 
@@ -129,11 +129,18 @@ fn count(votes: &mut HashMap<(u32, u32), Votes>, chain: &mut [Sample]) {
 /// How much speaks for a pair; [`ENOUGH`] is enough, 0 or less is nothing or a contradiction.
 fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
     let (left, right) = (&table.conversations[a as usize], &table.conversations[b as usize]);
-    if left.tuple == right.tuple || left.tuple.protocol() != right.tuple.protocol() || side_by_side(table, a, b) {
+    if left.tuple == right.tuple || left.tuple.protocol() != right.tuple.protocol() {
         return 0;
     }
     let (l, r) = (left.request(), right.request());
     let same_client = l.source() == r.source();
+    // One client endpoint and both initial numbers are one connection, even where a director lets answers through untranslated.
+    let numbers =
+        |c: &Conversation| (c.known.has(Known::CLIENT_ISN) && c.known.has(Known::SERVER_ISN)).then_some((c.client_seq, c.server_seq));
+    let same_connection = same_client && numbers(left).is_some() && numbers(left) == numbers(right);
+    if !same_connection && side_by_side(table, a, b) {
+        return 0;
+    }
     let same_server = l.destination() == r.destination();
     let crossed = l.source() == r.destination() || l.destination() == r.source();
     let shared = same_client || same_server || crossed;

@@ -1,5 +1,7 @@
 //! Capture points: whose interface a packet was seen on.
 
+use super::balance::role_of_name;
+use crate::ipvs::Role;
 use crate::net::Timestamp;
 use crate::packet::LinkType;
 use hashbrown::HashMap;
@@ -179,7 +181,7 @@ fn stem(file_name: &str) -> String {
 fn says_nothing(stem: &str) -> bool {
     let word: String =
         stem.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '-' | '_' | '.' | ':' | 'T' | 'Z')).to_ascii_lowercase();
-    stem.len() <= 2
+    (stem.len() <= 2 && role_of_name(stem) == Role::Unknown)
         || word.is_empty()
         || is_interface(stem)
         || matches!(
@@ -230,6 +232,8 @@ mod tests {
             ("a.pcap", None, false, "a", None),
             ("7.pcap.zst", None, false, "7", None),
             ("eth0.pcap", None, false, "eth0", None),
+            ("gw.int.pcap", None, false, "gw.int", Some("gw")),
+            ("lb.pcap", None, false, "lb", Some("lb")),
             ("capture-2024.pcap", None, false, "capture-2024", None),
             ("-", None, false, "-", None),
         ];

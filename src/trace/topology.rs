@@ -57,6 +57,7 @@ impl Topology {
             topology.unite_forwarders(store, &sample);
             topology.settle_owners(points, &candidates);
         }
+        topology.settle_askers(points, claims);
         topology.clocks = Clocks::estimate(points.iter().map(|p| p.file).collect(), &topology.passages(store, &sample));
         topology
     }
@@ -226,18 +227,43 @@ impl Topology {
                     continue;
                 }
                 if let Some(mac) = self.choose(point, points, candidates) {
-                    self.own[point as usize] = Some(mac);
+                    self.take(points, point as usize, mac);
                     changed = true;
-                    if let Some(host) = &points[point as usize].host {
-                        let number = points.iter().position(|p| p.host.as_ref() == Some(host)).unwrap_or(0) as u32;
-                        self.names.entry(self.find(Node::Named(number))).or_insert_with(|| host.clone());
-                        self.unite(Node::Named(number), Node::Mac(mac));
-                    }
                 }
             }
             if !changed {
                 return;
             }
+        }
+    }
+
+    /// An interface on which nothing happens but ARP that nobody answers belongs to who asks there, when the user says that it is on a host
+    /// whose other interfaces are busy, and the asker is nobody else: a forwarder that looks for its next hop.
+    fn settle_askers(&mut self, points: &[CapturePoint], claims: &Claims) {
+        let busy = |t: &Self, p: usize| {
+            points[p].host.is_some() && (0..points.len()).any(|q| points[q].host == points[p].host && t.own(q as u32).is_some())
+        };
+        let open: Vec<usize> = (0..points.len()).filter(|&p| self.own[p].is_none() && busy(self, p)).collect();
+        for &point in &open {
+            let strangers = |p: usize| -> HashSet<MacAddr> {
+                let asks = claims.questions.iter().filter(|q| q.point as usize == p).map(|q| q.mac);
+                asks.filter(|mac| !self.own.iter().flatten().any(|own| own == mac || self.same_host(*own, *mac))).collect()
+            };
+            let here = strangers(point);
+            let rivals = open.iter().any(|&q| q != point && points[q].host != points[point].host && !strangers(q).is_disjoint(&here));
+            if let (1, false, Some(mac)) = (here.len(), rivals, here.iter().next().copied()) {
+                self.take(points, point, mac);
+            }
+        }
+    }
+
+    /// Makes a MAC a point's own, and the point's host its host.
+    fn take(&mut self, points: &[CapturePoint], point: usize, mac: MacAddr) {
+        self.own[point] = Some(mac);
+        if let Some(host) = &points[point].host {
+            let number = points.iter().position(|p| p.host.as_ref() == Some(host)).unwrap_or(0) as u32;
+            self.names.entry(self.find(Node::Named(number))).or_insert_with(|| host.clone());
+            self.unite(Node::Named(number), Node::Mac(mac));
         }
     }
 

@@ -142,13 +142,12 @@ fn precedes(a: &Transit, b: &Transit) -> Ordering {
 
 /// Separates the way of the first packet from ways that later packets took.
 fn split(ordered: Vec<Transit>, course: &mut Course) {
-    // The same packet from the same sender to two neighbours: only the earlier one can be the first packet's way.
+    // The same packet from the same sender to two neighbours, or over one link with two sets of addresses: only the earlier one can be the
+    // first packet's way.
     let forks = |a: &Transit, b: &Transit| {
-        a.src.is_some()
-            && (a.src, a.ttl, a.tuple, a.tunnel) == (b.src, b.ttl, b.tuple, b.tunnel)
-            && a.dst != b.dst
-            && a.dst.is_some()
-            && b.dst.is_some()
+        let macs = a.src.is_some() && a.dst.is_some() && b.dst.is_some();
+        let (same_way, same_addresses) = (a.dst == b.dst, a.tuple == b.tuple);
+        macs && (a.src, a.ttl, a.tunnel) == (b.src, b.ttl, b.tunnel) && (same_way != same_addresses)
     };
     let later: Vec<bool> = ordered.iter().map(|t| ordered.iter().any(|other| forks(t, other) && other.time < t.time)).collect();
     for (transit, later) in ordered.into_iter().zip(later) {

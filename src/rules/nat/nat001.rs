@@ -1,9 +1,9 @@
 //! A real server of a NAT service has no route back to its clients.
 
-use super::super::facts::{by_server, ids};
+use super::super::remedy::add_default_route;
 use super::super::{Facts, rule};
-use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
-use crate::trace::{FlowState, Method};
+use crate::finding::{Outcome, Severity};
+use crate::trace::Method;
 
 rule! {
     /// # What it sees
@@ -34,41 +34,21 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let unanswered = || facts.balanced(Method::Nat).filter(|f| f.state == FlowState::Unanswered && f.reply.is_empty());
-    // A server that answers others has a route; then something chooses among its clients.
-    let silent: Vec<_> = unanswered().filter(|f| facts.silent_server(f).is_some()).collect();
-    let servers = by_server(silent.iter().copied());
-    let blind = unanswered().find(|f| f.server_host.is_some_and(|s| facts.reached(&f.request, s).is_none()));
-    let need = blind.map(|f| format!("a capture on {}, or a snapshot of it", facts.name(f.server_host)));
-    let Some((first, flow)) = silent.first().and_then(|f| facts.silent_server(f).map(|hop| (hop, *f))) else {
-        return Outcome::or_need(Vec::new(), need);
-    };
-    let names = facts.names(servers.keys().copied());
-    let handed = flow.request.sent_by(flow.director.unwrap_or(usize::MAX));
-    let gateway = facts.address_on(flow.director, handed.and_then(|hop| hop.src_mac), &[flow.service.addr], "DIP");
-    let fate = if servers.len() == 1 { "receives the SYN and stays silent" } else { "receive the SYN and stay silent" };
-    let answers_others = silent.iter().all(|f| facts.served_elsewhere(f));
-    let confidence = if answers_others { Confidence::Possible } else { Confidence::Likely };
-    let host = flow.server_host.unwrap_or_default();
-    let found =
-        Finding::new(&names, Severity::Broken, confidence, format!("{names} {fate}: no SYN-ACK, no ARP for a gateway."), facts.seen(first))
-            .and(facts.repeats(flow, first, crate::trace::NoteKind::SynRepeat))
-            .and([facts.nothing_from(host, first)])
-            .unless(&["NET008"], format!("on {names}: `ip route get {}`, or a snapshot", flow.client.addr))
-            .mend([Remedy::new(
-                &names,
-                format!("ip route add default via {gateway}"),
-                format!("GATEWAY={gateway} in the interface's ifcfg file, or the same in netplan or networkd"),
-                format!("ip route del default via {gateway}"),
-            )])
-            .on(ids(&silent));
-    vec![found].into()
+    let silent = facts.silences("NAT001");
+    let found = silent.iter().map(|silence| {
+        let (flow, names) = (silence.flows[0], silence.names(facts));
+        silence
+            .finding(facts, Severity::Broken, &format!("`ip route get {}`", flow.client.addr))
+            .mend([add_default_route(&names, &super::gateway(facts, flow))])
+    });
+    Outcome::or_need(found.collect(), facts.unwatched_server(&[Method::Nat]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::super::testing::World;
     use super::*;
+    use crate::finding::Confidence;
 
     fn silent() -> World {
         let mut w = World::nat();

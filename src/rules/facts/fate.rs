@@ -1,0 +1,157 @@
+//! Where a packet's way ends, and what packets say of why.
+
+use super::Facts;
+use crate::net::Protocol;
+use crate::packet::IcmpKind;
+use crate::trace::{Flow, FlowState, Hop, HostId, NoteKind, Path, Question, Way};
+
+/// An answer comes within a second, or the question is asked again.
+const PATIENCE: i64 = 1_000_000_000;
+/// A question for a neighbour belongs to a packet that came so long before it at most.
+const ASKS_WITHIN: i64 = 4_000_000_000;
+/// Captures so far apart were not taken together.
+const OTHER_TIME: i64 = 60_000_000_000;
+
+/// A host on the way received a packet and did not hand it on.
+pub(in crate::rules) struct Swallowed<'a> {
+    /// The host.
+    pub(in crate::rules) host: HostId,
+    /// Where it received the packet.
+    pub(in crate::rules) hop: &'a Hop,
+    /// Where the packet should have been seen leaving, or arriving further on.
+    pub(in crate::rules) watched: Vec<u32>,
+}
+
+/// A host on the way received a packet and found no neighbour to hand it to.
+pub(in crate::rules) struct Unresolved<'a> {
+    /// The host that asks.
+    pub(in crate::rules) host: HostId,
+    /// Where it received the packet.
+    pub(in crate::rules) hop: &'a Hop,
+    /// What it asked in vain.
+    pub(in crate::rules) questions: Vec<&'a Question>,
+}
+
+impl<'a> Facts<'a> {
+    /// How long the capture at a hop's point went on after that hop, in nanoseconds.
+    pub fn watched(&self, hop: &Hop) -> i64 {
+        self.trace.points[hop.point as usize].last - hop.time
+    }
+
+    /// True when an answer to this hop should have been seen by now at the same point: the capture went on for long enough, or the question
+    /// was repeated there, and the capture itself lost nothing.
+    pub fn waited(&self, flow: &Flow, hop: &Hop) -> bool {
+        let repeats = |kind| matches!(kind, NoteKind::SynRepeat | NoteKind::SynAckRepeat);
+        let repeated = flow.notes.iter().any(|note| note.point == hop.point && repeats(note.kind))
+            || (flow.protocol == Protocol::Udp && hop.packets > 1);
+        (repeated || self.watched(hop) >= PATIENCE) && self.is_whole(hop.point)
+    }
+
+    /// True when the capture at a point lost nothing, as far as it says.
+    pub fn is_whole(&self, point: u32) -> bool {
+        self.trace.points[point as usize].dropped.unwrap_or(0) == 0
+    }
+
+    /// Where a host's silence can be seen: the hop at its own interface, or at a mirror port that also shows what the host sends.
+    pub fn reached(&self, path: &'a Path, host: HostId) -> Option<&'a Hop> {
+        path.received_by(host).or_else(|| path.towards(host).find(|hop| hop.at_sender.is_none() && self.speaks_at(host, hop.point)))
+    }
+
+    /// True when any frame of the host was seen at the point.
+    pub fn speaks_at(&self, host: HostId, point: u32) -> bool {
+        let claims = &self.trace.claims;
+        let macs = &self.trace.hosts[host].macs;
+        let hops = |f: &'a Flow| [&f.request, &f.reply].into_iter().flat_map(|p| p.hops.iter().chain(&p.strays));
+        claims.claims.iter().any(|c| c.point == point && macs.contains(&c.mac))
+            || claims.questions.iter().any(|q| q.point == point && macs.contains(&q.mac))
+            || self.flows().any(|f| hops(f).any(|h| h.point == point && h.from == Some(host)))
+    }
+
+    /// The hop at which a server received the request, if it then stayed silent: no packet of the connection, no ICMP error, no question for
+    /// a neighbour through which it could answer.
+    pub fn silent_server(&self, flow: &'a Flow) -> Option<&'a Hop> {
+        let server = flow.server_host.filter(|server| Some(*server) != flow.director)?;
+        // The last place on the server: behind its tunnel, where that was captured.
+        let inside = flow.request.hops.iter().rev().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none());
+        let hop = inside.or_else(|| self.reached(&flow.request, server))?;
+        let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
+        let silent = flow.state == FlowState::Unanswered && !answered && self.waited(flow, hop);
+        (silent && !self.asks_in_vain(server, flow, hop).any(|_| true)).then_some(hop)
+    }
+
+    /// Questions of a host, asked while packets of a flow wanted to be handed on, to which nobody answered.
+    pub fn asks_in_vain(&self, host: HostId, flow: &Flow, hop: &Hop) -> impl Iterator<Item = &'a Question> + use<'a> {
+        let facts = *self;
+        let (since, until) = (self.trace.common_time(hop.point, hop.time), flow.last);
+        self.unanswered_questions(host).filter(move |q| {
+            let asked = facts.trace.common_time(q.point, q.times.since());
+            facts.last_asked(q) >= since && asked - until <= ASKS_WITHIN
+        })
+    }
+
+    /// The host that received a direction's first packet and handed it on to nobody, although somebody watched. Not for the host that the
+    /// packet was for in the end.
+    pub fn swallowed(&self, flow: &'a Flow, way: Way) -> Option<Swallowed<'a>> {
+        let (path, other) = match way {
+            Way::Request => (&flow.request, &flow.reply),
+            Way::Reply => (&flow.reply, &flow.request),
+        };
+        let hop = path.last()?;
+        let host = hop.to?;
+        let done = match way {
+            Way::Request => flow.server_host == Some(host) || !other.is_empty(),
+            Way::Reply => flow.client_host == Some(host) || flow.state.is_complete(),
+        };
+        if done || !self.waited(flow, hop) || self.trace.host_at(hop.point) != Some(host) {
+            return None;
+        }
+        // The other direction came past these places on its way to the host, so this one would leave by them.
+        let beyond = other.hops.iter().filter(|h| way == Way::Reply && h.to == Some(host) && h.point != hop.point).map(|h| h.point);
+        let mut watched: Vec<u32> = self.exits(flow, host, hop).into_iter().chain(beyond).collect();
+        watched.sort_unstable();
+        watched.dedup();
+        let unresolved = self.asks_in_vain(host, flow, hop).next().is_some();
+        (!watched.is_empty() && !unresolved && watched.iter().all(|p| self.is_whole(*p))).then_some(Swallowed { host, hop, watched })
+    }
+
+    /// Points at which a packet that a host received at `hop` would have been seen leaving: its other interfaces, or the same one where the
+    /// host is known to send on by the interface by which it receives.
+    fn exits(&self, flow: &Flow, host: HostId, hop: &Hop) -> Vec<u32> {
+        let others: Vec<u32> = self.trace.hosts[host].points.iter().copied().filter(|p| *p != hop.point).collect();
+        let returns = |f: &Flow, path: &Path| {
+            let comes = path.hops.iter().any(|h| h.point == hop.point && h.to == Some(host));
+            f.id != flow.id && comes && path.hops.iter().any(|h| h.point == hop.point && h.from == Some(host) && h.to.is_some())
+        };
+        if others.is_empty() && self.flows().any(|f| returns(f, &f.request) || returns(f, &f.reply)) {
+            return vec![hop.point];
+        }
+        others.into_iter().filter(|p| self.covers(*p, hop)).collect()
+    }
+
+    /// False for a point that was captured at another time than a packet. An interface on which nothing happens has no frames to show when
+    /// its capture began and ended, so only a long gap says that.
+    pub fn covers(&self, point: u32, hop: &Hop) -> bool {
+        let at = self.trace.common_time(hop.point, hop.time);
+        let p = &self.trace.points[point as usize];
+        let time = |t| self.trace.common_time(point, t);
+        p.frames == 0 || (time(p.first) - at <= OTHER_TIME && at - time(p.last) <= OTHER_TIME)
+    }
+
+    /// The host at which a request waits for a neighbour that does not answer.
+    pub fn unresolved(&self, flow: &'a Flow, way: Way) -> Option<Unresolved<'a>> {
+        let (path, answered) = match way {
+            Way::Request => (&flow.request, flow.is_answered()),
+            Way::Reply => (&flow.reply, flow.state.is_complete()),
+        };
+        let hop = path.last()?;
+        let host = hop.to?;
+        if answered {
+            return None;
+        }
+        let mut questions: Vec<&Question> = self.asks_in_vain(host, flow, hop).filter(|q| q.times.count > 1 || q.unicast).collect();
+        if questions.is_empty() {
+            questions = self.asks_in_vain(host, flow, hop).collect();
+        }
+        (!questions.is_empty()).then_some(Unresolved { host, hop, questions })
+    }
+}

@@ -1,0 +1,160 @@
+//! A server that receives a request and says nothing. Many faults look so; here stands which of them packets exclude.
+//!
+//! The server's kernel drops the request before any socket sees it, or drops its own answer, and neither leaves a trace on the wire. What
+//! remains open is told by comparison: which servers are silent, towards which clients, and what else they do.
+
+use super::{Facts, by_server};
+use crate::finding::{Confidence, Finding, Severity};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind};
+use std::collections::BTreeMap;
+
+/// Silent servers, with the cause that packets suggest first, and those that they leave open.
+pub(in crate::rules) struct Silence<'a> {
+    /// Code of the likeliest cause.
+    pub(in crate::rules) code: &'static str,
+    /// Codes of others.
+    pub(in crate::rules) others: Vec<&'static str>,
+    /// The server serves other connections of the same kind: then hardly anything is likely.
+    pub(in crate::rules) serves_others: bool,
+    /// The servers.
+    pub(in crate::rules) servers: Vec<HostId>,
+    /// Their silent flows.
+    pub(in crate::rules) flows: Vec<&'a Flow>,
+    /// Where the first of them was received.
+    pub(in crate::rules) hop: &'a Hop,
+}
+
+impl Silence<'_> {
+    /// Names of the silent servers: `web1, web2`.
+    pub(in crate::rules) fn names(&self, facts: &Facts<'_>) -> String {
+        facts.names(self.servers.iter().copied())
+    }
+
+    /// The finding about it, with proof and alternatives; `settle` tells them apart.
+    pub(in crate::rules) fn finding(&self, facts: &Facts<'_>, severity: Severity, settle: &str) -> Finding {
+        let (names, first) = (self.names(facts), self.flows[0]);
+        let (receive, stay) = if self.servers.len() == 1 { ("receives", "stays") } else { ("receive", "stay") };
+        let what = match first.from_start && first.protocol == crate::net::Protocol::Tcp {
+            true => format!("{names} {receive} the SYN and {stay} silent: no SYN-ACK, no ARP for a gateway."),
+            false => format!("{names} {receive} the request and {stay} silent: no answer, no ARP for a gateway."),
+        };
+        let confidence = if self.serves_others { Confidence::Possible } else { Confidence::Likely };
+        let host = first.server_host.unwrap_or_default();
+        let handed = first.request.hops.iter().rev().find(|hop| hop.outer.is_some()).filter(|hop| !std::ptr::eq(*hop, self.hop));
+        Finding::new(&names, severity, confidence, what, facts.seen(self.hop))
+            .and(handed.map(|hop| facts.seen(hop)))
+            .and(facts.repeats(first, self.hop, NoteKind::SynRepeat))
+            .and([facts.nothing_from(host, self.hop)])
+            .unless(&self.others, format!("on {names}: {settle}, or a snapshot"))
+            .on(super::ids(&self.flows))
+    }
+}
+
+impl<'a> Facts<'a> {
+    /// What a rule about silent servers lacks: a server that requests were handed to by one of these methods, without an answer, and on
+    /// which nobody looked.
+    pub(in crate::rules) fn unwatched_server(&self, methods: &[Method]) -> Option<String> {
+        let open = |f: &&Flow| methods.contains(&f.method) && f.state == FlowState::Unanswered && !f.is_answered();
+        let unseen = self.flows().filter(open).find(|f| f.server_host.is_some_and(|s| self.reached(&f.request, s).is_none()));
+        unseen.map(|f| format!("a capture on {}, or a snapshot of it", self.name(f.server_host)))
+    }
+
+    /// The silences whose likeliest cause is `code`, servers with the same story together.
+    pub(in crate::rules) fn silences(&self, code: &str) -> Vec<Silence<'a>> {
+        let silent: Vec<(&Flow, &Hop)> = self.flows().filter_map(|f| self.silent_server(f).map(|hop| (f, hop))).collect();
+        let servers: Vec<HostId> = by_server(silent.iter().map(|(f, _)| *f)).into_keys().collect();
+        let mut stories: BTreeMap<(&'static str, Vec<&'static str>, bool), Silence> = BTreeMap::new();
+        for (flow, hop) in silent {
+            let (cause, others, serves_others) = self.cause(flow, hop, &servers);
+            if cause != code {
+                continue;
+            }
+            let new = || Silence { code: cause, others: others.clone(), serves_others, servers: Vec::new(), flows: Vec::new(), hop };
+            let story = stories.entry((cause, others.clone(), serves_others)).or_insert_with(new);
+            story.servers.extend(flow.server_host.filter(|s| !story.servers.contains(s)));
+            story.flows.push(flow);
+        }
+        stories.into_values().collect()
+    }
+
+    /// The likeliest cause of a server's silence, the others that remain, and whether it serves connections of the same kind.
+    fn cause(&self, flow: &Flow, hop: &Hop, silent: &[HostId]) -> (&'static str, Vec<&'static str>, bool) {
+        let on_link = self.is_source_on_link(flow, hop);
+        let served: Vec<bool> =
+            self.served_elsewhere(flow).map(|f| f.request.last().is_some_and(|h| self.is_source_on_link(f, h))).collect();
+        let alike = served.contains(&on_link);
+        match flow.method {
+            Method::Nat if self.is_hairpin(flow) => ("NAT011", Vec::new(), false),
+            _ if alike => ("NET008", vec!["DR018", "NET013"], true),
+            Method::Nat if served.is_empty() => ("NAT001", vec!["NET008", "DR018"], false),
+            Method::Nat => ("NAT006", vec!["NET008", "DR018"], false),
+            Method::FullNat => ("NET008", vec!["SVC025"], false),
+            Method::Tunnel => self.cause_in_tunnel(flow, hop),
+            _ => self.cause_in_direct_routing(flow, on_link, &served, silent),
+        }
+    }
+
+    fn cause_in_tunnel(&self, flow: &Flow, hop: &Hop) -> (&'static str, Vec<&'static str>, bool) {
+        let outer = flow.request.hops.iter().find_map(|hop| hop.outer);
+        if outer.is_some_and(|(_, src, _)| Some(src) == flow.vip.map(|vip| vip.addr)) {
+            return ("TUN011", vec!["TUN001", "NET008"], false);
+        }
+        match hop.outer {
+            // Seen behind the tunnel: it was unpacked, and then dropped.
+            None => ("TUN002", vec!["TUN003", "NET008", "DR001", "DR004"], false),
+            Some(_) => ("TUN002", vec!["TUN003", "TUN007", "TUN006", "NET008", "DR001", "DR004"], false),
+        }
+    }
+
+    fn cause_in_direct_routing(
+        &self,
+        flow: &Flow,
+        on_link: bool,
+        served: &[bool],
+        silent: &[HostId],
+    ) -> (&'static str, Vec<&'static str>, bool) {
+        let all_silent = self.flows().filter(|f| f.vip == flow.vip).all(|f| f.server_host.is_none_or(|s| silent.contains(&s)));
+        let two_nics = flow.server_host.is_some_and(|s| self.trace.hosts[s].macs.len() > 1);
+        let routes_out = flow.server_host.is_some_and(|s| self.sends_off_link(s));
+        let mut open: Vec<&'static str> = match (on_link, served.is_empty()) {
+            // It serves clients that are further away: the route to the near ones is wrong.
+            (true, false) => vec!["DR002", "DR018", "NET008"],
+            (false, false) => vec!["DR004", "DR018", "NET008"],
+            (true, true) => vec!["DR001", "DR002", "DR018", "NET008"],
+            (false, true) if all_silent && !routes_out => vec!["DR004", "DR001", "DR018", "DR002", "NET008"],
+            (false, true) => vec!["DR001", "DR004", "DR018", "DR002", "NET008"],
+        };
+        if routes_out {
+            open.retain(|code| *code != "DR004");
+        }
+        if served.is_empty() && all_silent && self.is_one_armed(flow) == Some(false) {
+            open.insert(0, "NAT007");
+        } else if two_nics {
+            open.retain(|code| *code != "DR018");
+            open.insert(0, "DR018");
+        }
+        let likeliest = open.remove(0);
+        (likeliest, open, false)
+    }
+
+    /// True when the client is itself a real server of the service.
+    pub fn is_hairpin(&self, flow: &Flow) -> bool {
+        let server = |f: &Flow| f.vip == flow.vip && f.real_server.is_some_and(|rs| rs.addr == flow.client.addr);
+        self.flows().any(server) || flow.client_host.is_some_and(|h| self.flows().any(|f| f.vip == flow.vip && f.server_host == Some(h)))
+    }
+
+    /// Whether the client of a flow, as its server sees it, is on the server's own link.
+    fn is_source_on_link(&self, flow: &Flow, hop: &Hop) -> bool {
+        let translated = flow.client.addr != hop.src.addr;
+        (translated && self.is_one_armed(flow) != Some(false)) || self.is_on_link(hop.src.addr, hop)
+    }
+
+    /// True when a host was seen to send to an address that is not its neighbour's: it has a route for that.
+    fn sends_off_link(&self, host: HostId) -> bool {
+        let hops = |f: &'a Flow| f.request.hops.iter().chain(&f.reply.hops);
+        self.flows().flat_map(hops).any(|hop| {
+            let beyond = |next: HostId| !self.trace.hosts[next].addresses.contains(&hop.dst.addr);
+            hop.from == Some(host) && hop.to.is_some_and(beyond)
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! A real server of a NAT service answers through another gateway than the director.
+
+use super::super::facts::ids;
+use super::super::remedy::replace_default_route;
+use super::super::{Facts, rule};
+use super::{Bypass, bypassed, gateway};
+use crate::finding::{Confidence, Finding, Outcome, Severity};
+use crate::trace::{Flow, FlowState, HostId, Method, Question};
+use std::collections::BTreeMap;
+
+rule! {
+    /// # What it sees
+    /// The real server answers, but sends its SYN-ACK to the MAC of another router. The director never sees it; the client either gets a
+    /// SYN-ACK from an address that it does not know, and resets it, or gets nothing. Or: the real server asks by ARP for a gateway that is
+    /// not the director, and nobody answers.
+    ///
+    /// # Why it breaks
+    /// In NAT mode only the director can put the VIP back into the answer. An answer that takes another way arrives with the real server's
+    /// address. The client's own connection attempt goes on unanswered, so it times out rather than being refused.
+    ///
+    /// # Confirm it by hand
+    /// On the real server: `ip route get CLIENT` names a next hop that is no address of the director. On the director: `ipvsadm -lnc` shows
+    /// SYN_RECV, `ipvsadm -ln --stats` shows packets in and none out.
+    ///
+    /// # Remedy
+    /// The default route of the real servers through the director: through the floating inside address where there are two directors.
+    ///
+    /// # When it is not a fault
+    /// FULLNAT, or a director that also translates the source: answers then go to the director's address by themselves. A one-armed director
+    /// whose table says masquerading by mistake looks alike (NAT007).
+    ///
+    /// # Reproduce
+    /// A NAT service; on a real server `ip route replace default via OTHER_ROUTER`.
+    ///
+    /// # References
+    /// LVS-HOWTO chapter LVS-NAT; kernel `net/netfilter/ipvs/ip_vs_core.c`, `handle_response`.
+    NAT002 "rs-gateway-not-director" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let strays = bypassed(facts, Bypass::Router);
+    let mut found: Vec<Finding> = strays
+        .iter()
+        .map(|b| {
+            let (names, next, gateway) = (b.names(facts), b.next(facts), b.gateway(facts));
+            let verb = if b.servers.len() == 1 { "sends its" } else { "send their" };
+            let summary =
+                format!("{names} {verb} answers to {next} instead of the director ({gateway}), which alone can translate them back.");
+            b.finding(facts, Severity::Broken, Confidence::Certain, summary).mend([replace_default_route(
+                &names,
+                &gateway,
+                &b.next_address(facts),
+            )])
+        })
+        .collect();
+    found.extend(dead_ends(facts).into_values().map(|(flows, question)| dead_end(facts, &flows, question)));
+    Outcome::or_need(found, facts.unwatched_server(&[Method::Nat]))
+}
+
+type DeadEnd<'a> = (Vec<&'a Flow>, &'a Question);
+
+/// Servers that want to answer through a gateway which does not exist.
+fn dead_ends<'a>(facts: &Facts<'a>) -> BTreeMap<HostId, DeadEnd<'a>> {
+    let mut found: BTreeMap<HostId, DeadEnd> = BTreeMap::new();
+    for flow in facts.balanced(Method::Nat).filter(|f| f.state == FlowState::Unanswered && !f.is_answered()) {
+        let (Some(server), Some(director)) = (flow.server_host, flow.director) else { continue };
+        let Some(hop) = facts.reached(&flow.request, server) else { continue };
+        let of_director = |q: &&Question| facts.trace.hosts[director].addresses.contains(&q.target);
+        if let Some(question) = facts.asks_in_vain(server, flow, hop).find(|q| !of_director(q)) {
+            found.entry(server).or_insert_with(|| (Vec::new(), question)).0.push(flow);
+        }
+    }
+    found
+}
+
+fn dead_end(facts: &Facts<'_>, flows: &[&Flow], question: &Question) -> Finding {
+    let (flow, gateway) = (flows[0], gateway(facts, flows[0]));
+    let name = facts.name(flow.server_host);
+    let summary =
+        format!("{name} wants to answer through {}, which does not exist here, instead of the director ({gateway}).", question.target);
+    let handed = flow.server_host.and_then(|s| facts.reached(&flow.request, s));
+    Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(question))
+        .and(handed.map(|hop| facts.seen(hop)))
+        .unless(&["ARP011"], format!("on {name}: `ip route get {}`, or a snapshot", flow.client.addr))
+        .mend([replace_default_route(name, &gateway, &question.target.to_string())])
+        .on(ids(flows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{SYN_ACK, World};
+    use super::*;
+
+    fn world() -> World {
+        World::nat().plug("gw.int", "int", "10.2.0.254").plug("gw.ext", "ext", "10.1.0.254")
+    }
+
+    #[test]
+    fn answers_go_to_another_router() {
+        let mut w = world();
+        for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", &format!("{rip}:80"));
+            w.who_has("director", "int", rip, &[web]);
+            w.syn(&c, &format!("client director {web}"), 1);
+            w.carry(&c, true, SYN_ACK, b"", &format!("{web} gw client"));
+            w.syn(&c, &format!("client director {web}"), 2);
+        }
+        let found = w.expect(&NAT002, Confidence::Certain, "web1, web2");
+        assert_eq!(found.remedy[0].command, "ip route replace default via 10.2.0.1");
+        assert_eq!(found.flows, [1, 2]);
+        // The director's and the servers' captures are enough: the MACs say it.
+        assert_eq!(w.without(&["client", "gw"]).diagnose().findings[0].code, "NAT002");
+    }
+
+    #[test]
+    fn nobody_answers_for_the_gateway() {
+        let mut w = World::nat();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        w.syn(&c, "client director web1", 1);
+        for _ in 0..3 {
+            w.who_has("web1", "int", "10.2.0.254", &[]);
+            w.wait(1.0);
+        }
+        w.syn(&c, "client director web1", 2);
+        let found = w.expect(&NAT002, Confidence::Likely, "web1");
+        assert_eq!(found.alternatives, ["ARP011"]);
+        assert!(found.summary.contains("10.2.0.254"));
+    }
+
+    #[test]
+    fn an_answer_through_the_director_is_right_whatever_else_is_wrong() {
+        let mut w = world();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 director");
+        w.syn(&c, "client director web1", 2);
+        w.deny(&NAT002);
+    }
+}

@@ -1,0 +1,96 @@
+//! A client on the real servers' own network.
+
+use super::super::{Facts, rule};
+use super::{Bypass, bypassed};
+use crate::finding::{Confidence, Outcome, Remedy, Severity};
+use crate::trace::Method;
+
+rule! {
+    /// # What it sees
+    /// The real server sends its SYN-ACK directly to the client's MAC: both are on one link. It arrives with the real server's address. The
+    /// client, which dialled the VIP, resets it or ignores it. Clients behind routers work at the same time.
+    ///
+    /// # Why it breaks
+    /// The real server has a connected route to the client's network and needs no gateway, so the answer bypasses the director, and nobody
+    /// puts the VIP back.
+    ///
+    /// # Confirm it by hand
+    /// On the real server: `ip route get CLIENT` shows no `via`.
+    ///
+    /// # Remedy
+    /// Use direct routing for such clients, or move them, or let the director translate their source as well: `sysctl -w
+    /// net.ipv4.vs.conntrack=1` and a MASQUERADE rule with `-m ipvs`. Forcing the answers through the director by deleting the connected
+    /// route also needs `send_redirects=0` on the director, for `all` and for the interface.
+    ///
+    /// # When it is not a fault
+    /// Only a test from the wrong place, when no real client will ever be there.
+    ///
+    /// # Reproduce
+    /// A NAT service, and a client with an address of the real servers' network.
+    ///
+    /// # References
+    /// LVS-HOWTO chapter LVS-NAT, "one network NAT"; kernel `Documentation/networking/ipvs-sysctl.rst`, `conntrack`.
+    NAT003 "client-on-server-subnet" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let strays = bypassed(facts, Bypass::Client);
+    let found = strays.iter().map(|b| {
+        let (names, clients) = (b.names(facts), b.clients());
+        let verb = if b.servers.len() == 1 { "answers" } else { "answer" };
+        let summary = format!("{names} {verb} {clients} directly, on their common link, past the director.");
+        let director = facts.name(b.flows[0].director);
+        let vip = b.flows[0].vip.map_or_else(|| "VIP".to_string(), |vip| vip.addr.to_string());
+        let rule = format!("POSTROUTING -m ipvs --vaddr {vip} -j MASQUERADE");
+        b.finding(facts, Severity::Broken, Confidence::Certain, summary).mend([Remedy::new(
+            director,
+            format!("sysctl -w net.ipv4.vs.conntrack=1; iptables -t nat -A {rule}"),
+            "both in /etc/sysctl.d/ and the saved iptables rules; or use direct routing, or move the client",
+            format!("iptables -t nat -D {rule}; sysctl -w net.ipv4.vs.conntrack=0"),
+        )])
+    });
+    Outcome::or_need(found.collect(), facts.unwatched_server(&[Method::Nat]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{RST, SYN_ACK, World};
+    use super::*;
+
+    fn flat() -> World {
+        World::new()
+            .plug("client.eth0", "lan", "10.2.0.100")
+            .plug("director.eth0", "lan", "10.2.0.1")
+            .plug("web1.eth0", "lan", "10.2.0.11")
+            .plug("web2.eth0", "lan", "10.2.0.12")
+    }
+
+    #[test]
+    fn the_answer_goes_to_the_client_itself() {
+        let mut w = flat();
+        for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {
+            let c = World::tcp(&format!("10.2.0.100:{port}"), "10.2.0.1:80").dnat("director", &format!("{rip}:80"));
+            w.syn(&c, &format!("client director {web}"), 1);
+            w.carry(&c, true, SYN_ACK, b"", &format!("{web} client"));
+            let back = World::tcp(&format!("10.2.0.100:{port}"), &format!("{rip}:80"));
+            w.carry(&back, false, RST, b"", &format!("client {web}"));
+            w.syn(&c, &format!("client director {web}"), 1);
+        }
+        let found = w.expect(&NAT003, Confidence::Certain, "web1, web2");
+        assert_eq!(found.remedy[0].host, "director");
+        w.unnamed().diagnose().findings.iter().find(|f| f.code == "NAT003").expect("also without names");
+    }
+
+    #[test]
+    fn answers_that_a_director_masquerades_come_back() {
+        let mut w = flat();
+        for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {
+            let c = World::tcp(&format!("10.2.0.100:{port}"), "10.2.0.1:80")
+                .dnat("director", &format!("{rip}:80"))
+                .snat("director", &format!("10.2.0.1:{port}"));
+            w.talk(&c, &format!("client director {web}"), &format!("{web} director client"));
+        }
+        w.deny(&NAT003);
+        w.healthy();
+    }
+}

@@ -1,0 +1,132 @@
+//! A NAT director on one wire tells its real servers of a shorter way.
+
+use super::super::facts::ids;
+use super::super::remedy::sysctl;
+use super::super::{Facts, rule};
+use crate::finding::{Confidence, Finding, Outcome, Severity};
+use crate::packet::IcmpKind;
+use crate::trace::{Flow, FlowError, HostId, Method, Way};
+use std::collections::BTreeMap;
+
+rule! {
+    /// # What it sees
+    /// An ICMP redirect from the director to a real server, about an answer: "for this client there is a better first hop". From then on the
+    /// real server asks by ARP for the client itself, and its answers no longer pass the director. The connection freezes in the middle.
+    ///
+    /// # Why it breaks
+    /// The director forwards the answer out of the interface by which it came, notices that, and advises the short cut. Once taken, nobody
+    /// puts the VIP back into the answers. Typical where the VIP's network and the real servers' are two addresses of one interface.
+    ///
+    /// # Confirm it by hand
+    /// On the real server: `ip route get CLIENT` prints `cache <redirected>`. On the director: `sysctl net.ipv4.conf.all.send_redirects`,
+    /// and the same for the interface: redirects are sent unless both are 0.
+    ///
+    /// # Remedy
+    /// No redirects from the director, for `all` and for the interface; then `ip route flush cache` on the real servers. Two interfaces or
+    /// two VLANs are better.
+    ///
+    /// # When it is not a fault
+    /// Redirects to clients about their requests: only answers must come back through the director.
+    ///
+    /// # Reproduce
+    /// Everything on one bridge, the real servers' default route through the director, `send_redirects=1` there.
+    ///
+    /// # References
+    /// kernel `Documentation/networking/ip-sysctl.rst`: send_redirects, shared_media; LVS-HOWTO chapter LVS-NAT.
+    NAT004 "one-arm-icmp-redirect" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let mut advised: BTreeMap<HostId, Vec<(&Flow, &FlowError)>> = BTreeMap::new();
+    for flow in facts.balanced(Method::Nat) {
+        let about_reply = |e: &&FlowError| matches!(e.kind, IcmpKind::Redirect { .. }) && e.about == Way::Reply && e.from == flow.director;
+        if let (Some(server), Some(redirect)) = (flow.server_host, flow.errors.iter().find(about_reply)) {
+            advised.entry(server).or_default().push((flow, redirect));
+        }
+    }
+    let found: Vec<Finding> = advised.into_iter().map(|(server, told)| finding(facts, server, &told)).collect();
+    found.into()
+}
+
+fn finding(facts: &Facts<'_>, server: HostId, told: &[(&Flow, &FlowError)]) -> Finding {
+    let (flow, redirect) = told[0];
+    let (director, name) = (facts.name(flow.director), facts.name(Some(server)));
+    // What the server then sends past the director.
+    let past = told.iter().find_map(|(f, _)| f.reply.strays.iter().find(|h| h.from == Some(server) && h.to != f.director));
+    let asked = facts.trace.claims.questions.iter().find(|q| {
+        facts.trace.hosts[server].macs.contains(&q.mac) && told.iter().any(|(f, _)| f.reply.first().is_some_and(|h| h.dst.addr == q.target))
+    });
+    let broken = past.is_some() || told.iter().any(|(f, _)| !f.state.is_complete());
+    let (severity, effect) = match broken {
+        true => (Severity::Broken, "and its answers then pass the director by."),
+        false => (Severity::Risky, "and its answers will pass the director by as soon as it follows the advice."),
+    };
+    let interface = facts.interface(flow.director, &flow.reply);
+    let key = format!("net.ipv4.conf.{interface}.send_redirects");
+    let summary = format!("{director} advises {name} by ICMP redirect to send its answers directly to {}, {effect}", flow.client.addr);
+    Finding::new(director, severity, Confidence::Certain, summary, facts.error(redirect))
+        .and(asked.map(|q| facts.question(q)))
+        .and(past.map(|hop| facts.seen_with(hop, &facts.to_whom(hop))))
+        .mend([
+            sysctl(director, &[("net.ipv4.conf.all.send_redirects", "0", "1"), (&key, "0", "1")]),
+            crate::finding::Remedy::new(
+                name,
+                "ip route flush cache",
+                "net.ipv4.conf.all.accept_redirects=0 in /etc/sysctl.d/90-lvs.conf",
+                "nothing to undo",
+            ),
+        ])
+        .on(ids(&told.iter().map(|(f, _)| *f).collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{ACK, PSH, SYN_ACK, World};
+    use super::*;
+
+    fn one_wire() -> World {
+        World::new()
+            .plug("client.eth0", "lan", "10.1.0.100")
+            .plug("director.eth0", "lan", "10.1.0.1")
+            .plug("web1.eth0", "lan", "10.2.0.11")
+            .plug("web2.eth0", "lan", "10.2.0.12")
+    }
+
+    #[test]
+    fn the_server_follows_the_redirect() {
+        let mut w = one_wire();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 director client");
+        w.icmp(&c, true, (5, 1, 0x0a01_0064), "10.1.0.1", "10.2.0.11", "web1", "director web1");
+        w.carry(&c, false, ACK, b"", "client director web1");
+        w.carry(&c, false, PSH, b"GET /", "client director web1");
+        w.who_has("web1", "lan", "10.1.0.100", &["client"]);
+        w.carry(&c, true, PSH, b"200 OK", "web1 client");
+        w.wait(1.0);
+        w.carry(&c, true, PSH, b"200 OK", "web1 client");
+        let found = w.expect(&NAT004, Confidence::Certain, "director");
+        assert_eq!(found.severity, Severity::Broken);
+        assert_eq!(found.evidence().len(), 3);
+        assert!(found.remedy[0].command.contains("net.ipv4.conf.eth0.send_redirects=0"));
+    }
+
+    #[test]
+    fn redirects_that_nobody_follows_are_a_risk() {
+        let mut w = one_wire();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.talk(&c, "client director web1", "web1 director client");
+        w.icmp(&c, true, (5, 1, 0x0a01_0064), "10.1.0.1", "10.2.0.11", "web1", "director web1");
+        assert_eq!(w.expect(&NAT004, Confidence::Certain, "director").severity, Severity::Risky);
+    }
+
+    #[test]
+    fn a_redirect_about_a_request_is_no_matter() {
+        let mut w = one_wire();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.talk(&c, "client director web1", "web1 director client");
+        w.icmp(&c, false, (5, 1, 0x0a01_0002), "10.1.0.1", "10.1.0.100", "client", "director client");
+        w.deny(&NAT004);
+        w.healthy();
+    }
+}

@@ -1,0 +1,90 @@
+//! A filter on the director drops requests.
+
+use super::super::remedy::look;
+use super::super::{Facts, rule};
+use crate::finding::{Outcome, Severity};
+
+rule! {
+    /// # What it sees
+    /// The SYN arrives at the director, which owns the VIP and answers ARP for it. Then nothing: nothing leaves towards a real server, no
+    /// RST, no ICMP error.
+    ///
+    /// # Why it breaks
+    /// IPVS sees a request only after the filter table's INPUT chain, and what it sends passes OUTPUT. A DROP in either loses the
+    /// connection silently. In NAT mode the answers pass FORWARD, still with the real server's address (the look of that is NAT005).
+    ///
+    /// # Confirm it by hand
+    /// On the director: `nft list ruleset` or `iptables-save -c`, and watch the counters of rules that drop; `ipvsadm -lnc` has no entry.
+    ///
+    /// # Remedy
+    /// Accept the VIP and port in INPUT, the real servers in OUTPUT and FORWARD.
+    ///
+    /// # When it is not a fault
+    /// When this client is to be kept out. keepalived's `vrrp_strict` also drops packets for its VIPs (HA003).
+    ///
+    /// # Reproduce
+    /// A healthy service; on the director `nft add rule inet filter input ip daddr VIP tcp dport 80 drop`.
+    ///
+    /// # References
+    /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_ops4`: the hooks and their priorities.
+    NAT008 "filter-chain-drop-on-director" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let found = facts.losses("NAT008").into_iter().map(|loss| {
+        let name = facts.name(Some(loss.host));
+        let summary = format!("{name} receives requests for {}, and neither hands them on nor refuses them.", loss.service());
+        let command = "nft list ruleset; iptables-save -c; ipvsadm -ln --stats";
+        let mut finding =
+            loss.finding(facts, summary, &format!("on {name}: `nft list ruleset` (counters of drops), `ipvsadm -ln`, or a snapshot"));
+        finding.severity = Severity::Broken;
+        finding.mend([look(name, command, format!("then accept {} in INPUT, and save the rules", loss.service()))])
+    });
+    Outcome::or_need(found.collect(), need(facts))
+}
+
+/// Requests that came to a host of which only one interface was captured.
+fn need(facts: &Facts<'_>) -> Option<String> {
+    let lost = |f: &&crate::trace::Flow| f.director.is_none() && f.state == crate::trace::FlowState::Unanswered && f.errors.is_empty();
+    let host = facts
+        .flows()
+        .filter(lost)
+        .filter(|f| facts.swallowed(f, crate::trace::Way::Request).is_none())
+        .find_map(|f| f.request.last()?.to)?;
+    Some(format!("captures on all interfaces of {}, and on a real server", facts.name(Some(host))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::*;
+    use crate::finding::Confidence;
+
+    #[test]
+    fn requests_end_at_the_director() {
+        let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80");
+        w.syn(&c, "client director", 3);
+        let found = w.expect(&NAT008, Confidence::Likely, "director");
+        assert!(found.alternatives.contains(&"HA003"));
+        // One interface alone does not show that nothing left by the other.
+        let w = w.without(&["director.int", "web1", "web2"]);
+        w.deny(&NAT008);
+        assert!(w.cannot_judge(&NAT008));
+    }
+
+    #[test]
+    fn a_director_that_waits_for_a_neighbour_drops_nothing() {
+        let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80");
+        w.syn(&c, "client director", 1);
+        for _ in 0..3 {
+            w.who_has("director", "int", "10.2.0.11", &[]);
+            w.wait(1.0);
+        }
+        w.syn(&c, "client director", 2);
+        w.deny(&NAT008);
+    }
+}

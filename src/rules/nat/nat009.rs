@@ -1,0 +1,100 @@
+//! A source translation on the director that only works for part of the connections.
+
+use super::super::facts::ids;
+use super::super::{Facts, rule};
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::trace::{Flow, Method, Rewrite};
+
+rule! {
+    /// # What it sees
+    /// The director translates the source of some requests and not of others of the same service; answers to the others do not come back
+    /// through it.
+    ///
+    /// # Why it breaks
+    /// A MASQUERADE or SNAT rule on the director makes answers come back by themselves. But with `net.ipv4.vs.conntrack=0` IPVS marks its
+    /// packets as untracked, and the nat table never sees them: the rule has no effect, or only on connections that were there before.
+    ///
+    /// # Confirm it by hand
+    /// On the director: `sysctl net.ipv4.vs.conntrack`; `iptables -t nat -L POSTROUTING -v -n`: does the rule count?
+    ///
+    /// # Remedy
+    /// `sysctl -w net.ipv4.vs.conntrack=1`, and the rule with `-m ipvs`.
+    ///
+    /// # When it is not a fault
+    /// Rules for part of the clients on purpose, while the answers to the others come back through the director.
+    ///
+    /// # Reproduce
+    /// A one-armed NAT service with a MASQUERADE rule; change `net.ipv4.vs.conntrack` to 0.
+    ///
+    /// # References
+    /// kernel `Documentation/networking/ipvs-sysctl.rst`: conntrack; `net/netfilter/ipvs/ip_vs_xmit.c`, `ip_vs_nat_send_or_cont`.
+    NAT009 "snat-rule-has-no-effect" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let translated = |f: &Flow| {
+        let sent = f.director.and_then(|d| f.request.sent_by(d));
+        sent.is_some_and(|hop| hop.rewrites.contains(&Rewrite::SrcIp))
+    };
+    let plain: Vec<&Flow> = facts.balanced(Method::Nat).filter(|f| !translated(f) && !f.state.is_complete() && bypasses(f)).collect();
+    let Some(flow) = plain.first().copied() else { return Outcome::Clear };
+    let other = facts.flows().find(|f| f.director == flow.director && f.vip == flow.vip && f.state.is_complete() && translated(f));
+    let (Some(other), Some(sent)) = (other, flow.director.and_then(|d| flow.request.sent_by(d))) else { return Outcome::Clear };
+    let name = facts.name(flow.director);
+    let summary = format!("{name} translates the source of some requests and not of others; answers to those pass it by.");
+    let right = other.director.and_then(|d| other.request.sent_by(d)).map(|hop| facts.seen_with(hop, "source translated"));
+    let found = Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen_with(sent, "source left alone"))
+        .and(right)
+        .unless(&["NAT003", "NAT006"], format!("on {name}: `sysctl net.ipv4.vs.conntrack`, `iptables -t nat -S POSTROUTING`"))
+        .mend([Remedy::new(
+            name,
+            "sysctl -w net.ipv4.vs.conntrack=1",
+            "net.ipv4.vs.conntrack = 1 in /etc/sysctl.d/90-lvs.conf; the rule with `-m ipvs` in the saved rules",
+            "sysctl -w net.ipv4.vs.conntrack=0",
+        )])
+        .on(ids(&plain));
+    vec![found].into()
+}
+
+/// Its server answers past the director.
+fn bypasses(flow: &Flow) -> bool {
+    flow.reply.first().is_some_and(|hop| hop.from == flow.server_host && hop.to.is_some() && hop.to != flow.director)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{SYN_ACK, World};
+    use super::*;
+
+    fn world() -> World {
+        let mut w = World::new().plug("client.eth0", "lan", "10.2.0.100").plug("director.eth0", "lan", "10.2.0.1").plug(
+            "web1.eth0",
+            "lan",
+            "10.2.0.11",
+        );
+        for port in [40001, 40002] {
+            let c = World::tcp(&format!("10.2.0.100:{port}"), "10.2.0.1:80")
+                .dnat("director", "10.2.0.11:80")
+                .snat("director", &format!("10.2.0.1:{port}"));
+            w.talk(&c, "client director web1", "web1 director client");
+        }
+        w
+    }
+
+    #[test]
+    fn some_sources_are_left_alone() {
+        let mut w = world();
+        let c = World::tcp("10.2.0.100:40003", "10.2.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 client");
+        w.syn(&c, "client director web1", 2);
+        let found = w.expect(&NAT009, Confidence::Likely, "director");
+        assert_eq!(found.flows, [3]);
+    }
+
+    #[test]
+    fn all_sources_are_translated() {
+        world().deny(&NAT009);
+        world().healthy();
+    }
+}
