@@ -65,6 +65,22 @@ pub static ALL: &[&Rule] = &[
     &nat::nat010::NAT010,
     &nat::nat011::NAT011,
     &nat::nat013::NAT013,
+    &dr::dr001::DR001,
+    &dr::dr002::DR002,
+    &dr::dr003::DR003,
+    &dr::dr004::DR004,
+    &dr::dr005::DR005,
+    &dr::dr006::DR006,
+    &dr::dr007::DR007,
+    &dr::dr008::DR008,
+    &dr::dr009::DR009,
+    &dr::dr010::DR010,
+    &dr::dr012::DR012,
+    &dr::dr013::DR013,
+    &dr::dr016::DR016,
+    &dr::dr017::DR017,
+    &dr::dr018::DR018,
+    &svc::svc004::SVC004,
 ];
 
 /// The rule with a code, whatever its case.

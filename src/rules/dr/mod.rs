@@ -1,1 +1,126 @@
-//! dr
+//! LVS-DR: only MACs change, and the answer goes past the director. Most of it holds for tunnels too.
+
+pub(super) mod dr001;
+pub(super) mod dr002;
+pub(super) mod dr003;
+pub(super) mod dr004;
+pub(super) mod dr005;
+pub(super) mod dr006;
+pub(super) mod dr007;
+pub(super) mod dr008;
+pub(super) mod dr009;
+pub(super) mod dr010;
+pub(super) mod dr012;
+pub(super) mod dr013;
+pub(super) mod dr016;
+pub(super) mod dr017;
+pub(super) mod dr018;
+
+use super::Facts;
+use super::facts::{ids, list};
+use crate::finding::{Confidence, Finding, Severity};
+use crate::ipvs::Role;
+use crate::trace::{Flow, Hop, HostId, Method, NoteKind};
+use std::collections::BTreeMap;
+
+/// Flows whose answer goes straight to the client: direct routing, tunnels.
+fn answered_directly<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Flow> + use<'a> {
+    facts.flows().filter(|f| f.director.is_some() && matches!(f.method, Method::DirectRouting | Method::Tunnel))
+}
+
+const DIRECT: [Method; 2] = [Method::DirectRouting, Method::Tunnel];
+
+/// The VIP of a flow in words.
+fn vip(flow: &Flow) -> String {
+    flow.vip.map_or_else(|| "the VIP".to_string(), |vip| vip.addr.to_string())
+}
+
+/// A packet that two hosts hand to each other until its TTL is used up. Each rule about loops has its own kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Round {
+    /// The other one is a router: the real server is behind it.
+    Router,
+    /// The other one balances, too.
+    Director,
+    /// The other one is a real server that does not know the VIP.
+    Server,
+}
+
+struct Loop<'a> {
+    flow: &'a Flow,
+    /// Handed on by the director …
+    there: &'a Hop,
+    /// … and handed back.
+    back: &'a Hop,
+    director: HostId,
+    other: HostId,
+}
+
+/// Loops of one kind, by the host that hands the packet back.
+fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>> {
+    let all: Vec<Loop> = facts.flows().filter_map(loop_of).collect();
+    let enters: Vec<HostId> = all.iter().map(|l| l.director).collect();
+    let mut found: BTreeMap<HostId, Vec<Loop>> = BTreeMap::new();
+    for l in all {
+        let before = l.flow.request.hops.iter().any(|h| h.from == Some(l.other) && h.to == Some(l.director) && h.ttl > l.there.ttl);
+        let balances =
+            || enters.contains(&l.other) || facts.flows().any(|f| f.director == Some(l.other) && f.server_host != Some(l.director));
+        let kind = match facts.role(Some(l.other)) {
+            _ if before => Round::Router,
+            Role::Director => Round::Director,
+            _ if balances() => Round::Director,
+            Role::Router if !facts.is_real_server(l.other) => Round::Router,
+            _ => Round::Server,
+        };
+        if kind == wanted {
+            found.entry(l.other).or_default().push(l);
+        }
+    }
+    found
+}
+
+/// The request went from one host to another and back again, with a lower TTL each time and its addresses as they were.
+fn loop_of(flow: &Flow) -> Option<Loop<'_>> {
+    let hops = || flow.request.hops.iter().chain(&flow.request.strays);
+    let links: Vec<&Hop> = hops().collect();
+    for (i, there) in links.iter().enumerate() {
+        let (Some(director), Some(other)) = (there.from, there.to) else { continue };
+        let returns = |h: &&&Hop| {
+            (h.from, h.to, h.src, h.dst) == (Some(other), Some(director), there.src, there.dst)
+                && h.ttl < there.ttl
+                && h.outer == there.outer
+        };
+        if let Some(back) = links[i..].iter().find(returns)
+            && director != other
+        {
+            return Some(Loop { flow, there, back, director, other });
+        }
+    }
+    None
+}
+
+impl Loop<'_> {
+    /// The finding about loops with one host, with its proof.
+    fn finding(loops: &[Loop<'_>], facts: &Facts<'_>, confidence: Confidence, summary: String) -> Finding {
+        let first = &loops[0];
+        let flows: Vec<&Flow> = loops.iter().map(|l| l.flow).collect();
+        let rounds: Vec<_> = first.flow.noted(NoteKind::Loop).collect();
+        let again = rounds.first().map(|note| {
+            let frames = rounds.iter().filter(|n| n.point == note.point).map(|n| n.frame).collect();
+            let ttls: Vec<String> = rounds.iter().filter(|n| n.point == note.point).take(4).map(|n| n.ttl.to_string()).collect();
+            crate::finding::Evidence::frames(note.point, frames, format!("the same packet again, with TTL {}", list(&ttls)))
+        });
+        let expired = first.flow.errors.iter().find(|e| e.kind == crate::packet::IcmpKind::TimeExceeded).map(|e| facts.error(e));
+        Finding::new(
+            facts.name(Some(first.other)),
+            Severity::Broken,
+            confidence,
+            summary,
+            facts.seen_with(first.there, &format!("TTL {}", first.there.ttl)),
+        )
+        .and([facts.seen_with(first.back, &format!("back again, TTL {}", first.back.ttl))])
+        .and(again)
+        .and(expired)
+        .on(ids(&flows))
+    }
+}

@@ -44,11 +44,21 @@ impl<'a> Facts<'a> {
         self.claimants(addr).iter().any(|c| c.host == host && c.answers().is_some())
     }
 
-    /// Questions of a host that nobody answered at the point where they were heard.
+    /// Questions of a host that nobody answered. Only where the answer would have been seen: at the host's own interface, or at a mirror
+    /// port; the answer is for the asker alone, others on the link hear only the question.
     pub fn unanswered_questions(&self, host: HostId) -> impl Iterator<Item = &'a Question> + use<'a> {
-        let trace = self.trace;
-        let macs = &trace.hosts[host].macs;
-        trace.claims.questions.iter().filter(move |q| macs.contains(&q.mac) && q.asker.is_some() && !is_answered(trace, q))
+        let facts = *self;
+        let macs = &self.trace.hosts[host].macs;
+        let shows = move |q: &Question| facts.trace.host_at(q.point).is_none_or(|at| at == host);
+        let questions = self.trace.claims.questions.iter().filter(move |q| macs.contains(&q.mac) && q.asker.is_some() && shows(q));
+        questions.filter(move |q| !facts.is_answered(q))
+    }
+
+    /// A question counts as answered when the address was claimed while it was being asked, or later, wherever the answer was seen.
+    pub(super) fn is_answered(&self, question: &Question) -> bool {
+        let asked = self.trace.common_time(question.point, question.times.since());
+        let about = |c: &&Claim| c.addr == question.target && c.is_earnest() && c.mac != question.mac;
+        self.trace.claims.claims.iter().filter(about).any(|c| self.trace.common_time(c.point, c.times.last.1) + PATIENCE >= asked)
     }
 
     /// True when any host but the one that asks claims the address, anywhere.
@@ -83,10 +93,4 @@ impl<'a> Facts<'a> {
     pub fn last_asked(&self, question: &Question) -> Timestamp {
         self.trace.common_time(question.point, question.times.last.1)
     }
-}
-
-/// A question counts as answered when the address was claimed at that point while it was being asked, or later.
-fn is_answered(trace: &crate::trace::Trace, question: &Question) -> bool {
-    let about = |c: &&Claim| c.point == question.point && c.addr == question.target && c.is_earnest() && c.mac != question.mac;
-    trace.claims.claims.iter().filter(about).any(|c| c.times.last.1 + PATIENCE >= question.times.since())
 }

@@ -1,0 +1,86 @@
+//! The VIP is missing on a real server.
+
+use super::super::remedy::vip_on_lo;
+use super::super::{Facts, rule};
+use super::{DIRECT, vip};
+use crate::finding::{Outcome, Severity};
+
+rule! {
+    /// # What it sees
+    /// The SYN, still addressed to the VIP, arrives at the real server's MAC. Then silence: no SYN-ACK, no RST, no ICMP error, no ARP.
+    ///
+    /// # Why it breaks
+    /// With direct routing and tunnels the destination stays the VIP. A host that does not have that address, and does not forward, drops the
+    /// packet without a word.
+    ///
+    /// # Confirm it by hand
+    /// On the real server: `ip route get VIP` must say `local VIP dev lo`. `nstat -az IpInAddrErrors` counts up with each SYN.
+    ///
+    /// # Remedy
+    /// `ip addr add VIP/32 dev lo`, after `arp_ignore=1` and `arp_announce=2` are set.
+    ///
+    /// # When it is not a fault
+    /// When something else keeps the server silent; packets look the same: strict `rp_filter` (DR018), a firewall (NET008), no route back to
+    /// the client (DR004), a mask other than /32 (DR002). `ip route get`, or a snapshot, tells.
+    ///
+    /// # Reproduce
+    /// A DR service; on a real server `ip addr del VIP/32 dev lo`.
+    ///
+    /// # References
+    /// LVS-HOWTO chapter LVS-DR; kernel `net/ipv4/route.c`, `ip_route_input_slow`.
+    DR001 "rs-vip-missing" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let found = facts.silences("DR001").into_iter().map(|silence| {
+        let (flow, names) = (silence.flows[0], silence.names(facts));
+        let vip = vip(flow);
+        let settle = format!("`ip route get {vip}`, `ip route get {} from {vip}`", silence.hop.src.addr);
+        silence.finding(facts, Severity::Broken, &settle).mend([vip_on_lo(&names, &vip)])
+    });
+    Outcome::or_need(found.collect(), facts.unwatched_server(&DIRECT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::*;
+    use crate::finding::Confidence;
+
+    #[test]
+    fn one_server_is_silent() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let good = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        w.talk(&good, "client router director web1", "web1 router client");
+        let bad = World::tcp("10.1.0.100:40002", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.who_has("director", "int", "10.2.0.12", &["web2"]);
+        w.syn(&bad, "client router director web2", 3);
+        let found = w.expect(&DR001, Confidence::Likely, "web2");
+        assert_eq!(found.remedy[0].command, "ip addr add 10.2.0.100/32 dev lo");
+        assert!(["DR004", "DR018", "NET008"].iter().all(|code| found.alternatives.contains(code)), "{:?}", found.alternatives);
+        w.unnamed().expect(&DR001, Confidence::Likely, "rs2");
+    }
+
+    #[test]
+    fn nobody_looked_at_the_server() {
+        let mut w = World::dr();
+        for (port, web) in [(40001, "web1"), (40002, "web2")] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+            w.syn(&c, &format!("client router director {web}"), 3);
+        }
+        let w = w.without(&["web1", "web2"]);
+        w.deny(&DR001);
+        assert!(w.cannot_judge(&DR001));
+    }
+
+    #[test]
+    fn a_server_that_refuses_knows_the_vip() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.syn(&c, "client router director web1", 1);
+        w.carry(&c, true, super::super::super::testing::REFUSE, b"", "web1 router client");
+        w.deny(&DR001);
+    }
+}

@@ -1,0 +1,112 @@
+//! A real server answers through another router than the one that translated the request.
+
+use super::super::facts::{by_server, ids};
+use super::super::remedy::replace_default_route;
+use super::super::{Facts, rule};
+use super::{DIRECT, answered_directly};
+use crate::finding::{Confidence, Finding, Outcome, Severity};
+use crate::trace::{Flow, HostId, Rewrite};
+
+rule! {
+    /// # What it sees
+    /// The router translates the client's destination to the VIP. The real server's answer goes to another router, or straight to the
+    /// client, which sees the VIP as its source instead of the address that it dialled. It resets the answer, or ignores it.
+    ///
+    /// # Why it breaks
+    /// Only the router that translated the request can translate the answer back. It never sees it; its connection tracking stays at
+    /// SYN_SENT, and it may drop the client's later packets as invalid.
+    ///
+    /// # Confirm it by hand
+    /// On the real server: `ip route get CLIENT from VIP` names another next hop. On the router: `conntrack -L -d ADDRESS` says UNREPLIED.
+    ///
+    /// # Remedy
+    /// The real servers' default route through the router that translates, or a policy rule for packets from the VIP.
+    ///
+    /// # When it is not a fault
+    /// Without translation answers may take any router: the client sees the address that it dialled.
+    ///
+    /// # Reproduce
+    /// A DR service behind a router with DNAT, a second router on the servers' network as their gateway.
+    ///
+    /// # References
+    /// kernel `net/netfilter/nf_nat_core.c`; conntrack(8).
+    DR005 "reply-via-other-router" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let stray: Vec<&Flow> = answered_directly(facts).filter(|f| !f.state.is_complete() && other_way(f).is_some()).collect();
+    let found: Vec<Finding> = by_server(stray)
+        .into_iter()
+        .filter_map(|(server, flows)| {
+            let (flow, name) = (flows[0], facts.name(Some(server)));
+            let translator = other_way(flow)?;
+            let (sent, translated) = (flow.reply.first()?, flow.request.sent_by(translator)?);
+            let (next, router) = (facts.name(sent.to), facts.name(Some(translator)));
+            let gateway = facts.address_on(Some(translator), translated.src_mac, &[flow.client.addr, flow.service.addr], "ROUTER");
+            let before = facts.address_on(sent.to, sent.dst_mac, &[], "the gateway before");
+            let summary =
+                format!("{name} answers through {next}; only {router}, which translated the request, can translate the answer back.");
+            let arrived =
+                flow.reply.hops.iter().find(|hop| hop.dst == flow.client && hop.to == flow.client_host && hop.src != flow.service);
+            Some(
+                Finding::new(name, Severity::Broken, Confidence::Certain, summary, facts.seen_with(sent, &facts.to_whom(sent)))
+                    .and([facts.seen_with(translated, &format!("translated by {router}"))])
+                    .and(arrived.map(|hop| facts.seen_with(hop, &format!("the client dialled {}", flow.service))))
+                    .mend([replace_default_route(name, &gateway, &before)])
+                    .on(ids(&flows)),
+            )
+        })
+        .collect();
+    Outcome::or_need(found, facts.unwatched_server(&DIRECT))
+}
+
+/// The router that translated the request's destination in front of the director, if the answer goes elsewhere, and not to the director.
+fn other_way(flow: &Flow) -> Option<HostId> {
+    let vip = flow.vip?;
+    let translated = flow.request.hops.iter().find(|hop| hop.rewrites.contains(&Rewrite::DstIp) && hop.dst == vip)?;
+    let router = translated.from.filter(|router| Some(*router) != flow.director)?;
+    let sent = flow.reply.first().filter(|hop| hop.from == flow.server_host && hop.src == vip && hop.dst_mac.is_some())?;
+    let elsewhere = sent.to != Some(router) && sent.to != flow.director && sent.to.is_some();
+    (elsewhere && flow.reply.towards(router).next().is_none()).then_some(router)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{RST, SYN_ACK, World};
+    use super::*;
+
+    #[test]
+    fn the_answer_takes_another_router() {
+        let mut w = World::dr().plug("gw.int", "int", "10.2.0.254").plug("gw.ext", "ext", "10.1.0.254");
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.syn(&c, "client router director web1", 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 gw client");
+        let direct = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.carry(&direct, false, RST, b"", "client gw");
+        w.syn(&c, "client router director web1", 2);
+        let found = w.expect(&DR005, Confidence::Certain, "web1");
+        assert_eq!(found.remedy[0].command, "ip route replace default via 10.2.0.1");
+        assert!(found.summary.contains("only router"), "{}", found.summary);
+    }
+
+    #[test]
+    fn without_translation_any_router_will_do() {
+        let mut w = World::dr().plug("gw.int", "int", "10.2.0.254").plug("gw.ext", "ext", "10.1.0.254");
+        for (port, web) in [(40001, "web1"), (40002, "web2")] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            w.talk(&c, &format!("client router director {web}"), &format!("{web} gw client"));
+        }
+        w.deny(&DR005);
+        w.healthy();
+    }
+
+    #[test]
+    fn through_the_translating_router_is_right() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        w.deny(&DR005);
+    }
+}

@@ -1,0 +1,81 @@
+//! A real server of a DR service is not on the director's own network.
+
+use super::super::{Facts, rule};
+use super::{Loop, Round, loops, vip};
+use crate::finding::{Confidence, Outcome, Remedy, Severity};
+
+rule! {
+    /// # What it sees
+    /// The director sends the request, still addressed to the VIP, to the MAC of a router. The router sends it back to the director, with the
+    /// TTL one lower, and so on until it is used up. No real server ever sees it.
+    ///
+    /// # Why it breaks
+    /// Direct routing reaches only neighbours: the packet carries the VIP, and only the MAC says which server it is for. When the real
+    /// server is behind a gateway, the gateway's MAC is used; the gateway routes the packet to the VIP, that is, to the director.
+    ///
+    /// # Confirm it by hand
+    /// On the director: `ip route get RIP` shows a `via`; for direct routing it must not.
+    ///
+    /// # Remedy
+    /// Put the real server on the director's network, or use tunnels (`ipvsadm -e … -i`) for it.
+    ///
+    /// # When it is not a fault
+    /// Never: no connection through such a destination can work.
+    ///
+    /// # Reproduce
+    /// A DR service with a real server behind the router.
+    ///
+    /// # References
+    /// kernel `net/netfilter/ipvs/ip_vs_xmit.c`, `ip_vs_dr_xmit`: the route is looked up for the real server's address.
+    DR006 "rs-not-on-director-l2" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let found = loops(facts, Round::Router).into_iter().map(|(router, loops)| {
+        let (flow, director) = (loops[0].flow, facts.name(Some(loops[0].director)));
+        let router = facts.name(Some(router));
+        let summary = format!("{director} hands packets for {} to {router}, which sends them back: the real server is behind a router.", vip(flow));
+        let server = flow.real_server.map_or_else(|| "RIP:PORT".to_string(), |rs| rs.to_string());
+        let service = flow.vip.map_or_else(|| "VIP:PORT".to_string(), |vip| vip.to_string());
+        let mut finding = Loop::finding(&loops, facts, Confidence::Certain, summary);
+        finding.subject = director.to_string();
+        finding.severity = Severity::Broken;
+        finding.mend([Remedy::new(
+            director,
+            format!("ipvsadm -e -t {service} -r {server} -i"),
+            "the method in the saved rules (`ipvsadm -Sn`) or `lb_kind TUN` in keepalived.conf, and a tunnel device on the real server; or move it",
+            format!("ipvsadm -e -t {service} -r {server} -g"),
+        )])
+    });
+    found.collect::<Vec<_>>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::super::dr016::DR016;
+    use super::super::dr017::DR017;
+    use super::*;
+
+    #[test]
+    fn the_router_sends_it_back() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client router director router director router director", 1);
+        let found = w.expect(&DR006, Confidence::Certain, "director");
+        assert!(found.summary.contains("router"));
+        w.deny(&DR016);
+        w.deny(&DR017);
+    }
+
+    #[test]
+    fn one_arm_is_no_loop() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        w.deny(&DR006);
+        w.healthy();
+    }
+}

@@ -1,0 +1,104 @@
+//! A destination port that direct routing cannot deliver to.
+
+use super::super::facts::ids;
+use super::super::{Facts, rule};
+use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::{ForwardingMethod, Match, VirtualService};
+use crate::trace::{Flow, FlowState, PacketKind};
+
+rule! {
+    /// # What it sees
+    /// The director's rules (`--ipvs`) give a real server of a DR or tunnel service another port than the service's. In packets: the request
+    /// arrives at the real server with the service's port, and is refused from there when nothing listens on it.
+    ///
+    /// # Why it breaks
+    /// Direct routing and tunnels change nothing in the packet, ports included. `ipvsadm` corrects such a port silently; keepalived and
+    /// other programs that speak netlink do not, so the table may show a port that is never used.
+    ///
+    /// # Confirm it by hand
+    /// On the director: `ipvsadm -ln`: do the ports of a Route or Tunnel destination equal the service's?
+    ///
+    /// # Remedy
+    /// The same port on both sides, or a REDIRECT on the real server, or NAT mode.
+    ///
+    /// # When it is not a fault
+    /// Services by firewall mark, and services with port 0.
+    ///
+    /// # Reproduce
+    /// keepalived with `lb_kind DR`, a `real_server` with port 8080 in a `virtual_server` with port 80.
+    ///
+    /// # References
+    /// ipvsadm `ipvsadm.c`, `parse_service` and its port check; kernel `ip_vs_xmit.c`, `ip_vs_dr_xmit`.
+    DR007 "dr-port-remap" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    if facts.hints.rules.is_empty() {
+        return Outcome::NotJudged(crate::finding::Need("the director's rules: `--ipvs FILE`, from `ipvsadm -Sn`".to_string()));
+    }
+    facts.hints.rules.iter().filter_map(|service| finding(facts, service)).collect::<Vec<_>>().into()
+}
+
+fn finding(facts: &Facts<'_>, service: &VirtualService) -> Option<Finding> {
+    let Match::Endpoint(protocol, vip) = service.matches else { return None };
+    let direct = |m: ForwardingMethod| matches!(m, ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel);
+    let server = service.real_servers.iter().find(|rs| direct(rs.method) && rs.port != vip.port && vip.port != 0)?;
+    let of_service = |f: &&Flow| f.protocol == protocol && f.vip == Some(vip);
+    let refused: Vec<&Flow> = facts.flows().filter(of_service).filter(|f| f.state == FlowState::Refused).collect();
+    let served = facts.flows().filter(of_service).any(|f| f.state.is_complete());
+    let severity = match (refused.is_empty(), served) {
+        (false, _) => Severity::Broken,
+        (true, true) => Severity::Note,
+        (true, false) => Severity::Risky,
+    };
+    let kind = if server.method == ForwardingMethod::Tunnel { "tunnels" } else { "direct routing" };
+    let summary = format!("{} is listed with port {}, but {kind} delivers to port {}.", server.addr, server.port, vip.port);
+    let said = Evidence::Statement {
+        by: "the director's rules".to_string(),
+        what: format!("{vip} > {} {}", server.endpoint(), server.method.option()),
+    };
+    let reset = refused.first().and_then(|f| f.reply.hops.iter().find(|h| h.first == PacketKind::Reset));
+    let option = if protocol == crate::net::Protocol::Udp { "-u" } else { "-t" };
+    let (is, should) = (server.endpoint(), crate::net::Endpoint::new(server.addr, vip.port));
+    let command = |old, new| format!("ipvsadm -d {option} {vip} -r {old}; ipvsadm -a {option} {vip} -r {new} {}", server.method.option());
+    let keep = "the port in keepalived.conf or in the saved rules, and a listener on it";
+    let mended = Remedy::new("the director", command(is, should), keep, command(should, is));
+    let found = Finding::new(vip.to_string(), severity, Confidence::Certain, summary, said);
+    Some(found.and(reset.map(|hop| facts.seen(hop))).mend([mended]).on(ids(&refused)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{REFUSE, World};
+    use super::*;
+
+    fn world(rules: &str) -> World {
+        let mut w = World::dr().ipvs(rules);
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.syn(&c, "client router director web1", 1);
+        w.carry(&c, true, REFUSE, b"", "web1 router client");
+        w
+    }
+
+    #[test]
+    fn the_rules_name_another_port() {
+        let found = world("-A -t 10.2.0.100:80 -s rr\n-a -t 10.2.0.100:80 -r 10.2.0.11:8080 -g -w 1\n").expect(
+            &DR007,
+            Confidence::Certain,
+            "10.2.0.100:80",
+        );
+        assert_eq!((found.severity, found.flows.as_slice()), (Severity::Broken, &[1][..]));
+    }
+
+    #[test]
+    fn the_same_port_is_right() {
+        world("-A -t 10.2.0.100:80 -s rr\n-a -t 10.2.0.100:80 -r 10.2.0.11:80 -g -w 1\n").deny(&DR007);
+    }
+
+    #[test]
+    fn without_rules_nothing_is_said() {
+        let w = world("");
+        assert!(w.cannot_judge(&DR007));
+    }
+}

@@ -1,0 +1,94 @@
+//! The VIP is on a real server's network card instead of `lo`.
+
+use super::super::facts::ids;
+use super::super::{Facts, rule};
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::trace::{Claim, ClaimKind, Flow};
+
+rule! {
+    /// # What it sees
+    /// A real server announces the VIP by gratuitous ARP, or asks whether it is taken, as an interface does when it gets an address.
+    ///
+    /// # Why it breaks
+    /// An address on a network card is announced and defended. `arp_ignore=1` does not help: it silences only addresses of other interfaces.
+    /// The router's cache then points to the real server, and connections go past the director.
+    ///
+    /// # Confirm it by hand
+    /// On the real server: `ip addr show to VIP` must name `lo`.
+    ///
+    /// # Remedy
+    /// Move the VIP to `lo`, with /32.
+    ///
+    /// # When it is not a fault
+    /// The host is a second director, and takes the VIP over (HA001, HA002).
+    ///
+    /// # Reproduce
+    /// A DR service; on a real server `ip addr add VIP/32 dev eth0`, `arping -U -I eth0 VIP`.
+    ///
+    /// # References
+    /// LVS-HOWTO, the ARP problem; kernel `net/ipv4/devinet.c`, `net/ipv4/arp.c`.
+    DR010 "vip-on-real-nic-of-rs" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let mut found: Vec<Finding> = Vec::new();
+    for vip in facts.vips().into_iter().filter(|vip| vip.is_ipv4()) {
+        let by_interface = |c: &&Claim| c.addr == vip && matches!(c.kind, ClaimKind::Announcement | ClaimKind::Probe);
+        let mut claims: Vec<&Claim> = facts.trace.claims.claims.iter().filter(by_interface).collect();
+        claims.retain(|c| facts.trace.host_of(c.mac).is_some_and(|host| facts.is_real_server(host)));
+        claims.sort_by_key(|c| (facts.trace.host_of(c.mac), c.kind == ClaimKind::Probe, c.point));
+        claims.dedup_by_key(|c| facts.trace.host_of(c.mac));
+        for claim in claims {
+            let host = facts.trace.host_of(claim.mac);
+            let name = facts.name(host);
+            let flows: Vec<&Flow> = facts.flows().filter(|f| f.vip.is_some_and(|v| v.addr == vip)).collect();
+            let failing: Vec<&Flow> = flows.iter().copied().filter(|f| !f.state.is_complete()).collect();
+            let past = flows.iter().find(|f| f.director.is_none() && f.server_host == host).and_then(|f| f.request.last());
+            let severity = if failing.is_empty() { Severity::Degraded } else { Severity::Broken };
+            let summary = format!("{name} is a real server and announces {vip} from its network card.");
+            found.push(
+                Finding::new(name, severity, Confidence::Certain, summary, facts.claim(claim))
+                    .and(past.map(|hop| facts.seen_with(hop, "past the director")))
+                    .mend([Remedy::new(
+                        name,
+                        format!("ip addr del {vip}/32 dev eth0; ip addr add {vip}/32 dev lo"),
+                        "the VIP in ifcfg-lo:0, or on lo in netplan or networkd, and nowhere else",
+                        format!("ip addr del {vip}/32 dev lo; ip addr add {vip}/32 dev eth0"),
+                    )])
+                    .on(ids(&failing)),
+            );
+        }
+    }
+    found.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::*;
+
+    fn served() -> World {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        w
+    }
+
+    #[test]
+    fn a_real_server_announces_the_vip() {
+        let mut w = served();
+        w.announce("web1", "int", "10.2.0.100");
+        let found = w.expect(&DR010, Confidence::Certain, "web1");
+        assert_eq!(found.severity, Severity::Degraded);
+    }
+
+    #[test]
+    fn the_director_may_announce_it() {
+        let mut w = served();
+        w.announce("director", "int", "10.2.0.100");
+        w.announce("web1", "int", "10.2.0.11");
+        w.deny(&DR010);
+        w.healthy();
+    }
+}

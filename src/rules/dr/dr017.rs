@@ -1,0 +1,94 @@
+//! Two directors that are each other's real servers hand a request to and fro.
+
+use super::super::{Facts, rule};
+use super::{Loop, Round, loops, vip};
+use crate::finding::{Confidence, Outcome, Remedy};
+
+rule! {
+    /// # What it sees
+    /// One director hands a request to the other, which schedules it back: the same packet goes to and fro between their MACs with falling
+    /// TTL. About half of the connections work, those that a node serves itself.
+    ///
+    /// # Why it breaks
+    /// Both nodes have the virtual service loaded, and each lists the other as a real server. What the first one hands over is a new
+    /// connection to the second one, which balances it again.
+    ///
+    /// # Confirm it by hand
+    /// On both: `ipvsadm -ln` shows the service; `sysctl net.ipv4.vs.backup_only`.
+    ///
+    /// # Remedy
+    /// `net.ipv4.vs.backup_only=1` with the synchronisation daemon as backup on the standby; or services by firewall mark that exclude the
+    /// peer's MAC; or rules only on the active node.
+    ///
+    /// # When it is not a fault
+    /// Never while packets circle.
+    ///
+    /// # Reproduce
+    /// Two nodes, both with the VIP, the service and both nodes as real servers.
+    ///
+    /// # References
+    /// kernel `Documentation/networking/ipvs-sysctl.rst`: backup_only; keepalived issues 2389 and 2450.
+    DR017 "two-node-ping-pong" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let mut seen: Vec<[usize; 2]> = Vec::new();
+    let mut found = Vec::new();
+    for (other, loops) in loops(facts, Round::Director) {
+        let mut pair = [other, loops[0].director];
+        pair.sort_unstable();
+        if seen.contains(&pair) {
+            continue;
+        }
+        seen.push(pair);
+        let names = facts.names(pair);
+        let summary = format!("{names} both balance {}, and hand each other the same packet to and fro.", vip(loops[0].flow));
+        let mut finding = Loop::finding(&loops, facts, Confidence::Certain, summary);
+        finding.subject.clone_from(&names);
+        found.push(finding.mend([Remedy::new(
+            facts.name(Some(other)),
+            "sysctl -w net.ipv4.vs.backup_only=1; ipvsadm --start-daemon backup --mcast-interface IF",
+            "the sysctl in /etc/sysctl.d/90-lvs.conf, `lvs_sync_daemon` in keepalived.conf",
+            "ipvsadm --stop-daemon backup; sysctl -w net.ipv4.vs.backup_only=0",
+        )]));
+    }
+    found.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::super::dr016::DR016;
+    use super::*;
+
+    #[test]
+    fn to_and_fro_between_two_directors() {
+        let mut w = World::new()
+            .plug("client.eth0", "ext", "10.1.0.100")
+            .plug("router.ext", "ext", "10.1.0.1")
+            .plug("router.int", "int", "10.2.0.1")
+            .plug("lb1.eth0", "int", "10.2.0.100")
+            .plug("lb2.eth0", "int", "10.2.0.12");
+        w.who_has("router", "int", "10.2.0.100", &["lb1"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client router lb1 lb2 lb1 lb2 lb1", 1);
+        let found = w.expect(&DR017, Confidence::Certain, "lb1, lb2");
+        assert_eq!(found.flows, [1]);
+        w.deny(&DR016);
+    }
+
+    #[test]
+    fn a_standby_that_serves_is_right() {
+        let mut w = World::new()
+            .plug("client.eth0", "ext", "10.1.0.100")
+            .plug("router.ext", "ext", "10.1.0.1")
+            .plug("router.int", "int", "10.2.0.1")
+            .plug("lb1.eth0", "int", "10.2.0.100")
+            .plug("lb2.eth0", "int", "10.2.0.12");
+        w.who_has("router", "int", "10.2.0.100", &["lb1"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.talk(&c, "client router lb1 lb2", "lb2 router client");
+        w.deny(&DR017);
+        w.healthy();
+    }
+}
