@@ -53,6 +53,7 @@ pub const HEADINGS: [&str; 7] =
 
 /// Every rule, in reading order.
 pub static ALL: &[&Rule] = &[
+    // LVS-NAT
     &nat::nat001::NAT001,
     &nat::nat002::NAT002,
     &nat::nat003::NAT003,
@@ -65,6 +66,7 @@ pub static ALL: &[&Rule] = &[
     &nat::nat010::NAT010,
     &nat::nat011::NAT011,
     &nat::nat013::NAT013,
+    // LVS-DR
     &dr::dr001::DR001,
     &dr::dr002::DR002,
     &dr::dr003::DR003,
@@ -80,7 +82,14 @@ pub static ALL: &[&Rule] = &[
     &dr::dr016::DR016,
     &dr::dr017::DR017,
     &dr::dr018::DR018,
+    // Neighbours
+    // The path
+    // LVS-TUN
+    // Services
     &svc::svc004::SVC004,
+    // Failover
+    // IPv6
+    // What captures make of packets
 ];
 
 /// The rule with a code, whatever its case.
