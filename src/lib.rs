@@ -1,6 +1,7 @@
 //! lvscope finds out why a Linux Virtual Server (LVS/IPVS) is broken.
 
 pub mod capture;
+pub mod case;
 pub mod finding;
 pub mod ipvs;
 pub mod net;

@@ -9,6 +9,8 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// The longest packet that is believed, in bytes. libpcap stops at 262,144; Linux hosts with "BIG TCP" show frames of 512 KiB.
 pub(super) const MAX_PACKET: u32 = 1024 * 1024;
@@ -354,9 +356,14 @@ impl CaptureFile {
         &self.damage
     }
 
-    /// Bytes read of the file as it is on disk, and its size there, for a progress bar.
-    pub fn progress(&self) -> (u64, Option<u64>) {
-        (self.input.raw_read(), self.size)
+    /// Counts the bytes of the file that have been read, as they are on disk, for a progress bar.
+    pub fn meter(&self) -> Arc<AtomicU64> {
+        self.input.meter()
+    }
+
+    /// Its size on disk in bytes, where that is known.
+    pub fn size(&self) -> Option<u64> {
+        self.size
     }
 }
 
