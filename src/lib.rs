@@ -2,9 +2,11 @@
 
 pub mod capture;
 pub mod case;
+pub mod cli;
 pub mod finding;
 pub mod ipvs;
 pub mod net;
 pub mod packet;
+pub mod report;
 pub mod rules;
 pub mod trace;
