@@ -86,7 +86,15 @@ pub static ALL: &[&Rule] = &[
     // The path
     // LVS-TUN
     // Services
+    &svc::svc001::SVC001,
+    &svc::svc002::SVC002,
+    &svc::svc003::SVC003,
     &svc::svc004::SVC004,
+    &svc::svc006::SVC006,
+    &svc::svc008::SVC008,
+    &svc::svc012::SVC012,
+    &svc::svc013::SVC013,
+    &svc::svc027::SVC027,
     // Failover
     // IPv6
     // What captures make of packets

@@ -6,7 +6,7 @@ mod neighbours;
 mod silence;
 mod words;
 
-pub(super) use loss::is_initial;
+pub(super) use loss::{Loss, is_initial};
 pub(super) use words::{list, plural, seconds};
 
 use crate::ipvs::{Match, Role};
