@@ -98,6 +98,21 @@ pub static ALL: &[&Rule] = &[
     // Failover
     // IPv6
     // What captures make of packets
+    &cap::cap001::CAP001,
+    &cap::cap002::CAP002,
+    &cap::cap003::CAP003,
+    &cap::cap004::CAP004,
+    &cap::cap005::CAP005,
+    &cap::cap006::CAP006,
+    &cap::cap007::CAP007,
+    &cap::cap008::CAP008,
+    &cap::cap009::CAP009,
+    &cap::cap010::CAP010,
+    &cap::cap012::CAP012,
+    &cap::cap013::CAP013,
+    &cap::cap014::CAP014,
+    &cap::cap015::CAP015,
+    &cap::cap016::CAP016,
 ];
 
 /// The rule with a code, whatever its case.

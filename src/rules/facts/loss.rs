@@ -67,7 +67,9 @@ impl<'a> Facts<'a> {
     /// The host at which a request ended, where, what was watched, and how it refused.
     fn ended_at(&self, flow: &'a Flow) -> Option<(HostId, &'a Hop, Vec<u32>, Option<&'a Hop>)> {
         if let Some(swallowed) = self.swallowed(flow, Way::Request) {
-            let unanswered = flow.state == FlowState::Unanswered && flow.errors.is_empty();
+            // Of a connection that began before the capture: data again and again, and nothing came back.
+            let repeats = || flow.noted(NoteKind::DataRepeat).filter(|n| n.point == swallowed.hop.point).count() >= 2;
+            let unanswered = (flow.state == FlowState::Unanswered || !flow.from_start && repeats()) && flow.errors.is_empty();
             return unanswered.then_some((swallowed.host, swallowed.hop, swallowed.watched, None));
         }
         let hop = flow.request.last()?;
@@ -84,6 +86,7 @@ impl<'a> Facts<'a> {
             (Role::RealServer | Role::Client, _) => return None,
             // A director that does not know a connection resets it; it knows this one, and its server is gone.
             (Role::Director, true) if !flow.from_start => ("SVC012", vec!["NAT008", "SVC013"], Confidence::Likely),
+            _ if !flow.from_start => return None,
             (Role::Director, true) => ("NAT008", vec!["HA003", "SVC001", "NET007"], Confidence::Likely),
             (Role::Director, false) => ("SVC001", vec!["NAT008", "HA003"], Confidence::Likely),
             (Role::Router, true) => ("NET002", vec!["NET008", "NET001"], Confidence::Likely),
@@ -130,7 +133,8 @@ impl<'a> Facts<'a> {
         let touched = |h: HostId| {
             self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.from == Some(h) || hop.to == Some(h)))
         };
-        let idle = |point: u32| self.trace.host_at(point).is_none_or(|h| h != host && !touched(h));
+        let used = |point: u32| self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.point == point));
+        let idle = |point: u32| !used(point) && self.trace.host_at(point).is_none_or(|h| h != host && !touched(h));
         self.trace.hosts[host].points.len() > 1 && (0..self.trace.points.len() as u32).any(idle)
             || (0..self.trace.points.len() as u32).filter(|p| idle(*p)).count() > 1
     }

@@ -110,6 +110,7 @@ mod tests {
     #[test]
     fn a_service_without_servers() {
         let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
         for port in [40001, 40002] {
             turned_away(&mut w, &World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80"));
         }
@@ -125,6 +126,7 @@ mod tests {
     fn behind_a_router() {
         let mut w = World::dr();
         let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
         w.syn(&c, "client router director", 1);
         w.icmp(&c, false, (3, 3, 0), "10.2.0.100", "10.1.0.100", "director", "director router");
         w.expect(&SVC002, Confidence::Likely, "director");

@@ -96,7 +96,7 @@ mod tests {
         let mut w = World::nat();
         for port in 0..3 {
             served(&mut w, 100, 40000 + port, 1);
-            served(&mut w, 101, 40000 + port, 2);
+            served(&mut w, 101, 42000 + port, 2);
         }
         assert!(w.cannot_judge(&SVC006), "the scheduler is not in the packets");
         let w = w.ipvs(RULES);

@@ -118,7 +118,7 @@ mod tests {
         let mut w = World::nat();
         for round in 0..5 {
             for client in [100, 101, 102] {
-                served(&mut w, client, 40000 + round, 1 + client % 2);
+                served(&mut w, client, 40000 + round * 10 + u16::from(client - 100), 1 + client % 2);
             }
         }
         let found = w.expect(&SVC008, Confidence::Likely, "director");

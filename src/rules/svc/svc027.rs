@@ -3,7 +3,7 @@
 use super::super::facts::ids;
 use super::super::{Facts, rule};
 use super::{TurnedAway, is_service, rule_for, service_option, stated, turned_away};
-use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::finding::{Evidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowState, HostId, PacketKind};
@@ -107,6 +107,7 @@ fn need(facts: &Facts<'_>) -> Option<String> {
 mod tests {
     use super::super::super::testing::{REFUSE, World};
     use super::*;
+    use crate::finding::Confidence;
 
     #[test]
     fn the_director_resets() {
@@ -138,6 +139,7 @@ mod tests {
     #[test]
     fn nobody_listens_for_udp() {
         let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
         let c = World::udp("10.1.0.100:40001", "10.1.0.1:53");
         w.carry(&c, false, 0, b"question", "client director");
         w.icmp(&c, false, (3, 3, 0), "10.1.0.1", "10.1.0.100", "director", "director client");
