@@ -281,7 +281,7 @@ impl World {
         let segment = self.interfaces.iter().filter(|i| flooded && i.segment == sender.segment);
         let others: Vec<String> = segment.map(|i| format!("{}.{}", i.host, i.name)).filter(|name| *name != a && *name != b).collect();
         let sends_unfinished = self.quirks.get(&a).is_some_and(|q| q.unfinished);
-        self.seen(a, &if sends_unfinished { unfinish(&bytes) } else { bytes.clone() });
+        self.seen(a.clone(), &if sends_unfinished { unfinish(&bytes) } else { bytes.clone() });
         let stacked: Vec<(String, String, bool)> = self.stacked.iter().filter(|(at, ..)| *at == a || *at == b).cloned().collect();
         let instead = stacked.iter().find(|(at, _, bond)| *bond && *at == b).map(|(_, other, _)| other.clone());
         self.seen(instead.unwrap_or(b), &bytes);

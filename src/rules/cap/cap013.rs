@@ -60,7 +60,7 @@ mod tests {
         w.who_has("client", "int", "10.2.0.100", &["director"]);
         w.who_has("director", "int", "10.2.0.11", &["web1"]);
         let c = World::tcp("10.2.0.7:40001", "10.2.0.100:80").tunnel("director", 4, "10.2.0.2", "10.2.0.11");
-        let mut there = |w: &mut World, flags: u8, payload: &[u8]| {
+        let there = |w: &mut World, flags: u8, payload: &[u8]| {
             w.carry(&c, false, flags, payload, "client director web1");
             if device {
                 w.inside(&c, flags, payload, "web1.tunl0", 63);
