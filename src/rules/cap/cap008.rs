@@ -1,6 +1,5 @@
 //! Frames for others.
 
-use super::super::facts::plural;
 use super::super::{Facts, rule};
 use super::{at_most_one, note, points};
 use crate::finding::{Evidence, Finding, Outcome};
@@ -39,11 +38,7 @@ fn finding(facts: &Facts<'_>) -> Option<Finding> {
     let flooded = || facts.flows().filter_map(|f| f.flooded_at.map(|(point, frame, time)| (f, point, frame, time)));
     let (flow, point, frame, time) = flooded().next()?;
     let where_seen = points(facts, flooded().map(|(_, point, ..)| point));
-    let count: usize = facts.flows().map(|f| f.flooded).sum();
-    let summary = format!(
-        "{where_seen} also shows frames for other hosts ({} of the flows): flooded by a bridge, not received.",
-        plural(count, "way")
-    );
+    let summary = format!("{where_seen} also shows frames for other hosts: flooded by a bridge, not received.");
     let what = format!("a frame of {} > {} for another MAC than this host's", flow.client, flow.service);
     let more = flooded().find(|(_, other, ..)| *other != point);
     let more = more.map(|(_, point, frame, time)| Evidence::frame(point, frame, time, "and here"));

@@ -53,6 +53,9 @@ impl<'a> Facts<'a> {
         let mut stories: BTreeMap<(HostId, Vec<&'static str>, Confidence), Loss> = BTreeMap::new();
         for flow in self.flows().filter(|f| f.director.is_none()) {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
+            if self.is_contested(host, hop) {
+                continue;
+            }
             let verdict = match refusal {
                 None => self.swallowed_by(flow, host, hop),
                 Some(_) => self.refused_by(host, hop),
@@ -126,6 +129,11 @@ impl<'a> Facts<'a> {
     fn holds(&self, host: HostId, hop: &Hop) -> bool {
         let neighbours = self.claimants(hop.dst.addr);
         neighbours.iter().any(|c| c.host == host) || self.trace.hosts[host].addresses.contains(&hop.dst.addr)
+    }
+
+    /// True when another host claims the address that a packet was for: it came to the wrong one, and that is the story.
+    pub fn is_contested(&self, host: HostId, hop: &Hop) -> bool {
+        self.claimants(hop.dst.addr).iter().any(|c| c.host != host && c.answers().is_some())
     }
 
     /// True when there are captures of at least one other machine that no connection reached.

@@ -53,6 +53,9 @@ fn turned_away<'a>(facts: &Facts<'a>) -> Vec<TurnedAway<'a>> {
             port && its_own && e.about == Way::Request && e.quoted_dst == hop.dst
         };
         let error = flow.errors.iter().find(own)?;
+        if facts.is_contested(host, hop) {
+            return None;
+        }
         let role = facts.role_in(host, hop);
         let confidence = match role {
             Role::Director => Confidence::Likely,

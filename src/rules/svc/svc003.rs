@@ -8,14 +8,15 @@ use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 use crate::net::{Endpoint, Protocol, Timestamp};
 use crate::packet::IcmpKind;
-use crate::trace::{Flow, FlowState, HostId, Way};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, TracedHost, Way};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 rule! {
     /// # What it sees
     /// A share of the connections goes to one server that is dead, while other servers of the same service serve. Dead is a server that the
-    /// director asks for by ARP in vain, or for which it sends ICMP host unreachable, or that refuses every connection.
+    /// director asks for by ARP in vain, or for which it sends ICMP host unreachable, that refuses every connection, or whose MAC is sent
+    /// requests and never says a word, not even ARP.
     ///
     /// # Why it breaks
     /// IPVS itself checks nothing. A server keeps its weight, and its share of the connections, until somebody takes it out: a health check
@@ -28,8 +29,8 @@ rule! {
     /// Take it out now (weight 0), and let a health check do that from now on.
     ///
     /// # When it is not a fault
-    /// Within the first seconds: a health check needs some attempts to notice. It is only called likely when connections still went there
-    /// after 10 s.
+    /// Within the first seconds: a health check needs some attempts to notice. It is only called likely when a connection went there more
+    /// than 3 s after another one had been lost, and not when only the others got connections in the end.
     ///
     /// # Reproduce
     /// Two servers and no health check; stop one.
@@ -39,8 +40,10 @@ rule! {
     SVC003 "dead-rs-still-scheduled" check
 }
 
-/// A health check has noticed by then: three attempts, 3 s each.
-const PATIENCE: i64 = 10_000_000_000;
+/// A connection that was begun so long after another one had been lost was given to a server known to be dead.
+const PATIENCE: i64 = 3_000_000_000;
+/// So many connections to other servers in a row, and the dead one has probably been taken out.
+const IN_A_ROW: usize = 4;
 
 /// What is known of the server that connections were lost to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,8 +96,48 @@ fn unreached<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Loss<'a>> {
         let unreachable = e.kind == IcmpKind::Unreachable && matches!((e.type_number, e.code), (3, 1) | (1, 3));
         unreachable && e.about == Way::Request && e.src == vip.addr && e.from == Some(director)
     };
-    let error = flow.errors.iter().find(host)?;
-    Some(((Some(director), flow.protocol.number(), vip, Server::Somewhere), (flow, facts.error(error))))
+    if let Some(error) = flow.errors.iter().find(host) {
+        return Some(((Some(director), flow.protocol.number(), vip, Server::Somewhere), (flow, facts.error(error))));
+    }
+    // Handed to a MAC that never speaks.
+    let (server, sent) = (flow.server_host?, flow.request.sent_by(director)?);
+    let repeats = flow.noted(NoteKind::SynRepeat).any(|n| n.point == sent.point) || facts.waited(flow, sent);
+    if flow.director.is_none() || !flow.errors.is_empty() || !is_mute(facts, server) || !repeats || !would_show(facts, flow, sent) {
+        return None;
+    }
+    let what = format!("{}, and no answer", facts.to_whom(sent));
+    Some(((Some(director), flow.protocol.number(), vip, Server::Host(server)), (flow, facts.seen_with(sent, &what))))
+}
+
+/// True when nobody ever heard a word of a host, and nobody captured on it.
+fn is_mute(facts: &Facts<'_>, host: HostId) -> bool {
+    let known = &facts.trace.hosts[host];
+    let speaks = |f: &Flow| {
+        let paths = [&f.request, &f.reply];
+        paths.into_iter().flat_map(|p| p.hops.iter().chain(&p.strays)).any(|hop| hop.from == Some(host))
+            || f.errors.iter().any(|e| e.from == Some(host))
+    };
+    let claims = &facts.trace.claims;
+    known.points.is_empty()
+        && !claims.claims.iter().any(|c| known.macs.contains(&c.mac))
+        && !claims.questions.iter().any(|q| known.macs.contains(&q.mac))
+        && !facts.flows().any(speaks)
+}
+
+/// True when an answer would have been seen: answers of other servers were, at a place that was captured then too.
+fn would_show(facts: &Facts<'_>, flow: &Flow, sent: &Hop) -> bool {
+    let served = |f: &&Flow| f.vip == flow.vip && f.server_host != flow.server_host && f.state.is_complete();
+    let shows = |hop: &Hop| facts.is_whole(hop.point) && facts.covers(hop.point, sent);
+    facts.flows().filter(served).any(|f| f.reply.hops.iter().any(shows))
+}
+
+/// The one real server, by its name, on which a capture ran and shows nothing at all.
+fn empty_capture<'a>(facts: &Facts<'a>) -> Option<(&'a str, u32)> {
+    let points = |host: &TracedHost| host.points.iter().all(|p| facts.trace.points[*p as usize].frames == 0);
+    let empty = |host: &&TracedHost| host.macs.is_empty() && host.role == Role::RealServer && !host.points.is_empty() && points(host);
+    let mut found = facts.trace.hosts.iter().filter(empty);
+    let (host, mutes) = (found.next()?, (0..facts.trace.hosts.len()).filter(|h| facts.is_real_server(*h) && is_mute(facts, *h)).count());
+    (found.next().is_none() && mutes == 1).then(|| (host.name.as_str(), host.points[0]))
 }
 
 fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Option<Finding> {
@@ -110,7 +153,10 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
     }
     let name = facts.name(director);
     let who = match server {
-        Server::Host(host) => facts.name(Some(host)).to_string(),
+        Server::Host(host) => match empty_capture(facts).filter(|_| is_mute(facts, host)) {
+            Some((name, _)) => name.to_string(),
+            None => facts.name(Some(host)).to_string(),
+        },
         Server::Address(addr) => addr.to_string(),
         Server::Somewhere => "a server that cannot be reached".to_string(),
     };
@@ -120,10 +166,14 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
         rule.real_servers.iter().find(|rs| rs.addr == addr).map(|rs| rs.weight)
     });
     let checked = director.is_some_and(|d| facts.flows().any(|f| f.client_host == Some(d) && is_to(f, server)));
-    let known = matches!(server, Server::Host(_) | Server::Address(_));
+    let afterwards = served.iter().filter(|f| f.first > last).count();
+    // A server that nobody heard of may be silent for other reasons, unless its own capture is empty.
+    let mute = matches!(server, Server::Host(host) if is_mute(facts, host));
+    let empty = if mute { empty_capture(facts) } else { None };
+    let known = server != Server::Somewhere && (!mute || empty.is_some());
     let confidence = match weight {
         Some(0) => Confidence::Possible,
-        _ if last - began >= PATIENCE && known && !checked && (facts.is_director(director?) || weight.is_some()) => Confidence::Likely,
+        _ if last - began >= PATIENCE && known && !checked && afterwards < IN_A_ROW => Confidence::Likely,
         _ => Confidence::Possible,
     };
     let mut open = match weight {
@@ -131,12 +181,19 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
         _ if checked => vec!["SVC024", "SVC010"],
         _ => vec!["SVC010"],
     };
-    if matches!(server, Server::Somewhere) {
+    if mute {
+        open.extend(match first.method {
+            Method::Nat => ["NAT001", "NET008"],
+            Method::Tunnel => ["TUN001", "NET008"],
+            _ => ["DR001", "NET008"],
+        });
+    }
+    if mute || server == Server::Somewhere {
         open.insert(0, "ARP011");
     }
     let times = plural(lost.len(), "connection");
-    let span = if lost.len() > 1 { format!(" over {}", seconds(last - began)) } else { String::new() };
-    let summary = format!("{name} hands {times} to {who}{span}, which is dead, while others serve {vip}: nothing takes it out.");
+    let span = if lost.len() > 1 { format!(" within {}", seconds(last - began)) } else { String::new() };
+    let summary = format!("{name} gives {times}{span} to {who}, which is dead, while others serve {vip}: nothing has taken it out.");
     let service = service_option(protocol, vip);
     let port = first.real_server.or(meanwhile.real_server).map_or(vip.port, |rs| rs.port);
     let target = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
@@ -151,6 +208,7 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
     let found = Finding::new(name, Severity::Degraded, confidence, summary, proof.clone())
         .and(lost.iter().skip(1).map(|(_, proof)| proof.clone()).filter(|p| p != proof).take(2))
         .and(meanwhile.reply.first().map(|hop| facts.seen_with(hop, "another server serves meanwhile")))
+        .and(empty.map(|(_, point)| Evidence::absence(point, "no frame at all")))
         .and(weight.map(|w| stated(format!("{service}: server {target} has weight {w}"))))
         .unless(&open, format!("on {name}: `ipvsadm -ln` (its weight), `systemctl status keepalived ldirectord`, or a snapshot"));
     Some(found.mend([mend]).on(ids(&flows)))
@@ -271,6 +329,39 @@ mod tests {
             w.wait(8.0);
         }
         assert!(w.expect(&SVC003, Confidence::Possible, "director").alternatives.contains(&"SVC024"));
+    }
+
+    #[test]
+    fn a_server_that_was_taken_out_in_the_end() {
+        let mut w = World::nat();
+        for port in 0..3 {
+            refused(&mut w, 40001 + 2 * port);
+            served(&mut w, 40002 + 2 * port);
+            w.wait(2.0);
+        }
+        for port in 0..4 {
+            served(&mut w, 41000 + port);
+        }
+        w.expect(&SVC003, Confidence::Possible, "director");
+    }
+
+    #[test]
+    fn a_mac_that_never_speaks() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        w.who_has("web2", "int", "10.2.0.1", &["router"]);
+        for (port, web) in [(40001, 2), (40003, 1), (40005, 2), (40007, 1)] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+            match web {
+                2 => w.talk(&c, "client router director web2", "web2 router client"),
+                _ => w.syn(&c, "client router director web1", 2),
+            }
+            w.wait(2.0);
+        }
+        // Nothing was captured on web1: it may be alive and silent.
+        let w = w.without(&["web1"]);
+        let found = w.expect(&SVC003, Confidence::Possible, "director");
+        assert!(found.alternatives.contains(&"ARP011") && found.alternatives.contains(&"DR001"));
     }
 
     #[test]

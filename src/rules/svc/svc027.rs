@@ -148,6 +148,17 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_host_with_the_same_address_is_another_story() {
+        let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        w.who_has("web2", "int", "10.1.0.1", &["web1"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80");
+        w.syn(&c, "client director", 1);
+        w.carry(&c, true, REFUSE, b"", "director client");
+        w.deny(&SVC027);
+    }
+
+    #[test]
     fn a_server_that_refuses_through_the_director() {
         let mut w = World::nat();
         let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
