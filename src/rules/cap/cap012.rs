@@ -3,7 +3,9 @@
 use super::super::{Facts, rule};
 use super::{at_most_one, note, points};
 use crate::finding::{Evidence, Finding, Outcome};
+use crate::net::MacAddr;
 use crate::trace::{Flow, Hop, HostId};
+use std::collections::BTreeSet;
 
 rule! {
     /// # What it sees
@@ -36,8 +38,10 @@ fn check(facts: &Facts<'_>) -> Outcome {
 }
 
 fn finding(facts: &Facts<'_>) -> Option<Finding> {
+    // The interface of a MAC is known by what was said from it there.
+    let said: BTreeSet<(u32, MacAddr)> = facts.trace.claims.claims.iter().map(|c| (c.point, c.mac)).collect();
     let unseen: Vec<(&Flow, &Hop, HostId, u32)> =
-        facts.flows().filter(|f| f.state.is_complete()).filter_map(|f| invisible(facts, f)).collect();
+        facts.flows().filter(|f| f.state.is_complete()).filter_map(|f| invisible(facts, &said, f)).collect();
     let (_, hop, host, blind) = *unseen.first()?;
     let (name, where_blind) = (facts.name(Some(host)), points(facts, unseen.iter().map(|(.., point)| *point)));
     let summary = format!(
@@ -48,17 +52,13 @@ fn finding(facts: &Facts<'_>) -> Option<Finding> {
 }
 
 /// A hop towards a host whose own capture, on the interface with that MAC, shows nothing of the flow.
-fn invisible<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(&'a Flow, &'a Hop, HostId, u32)> {
+fn invisible<'a>(facts: &Facts<'a>, said: &BTreeSet<(u32, MacAddr)>, flow: &'a Flow) -> Option<(&'a Flow, &'a Hop, HostId, u32)> {
     let hops = || [&flow.request, &flow.reply].into_iter().flat_map(|path| path.hops.iter().chain(&path.strays));
     hops().find_map(|hop| {
         let (host, mac) = (hop.to?, hop.dst_mac?);
-        // The interface is known by what the host itself said there.
-        let said = |point: u32| facts.trace.claims.claims.iter().any(|c| c.point == point && c.mac == mac);
-        let blind = facts.trace.hosts[host]
-            .points
-            .iter()
-            .copied()
-            .find(|point| said(*point) && facts.is_whole(*point) && facts.covers(*point, hop) && hops().all(|h| h.point != *point))?;
+        let blind = facts.trace.hosts[host].points.iter().copied().find(|point| {
+            said.contains(&(*point, mac)) && facts.is_whole(*point) && facts.covers(*point, hop) && hops().all(|h| h.point != *point)
+        })?;
         let elsewhere = hops().all(|h| facts.trace.host_at(h.point) != Some(host));
         elsewhere.then_some((flow, hop, host, blind))
     })

@@ -32,12 +32,15 @@ rule! {
     CAP014 "bond-slave-half" check
 }
 
+/// A flow, and where it was seen.
+type Seen<'a> = (&'a Flow, &'a Hop);
+
 fn check(facts: &Facts<'_>) -> Outcome {
     at_most_one(finding(facts))
 }
 
 fn finding(facts: &Facts<'_>) -> Option<Finding> {
-    let mut links: BTreeMap<(HostId, MacAddr, MacAddr), Vec<(&Flow, &Hop)>> = BTreeMap::new();
+    let mut links: BTreeMap<(HostId, MacAddr, MacAddr), Vec<Seen<'_>>> = BTreeMap::new();
     for (flow, path) in paths(facts) {
         for hop in path.hops.iter().filter(|hop| hop.at_sender.is_some()) {
             if let (Some(host), Some(src), Some(dst)) = (hop.at, hop.src_mac, hop.dst_mac) {
@@ -53,7 +56,7 @@ fn finding(facts: &Facts<'_>) -> Option<Finding> {
 }
 
 /// Two hops of one link at different points, if no packet of that link was seen at both.
-fn split<'a>(hops: &[(&'a Flow, &'a Hop)]) -> Option<(&'a Hop, &'a Hop)> {
+fn split<'a>(hops: &[Seen<'a>]) -> Option<(&'a Hop, &'a Hop)> {
     let first = hops.first()?.1;
     let second = hops.iter().map(|(_, hop)| *hop).find(|hop| hop.point != first.point && hop.vlans == first.vlans)?;
     let mut seen: BTreeMap<(u32, MacAddr, u8), BTreeSet<u32>> = BTreeMap::new();

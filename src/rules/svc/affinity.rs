@@ -43,13 +43,16 @@ impl Affinity<'_> {
     }
 }
 
+/// A client, as the director sees it, and its connection.
+type Visit<'a> = (IpAddr, &'a Flow);
+
 /// The services whose clients stay where they are. Empty when only examples of the connections were put together: what is said here is
 /// said of all connections of a client.
 pub(super) fn affinities<'a>(facts: &Facts<'a>) -> Vec<Affinity<'a>> {
     if facts.trace.flow_count() > facts.trace.flows.len() {
         return Vec::new();
     }
-    let mut services: BTreeMap<(HostId, u8, Endpoint), Vec<(IpAddr, &Flow)>> = BTreeMap::new();
+    let mut services: BTreeMap<(HostId, u8, Endpoint), Vec<Visit<'_>>> = BTreeMap::new();
     for flow in facts.flows() {
         let seen = facts.at_director(flow).map(|hop| hop.src.addr);
         if let (Some(director), Some(vip), Some(client), Some(_)) = (flow.director, flow.vip, seen, server(flow)) {
@@ -61,13 +64,7 @@ pub(super) fn affinities<'a>(facts: &Facts<'a>) -> Vec<Affinity<'a>> {
     found.collect()
 }
 
-fn affinity<'a>(
-    facts: &Facts<'a>,
-    director: HostId,
-    protocol: Protocol,
-    vip: Endpoint,
-    flows: &[(IpAddr, &'a Flow)],
-) -> Option<Affinity<'a>> {
+fn affinity<'a>(facts: &Facts<'a>, director: HostId, protocol: Protocol, vip: Endpoint, flows: &[Visit<'a>]) -> Option<Affinity<'a>> {
     let rule = rule_for(facts, protocol, vip);
     let mut load: BTreeMap<(Option<HostId>, Option<Endpoint>), usize> = BTreeMap::new();
     let mut clients: BTreeMap<IpAddr, Vec<&Flow>> = BTreeMap::new();

@@ -55,10 +55,13 @@ enum Server {
     Somewhere,
 }
 
+/// Director, protocol, service, server.
 type Story = (Option<HostId>, Protocol, Endpoint, Server);
+/// The same, to sort by.
+type Key = (Option<HostId>, u8, Endpoint, Server);
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let mut lost: BTreeMap<(Option<HostId>, u8, Endpoint, Server), Vec<(&Flow, Evidence)>> = BTreeMap::new();
+    let mut lost: BTreeMap<Key, Vec<(&Flow, Evidence)>> = BTreeMap::new();
     let refused = refusals(facts).filter(|f| !is_bound_elsewhere(facts, f)).filter_map(|flow| {
         let (server, vip) = (flow.server_host?, flow.vip?);
         let proof = flow.reply.first().map(|hop| facts.seen_with(hop, "refused by the server"));
@@ -75,7 +78,8 @@ fn check(facts: &Facts<'_>) -> Outcome {
     Outcome::or_need(found.collect(), need(facts))
 }
 
-type Loss<'a> = ((Option<HostId>, u8, Endpoint, Server), (&'a Flow, Evidence));
+/// A story's key, and one connection of it with its proof.
+type Loss<'a> = (Key, (&'a Flow, Evidence));
 
 /// A connection that a director could not hand on, because it found no neighbour for it.
 fn unreached<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Loss<'a>> {
