@@ -21,6 +21,7 @@ pub(super) const RST: u8 = 0x04;
 pub(super) const REFUSE: u8 = 0x14;
 
 /// One interface: the host's and its own name, the segment that it is on, its MAC and address.
+#[derive(Clone)]
 struct Interface {
     host: String,
     name: String,
@@ -73,6 +74,7 @@ struct Quirk {
 }
 
 /// Hosts, links, a clock, and what was captured.
+#[derive(Clone)]
 pub(super) struct World {
     interfaces: Vec<Interface>,
     frames: BTreeMap<String, Vec<(i64, Vec<u8>)>>,
@@ -235,6 +237,12 @@ impl World {
     /// The bridge of a segment knows no MAC: everybody sees everything.
     pub(super) fn flooding(mut self, segment: &str) -> Self {
         self.flooding.push(segment.to_string());
+        self
+    }
+
+    /// An interface is down: its capture is there, and empty.
+    pub(super) fn unplugged(mut self, interface: &str) -> Self {
+        self.frames.insert(interface.to_string(), Vec::new());
         self
     }
 

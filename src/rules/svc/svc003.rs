@@ -363,9 +363,13 @@ mod tests {
             w.wait(2.0);
         }
         // Nothing was captured on web1: it may be alive and silent.
+        let unplugged = w.clone().unplugged("web1.eth0");
         let w = w.without(&["web1"]);
         let found = w.expect(&SVC003, Confidence::Possible, "director");
         assert!(found.alternatives.contains(&"ARP011") && found.alternatives.contains(&"DR001"));
+        // Its own capture is empty: nothing came there.
+        let found = unplugged.expect(&SVC003, Confidence::Likely, "director");
+        assert!(found.summary.contains("to web1, which is dead"), "{}", found.summary);
     }
 
     #[test]
