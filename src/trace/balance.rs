@@ -232,11 +232,14 @@ impl Balance {
     pub(super) fn judge(&self, protocol: Protocol, request: &Path, reply: &Path, hosts: &Hosts) -> Verdict {
         let steps = Step::all(request);
         let tunnel = steps.iter().rposition(Step::encapsulates);
-        let direct = steps.iter().rposition(|s| {
+        let hands_on = |s: &Step<'_>| {
             s.only_macs()
                 && (self.vips.contains(&(protocol, s.before.dst)) || self.routes_directly(protocol, s, reply))
                 && self.still_at_director(s, &steps)
-        });
+        };
+        // In a loop, who hands a packet back to where it came from does not balance it, unless the address is its own.
+        let onwards = (0..steps.len()).rev().find(|&i| hands_on(&steps[i]) && (!returns(&steps, i) || self.answers(&steps[i])));
+        let direct = onwards.or_else(|| steps.iter().rposition(hands_on));
         let translated = steps.iter().rposition(|s| s.translates_destination() && self.balances(protocol, s, hosts));
         let last = request.last();
         let director_at = tunnel.or(translated.filter(|t| direct.is_none_or(|d| *t > d))).or(direct).or(translated);
@@ -273,10 +276,17 @@ impl Balance {
             verdict.real_server = Some(step.after.dst);
         } else {
             verdict.method = Method::DirectRouting;
-            verdict.server_host = end.to;
-            verdict.real_server = end.to.and_then(|host| self.own_address(protocol, host, step.before.dst, hosts));
+            // A packet that went round and round was handed to whom the director gave it first; a router that had it before is no server.
+            let round = returns(&steps, at) || steps[at + 1..].iter().any(|s| s.after.to.is_some() && s.after.to == verdict.director);
+            verdict.server_host = if round { step.after.to.filter(|_| !returns(&steps, at)) } else { end.to };
+            verdict.real_server = verdict.server_host.and_then(|host| self.own_address(protocol, host, step.before.dst, hosts));
         }
         verdict
+    }
+
+    /// Whether the forwarder of a step answered for the address that the packet is for.
+    fn answers(&self, step: &Step<'_>) -> bool {
+        step.forwarder().is_some_and(|f| self.answerers.get(&step.before.dst.addr).is_some_and(|hosts| hosts.contains(&f)))
     }
 
     /// A MAC-only step is the director's only if the packet had not been balanced before: behind a NAT director, a router may follow.
@@ -319,13 +329,19 @@ impl Balance {
     }
 }
 
+/// True when a step hands the packet to a host that had it before.
+fn returns(steps: &[Step<'_>], at: usize) -> bool {
+    let next = steps[at].after.to;
+    next.is_some() && steps[..at].iter().any(|s| s.forwarder() == next)
+}
+
 /// A TTL that a host sets itself; forwarded packets have less (Linux 64, Windows 128, others 255 or 32).
 pub(super) fn is_initial(ttl: u8) -> bool {
     matches!(ttl, 32 | 64 | 128 | 255)
 }
 
 /// The role that a name asserts. Packets go before names; a name counts where packets leave it open.
-pub(super) fn role_of_name(name: &str) -> Role {
+pub fn role_of_name(name: &str) -> Role {
     let word = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_').to_ascii_lowercase();
     match word.as_str() {
         "director" | "dir" | "lvs" | "lb" | "ld" | "ipvs" | "balancer" | "loadbalancer" | "load-balancer" | "vs" | "keepalived" => {
