@@ -83,6 +83,11 @@ pub static ALL: &[&Rule] = &[
     &dr::dr017::DR017,
     &dr::dr018::DR018,
     // Neighbours
+    &arp::arp001::ARP001,
+    &arp::arp002::ARP002,
+    &arp::arp005::ARP005,
+    &arp::arp006::ARP006,
+    &arp::arp011::ARP011,
     // The path
     // LVS-TUN
     // Services

@@ -225,6 +225,22 @@ impl World {
         self.shout(host, segment, &build::ethernet(mac, MacAddr([0x33, 0x33, 0, 0, 0, 1]), &[], &packet));
     }
 
+    /// `host` asks for an IPv6 neighbour.
+    pub(super) fn solicit(&mut self, host: &str, segment: &str, addr: &str) {
+        let (mac, target) = (self.interface(host, segment).mac, ip(addr));
+        // Linux asks from its link-local address when it forwards.
+        let src = ip(&format!("fe80::5054:ff:fe00:{:x}", mac.0[5]));
+        let IpAddr::V6(target) = target else { panic!("neighbour discovery is for IPv6") };
+        let [.., a, b, c] = target.octets();
+        let group: IpAddr = ip(&format!("ff02::1:ff{a:02x}:{b:02x}{c:02x}"));
+        let mut body = target.octets().to_vec();
+        body.extend([1, 1]);
+        body.extend(mac.0);
+        let message = build::icmp(src, group, 135, 0, 0, &body);
+        let packet = build::ip(src, group, 58, build::IpFields { ttl: 255, ..Default::default() }, &message);
+        self.shout(host, segment, &build::ethernet(mac, MacAddr([0x33, 0x33, 0xff, a, b, c]), &[], &packet));
+    }
+
     /// A VRRP advertisement (version 2) of `host` for one address.
     pub(super) fn vrrp(&mut self, host: &str, segment: &str, vrid: u8, priority: u8, addr: &str) {
         let interface = self.interface(host, segment);

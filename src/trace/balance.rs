@@ -85,6 +85,8 @@ pub(super) struct Balance {
     handed_to: HashMap<(Option<HostId>, Protocol, Endpoint), HashSet<MacAddr>>,
     /// Virtual services of directors that route directly or tunnel.
     vips: HashSet<(Protocol, Endpoint)>,
+    /// Who handed requests for them on without a change.
+    balancers: HashSet<(HostId, Protocol, Endpoint)>,
     /// Hosts that claim an address.
     claimants: HashMap<IpAddr, HashSet<HostId>>,
     /// Hosts that answered for an address, or announced it: not only used it as sender.
@@ -159,6 +161,7 @@ impl Balance {
                 macs.extend(step.after.dst_mac);
                 if macs.len() > 1 || self.routes_directly(protocol, &step, reply) {
                     self.vips.insert((protocol, step.before.dst));
+                    self.balancers.extend(step.forwarder().map(|f| (f, protocol, step.before.dst)));
                 }
             }
         }
@@ -234,6 +237,7 @@ impl Balance {
         let tunnel = steps.iter().rposition(Step::encapsulates);
         let hands_on = |s: &Step<'_>| {
             s.only_macs()
+                && !self.delivers(protocol, s)
                 && (self.vips.contains(&(protocol, s.before.dst)) || self.routes_directly(protocol, s, reply))
                 && self.still_at_director(s, &steps)
         };
@@ -282,6 +286,12 @@ impl Balance {
             verdict.real_server = verdict.server_host.and_then(|host| self.own_address(protocol, host, step.before.dst, hosts));
         }
         verdict
+    }
+
+    /// Whether a step brings a packet to the one who balances it, by other flows, and its forwarder does not.
+    fn delivers(&self, protocol: Protocol, step: &Step<'_>) -> bool {
+        let balances = |host: Option<HostId>| host.is_some_and(|h| self.balancers.contains(&(h, protocol, step.before.dst)));
+        balances(step.after.to) && !balances(step.forwarder())
     }
 
     /// Whether the forwarder of a step answered for the address that the packet is for.

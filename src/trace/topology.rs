@@ -272,7 +272,8 @@ impl Topology {
             }
             let searches = |mac: &&MacAddr| {
                 let asked = claims.questions.iter().filter(|q| q.point as usize == point && q.mac == **mac && q.asker.is_some());
-                let answered = |addr| claims.claims.iter().any(|c| c.addr == addr && c.point as usize == point && c.kind == ClaimKind::Reply);
+                let answered =
+                    |addr| claims.claims.iter().any(|c| c.addr == addr && c.point as usize == point && c.kind == ClaimKind::Reply);
                 asked.map(|q| q.target).filter(|addr| !answered(*addr)).collect::<HashSet<_>>().len() > 1
             };
             let mut searchers = macs.iter().filter(searches);

@@ -20,7 +20,7 @@ use super::Facts;
 use super::facts::{ids, list};
 use crate::finding::{Confidence, Finding, Severity};
 use crate::ipvs::Role;
-use crate::trace::{Flow, Hop, HostId, Method, NoteKind, role_of_name};
+use crate::trace::{Flow, Hop, HostId, Method, NoteKind};
 use std::collections::BTreeMap;
 
 /// Flows whose answer goes straight to the client: direct routing, tunnels.
@@ -69,7 +69,7 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
             _ if before => Round::Router,
             Role::Director => Round::Director,
             // It was handed a packet as a real server is; its name says what else it is.
-            _ if role_of_name(facts.name(Some(l.other))) == Role::Director => Round::Director,
+            _ if facts.is_called(l.other) == Role::Director => Round::Director,
             _ if balances() => Round::Director,
             Role::Router if !facts.is_real_server(l.other) => Round::Router,
             _ => Round::Server,

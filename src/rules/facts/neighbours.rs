@@ -49,7 +49,8 @@ impl<'a> Facts<'a> {
     pub fn unanswered_questions(&self, host: HostId) -> impl Iterator<Item = &'a Question> + use<'a> {
         let facts = *self;
         let macs = &self.trace.hosts[host].macs;
-        let shows = move |q: &Question| facts.trace.host_at(q.point).is_none_or(|at| at == host);
+        // A point on a machine that has no MAC, as far as known, may be anybody's.
+        let shows = move |q: &Question| facts.trace.host_at(q.point).is_none_or(|at| at == host || facts.trace.hosts[at].macs.is_empty());
         let questions = self.trace.claims.questions.iter().filter(move |q| macs.contains(&q.mac) && q.asker.is_some() && shows(q));
         questions.filter(move |q| !facts.is_answered(q))
     }
