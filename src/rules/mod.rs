@@ -88,11 +88,14 @@ pub static ALL: &[&Rule] = &[
     &arp::arp005::ARP005,
     &arp::arp006::ARP006,
     &arp::arp011::ARP011,
+    &arp::arp012::ARP012,
     // The path
     // LVS-TUN
     // Services
     &svc::svc004::SVC004,
     // Failover
+    &ha::ha001::HA001,
+    &ha::ha002::HA002,
     // IPv6
     // What captures make of packets
 ];

@@ -202,6 +202,19 @@ impl World {
         }
     }
 
+    /// `asker` asks for addresses of a host that answers by each of its cards on the segment for all of them.
+    pub(super) fn interchange(&mut self, host: &str, segment: &str, addrs: &[&str], asker: &str) {
+        let cards: Vec<MacAddr> = self.interfaces.iter().filter(|i| i.host == host && i.segment == segment).map(|i| i.mac).collect();
+        let (mac, tell) = (self.interface(asker, segment).mac, self.interface(asker, segment).addr);
+        for addr in addrs {
+            self.who_has(asker, segment, addr, &[]);
+            let (IpAddr::V4(tell), IpAddr::V4(addr)) = (tell, ip(addr)) else { panic!("ARP is for IPv4") };
+            for card in &cards {
+                self.cross(host, asker, |_, _| build::arp(mac, 2, (*card, addr), (mac, tell), &[]));
+            }
+        }
+    }
+
     /// `host` announces `addr` on `segment`: gratuitous ARP.
     pub(super) fn announce(&mut self, host: &str, segment: &str, addr: &str) {
         let (mac, addr) = (self.interface(host, segment).mac, ip(addr));

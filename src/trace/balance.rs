@@ -213,18 +213,22 @@ impl Balance {
         if self.hints.is_vip(protocol, before) || self.hints.is_real_server(after) {
             return true;
         }
+        let targets = self.targets.get(&(step.forwarder(), protocol, before));
+        let named = |host: Option<HostId>| host.and_then(|h| hosts.list.get(h)).map_or("", |h| h.name.as_str());
+        let called_director = role_of_name(named(step.forwarder())) == Role::Director;
+        // A real server's address may be claimed twice by mistake, as a virtual one is claimed on purpose.
+        let several = targets.is_some_and(|t| t.endpoints.len() > 1) && !self.vips.contains(&(protocol, after));
+        if several || called_director {
+            return true;
+        }
         if self.is_virtual(protocol, after) {
             return false;
         }
-        let Some(targets) = self.targets.get(&(step.forwarder(), protocol, before)) else { return true };
+        let Some(targets) = targets else { return true };
         if targets.endpoints.len() > 1 || targets.served {
             return true;
         }
         // One target that never served: a real server that is down, or the address of a director behind a router.
-        let named = |host: Option<HostId>| host.and_then(|h| hosts.list.get(h)).map_or("", |h| h.name.as_str());
-        if role_of_name(named(step.forwarder())) == Role::Director {
-            return true;
-        }
         if self.asks_in_vain.contains(&after.addr) || role_of_name(named(step.after.to)) == Role::Director {
             return false;
         }

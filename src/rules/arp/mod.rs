@@ -5,6 +5,7 @@ pub(super) mod arp002;
 pub(super) mod arp005;
 pub(super) mod arp006;
 pub(super) mod arp011;
+pub(super) mod arp012;
 
 use super::Facts;
 use super::facts::{Claimant, Neighbourhood};

@@ -75,7 +75,8 @@ impl<'a> Facts<'a> {
         let inside = flow.request.hops.iter().rev().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none());
         let hop = inside.or_else(|| self.reached(&flow.request, server))?;
         let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
-        let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(|h| h.from == Some(server) && h.dst_mac.is_some());
+        let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
+        let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
         let silent = flow.state == FlowState::Unanswered && !answered && self.waited(flow, hop) && !hands_on();
         (silent && !self.asks_in_vain(server, flow, hop).any(|_| true) && !self.asks_as(server, hop)).then_some(hop)
     }
