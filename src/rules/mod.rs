@@ -87,6 +87,7 @@ pub static ALL: &[&Rule] = &[
     &arp::arp002::ARP002,
     &arp::arp005::ARP005,
     &arp::arp006::ARP006,
+    &arp::arp007::ARP007,
     &arp::arp011::ARP011,
     &arp::arp012::ARP012,
     // The path
@@ -97,6 +98,8 @@ pub static ALL: &[&Rule] = &[
     &ha::ha001::HA001,
     &ha::ha002::HA002,
     // IPv6
+    &ip6::ip6001::IP6001,
+    &ip6::ip6004::IP6004,
     // What captures make of packets
 ];
 

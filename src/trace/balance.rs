@@ -91,6 +91,8 @@ pub(super) struct Balance {
     claimants: HashMap<IpAddr, HashSet<HostId>>,
     /// Hosts that answered for an address, or announced it: not only used it as sender.
     answerers: HashMap<IpAddr, HashSet<HostId>>,
+    /// Hosts that asked who has an address: to them it is a neighbour's.
+    askers: HashMap<IpAddr, HashSet<HostId>>,
     /// Addresses whose host asks in vain for neighbours, with this address as sender.
     asks_in_vain: HashSet<IpAddr>,
     /// Capture points on machines that no flow reached.
@@ -132,6 +134,9 @@ impl Balance {
             }
         }
         for question in &claims.questions {
+            if let (Some(host), Some(_)) = (hosts.of_mac(Some(question.mac)), question.asker) {
+                balance.askers.entry(question.target).or_default().insert(host);
+            }
             let answered =
                 claims.claims.iter().any(|c| c.addr == question.target && matches!(c.kind, ClaimKind::Reply | ClaimKind::Announcement));
             if let (Some(asker), false, true) = (question.asker, answered, question.times.count >= 2) {
@@ -156,7 +161,7 @@ impl Balance {
                 }
             } else if step.encapsulates() {
                 self.vips.insert((protocol, step.before.dst));
-            } else if step.only_macs() {
+            } else if step.only_macs() && !self.delivers(protocol, &step) {
                 let macs = self.handed_to.entry(key).or_default();
                 macs.extend(step.after.dst_mac);
                 if macs.len() > 1 || self.routes_directly(protocol, &step, reply) {
@@ -292,10 +297,13 @@ impl Balance {
         verdict
     }
 
-    /// Whether a step brings a packet to the one who balances it, by other flows, and its forwarder does not.
+    /// Whether a step brings a packet to its owner on the link: its forwarder asked for that address and never claimed it; or, by other
+    /// flows, the next host balances and the forwarder does not.
     fn delivers(&self, protocol: Protocol, step: &Step<'_>) -> bool {
-        let balances = |host: Option<HostId>| host.is_some_and(|h| self.balancers.contains(&(h, protocol, step.before.dst)));
-        balances(step.after.to) && !balances(step.forwarder())
+        let dst = step.before.dst;
+        let has = |hosts: Option<&HashSet<HostId>>| step.forwarder().is_some_and(|f| hosts.is_some_and(|hosts| hosts.contains(&f)));
+        let balances = |host: Option<HostId>| host.is_some_and(|h| self.balancers.contains(&(h, protocol, dst)));
+        (has(self.askers.get(&dst.addr)) && !has(self.claimants.get(&dst.addr))) || (balances(step.after.to) && !balances(step.forwarder()))
     }
 
     /// Whether the forwarder of a step answered for the address that the packet is for.

@@ -328,7 +328,16 @@ impl Topology {
         };
         match open[..] {
             [only] => Some(only),
-            [..] => open.iter().find(sibling).copied(),
+            [..] => open.iter().find(sibling).copied().or_else(|| {
+                // Two interfaces of one machine, neither of them settled: what came for one of these MACs went on from one of those.
+                let joined = |mac: &&MacAddr| {
+                    let other = |p: usize| p != point as usize && points[p].host == *host && self.own[p].is_none();
+                    let pair = |p: usize| candidates[p].iter().any(|m| m != *mac && self.same_host(*m, **mac));
+                    host.is_some() && (0..points.len()).any(|p| other(p) && pair(p))
+                };
+                let mut joined = open.iter().filter(joined);
+                joined.next().copied().filter(|_| joined.next().is_none())
+            }),
         }
     }
 

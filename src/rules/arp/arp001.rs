@@ -194,6 +194,23 @@ mod tests {
     }
 
     #[test]
+    fn a_router_that_does_not_translate() {
+        let mut w = World::dr();
+        w.who_has("router", "int", VIP, &["director"]);
+        for (port, there) in [(40001, "director web1"), (40002, "director web2"), (40003, "web2"), (40004, "web2")] {
+            if port == 40003 {
+                w.wait(40.0);
+                w.who_has("router", "int", VIP, &["web2", "director"]);
+            }
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            let server = there.rsplit(' ').next().expect("a server");
+            w.talk(&c, &format!("client router {there}"), &format!("{server} router client"));
+        }
+        let found = w.expect(&ARP001, Confidence::Likely, "web2");
+        assert_eq!(found.flows, [3, 4]);
+    }
+
+    #[test]
     fn nobody_asked() {
         let mut w = World::dr();
         let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");

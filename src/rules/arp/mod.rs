@@ -4,6 +4,7 @@ pub(super) mod arp001;
 pub(super) mod arp002;
 pub(super) mod arp005;
 pub(super) mod arp006;
+pub(super) mod arp007;
 pub(super) mod arp011;
 pub(super) mod arp012;
 
@@ -105,7 +106,7 @@ fn forget(router: &str, addr: IpAddr) -> Remedy {
     Remedy::new(router, format!("{family} neigh flush to {addr}"), "nothing: it is learnt anew", "nothing to undo")
 }
 
-/// Three questions within such a time are repetitions of one.
+/// Questions within such a time are repetitions of one.
 const INSISTS: i64 = 5_000_000_000;
 
 /// A host that asks for a neighbour in vain, while requests wait for it or nothing else is known of anybody.
@@ -172,7 +173,10 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
         let Some(unresolved) = facts.unresolved(flow, Way::Request) else { continue };
         // A server that asks for its gateway is another story, and so is who asks with the service's address (DR008).
         let served = flow.server_host == Some(unresolved.host) && flow.director.is_some_and(|d| d != unresolved.host);
-        let asks = unresolved.questions.iter().filter(|q| q.asker != Some(unresolved.hop.dst.addr) && q.target != unresolved.hop.src.addr);
+        let asks = unresolved
+            .questions
+            .iter()
+            .filter(|q| insists(q, 2) && q.asker != Some(unresolved.hop.dst.addr) && q.target != unresolved.hop.src.addr);
         if let (false, Some(question)) = (served, asks.max_by_key(|q| (facts.last_asked(q), q.times.count))) {
             add(unresolved.host, question, Some(flow));
         }
@@ -184,14 +188,21 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
             continue;
         }
         let director = |q: &&Question| listener(hood, q).is_some_and(|(h, _)| hood.standing(h, q.target) == Role::Director);
-        // Who is answered does not ask again at once.
-        let insists = |q: &&Question| q.times.first.windows(3).any(|t| t[2].1 - t[0].1 <= INSISTS);
-        let wanted = |q: &&Question| insists(q) && (vips.contains(&q.target) || (facts.trace.flows.is_empty() && director(q)));
-        for question in facts.unanswered_questions(asker).filter(wanted) {
+        // A point on a machine without a MAC, as far as known, may be the asker's.
+        let shows = |q: &&Question| facts.trace.host_at(q.point).is_none_or(|at| at == asker || facts.trace.hosts[at].macs.is_empty());
+        let open = |q: &&Question| host.macs.contains(&q.mac) && q.asker.is_some() && insists(q, 3) && !facts.is_answered(q);
+        let wanted = |q: &&Question| vips.contains(&q.target) || (facts.trace.flows.is_empty() && director(q));
+        let questions = facts.trace.claims.questions.iter().filter(|q| shows(q) && open(q) && wanted(q));
+        for question in questions {
             add(asker, question, None);
         }
     }
     found.into_values().collect()
+}
+
+/// True when a question was repeated at once, so many times: who is answered has no need to.
+fn insists(question: &Question, times: usize) -> bool {
+    question.times.first.windows(times).any(|t| t[times - 1].1 - t[0].1 <= INSISTS)
 }
 
 /// A host that hears a question at its own interface, a director before others.

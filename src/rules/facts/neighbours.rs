@@ -49,14 +49,13 @@ impl<'a> Facts<'a> {
     pub fn unanswered_questions(&self, host: HostId) -> impl Iterator<Item = &'a Question> + use<'a> {
         let facts = *self;
         let macs = &self.trace.hosts[host].macs;
-        // A point on a machine that has no MAC, as far as known, may be anybody's.
-        let shows = move |q: &Question| facts.trace.host_at(q.point).is_none_or(|at| at == host || facts.trace.hosts[at].macs.is_empty());
+        let shows = move |q: &Question| facts.trace.host_at(q.point).is_none_or(|at| at == host);
         let questions = self.trace.claims.questions.iter().filter(move |q| macs.contains(&q.mac) && q.asker.is_some() && shows(q));
         questions.filter(move |q| !facts.is_answered(q))
     }
 
     /// A question counts as answered when the address was claimed while it was being asked, or later, wherever the answer was seen.
-    pub(super) fn is_answered(&self, question: &Question) -> bool {
+    pub(in crate::rules) fn is_answered(&self, question: &Question) -> bool {
         let asked = self.trace.common_time(question.point, question.times.since());
         let about = |c: &&Claim| c.addr == question.target && c.is_earnest() && c.mac != question.mac;
         self.trace.claims.claims.iter().filter(about).any(|c| self.trace.common_time(c.point, c.times.last.1) + PATIENCE >= asked)

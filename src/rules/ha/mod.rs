@@ -17,7 +17,7 @@ const TOO_LONG: i64 = 3_000_000_000;
 const PAUSE: i64 = 10_000_000_000;
 
 /// A master of a virtual router, as heard at one capture point.
-struct Master<'a> {
+pub(super) struct Master<'a> {
     /// Its own address: of two masters the only thing that must differ.
     addr: IpAddr,
     mac: Option<MacAddr>,
@@ -48,10 +48,10 @@ impl Master<'_> {
 }
 
 /// Two that were master of one virtual router at the same time, as one capture point heard them.
-struct Pair<'a> {
+pub(super) struct Pair<'a> {
     vrid: u8,
     point: u32,
-    addresses: Vec<IpAddr>,
+    pub(super) addresses: Vec<IpAddr>,
     /// The one that went on longer comes last.
     masters: [Master<'a>; 2],
     /// How long both spoke.
@@ -93,7 +93,7 @@ fn overlap(a: &Master<'_>, b: &Master<'_>) -> i64 {
 }
 
 /// Masters by virtual router and capture point, those that spoke at once together.
-fn pairs<'a>(facts: &Facts<'a>) -> Vec<Pair<'a>> {
+pub(super) fn pairs<'a>(facts: &Facts<'a>) -> Vec<Pair<'a>> {
     let mut heard: BTreeMap<(u32, u8, bool), BTreeMap<IpAddr, Master>> = BTreeMap::new();
     for advertiser in facts.trace.claims.advertisers.iter().filter(|a| a.vrrp.priority > 0) {
         let router = (advertiser.point, advertiser.vrrp.vrid, advertiser.addr.is_ipv4());
