@@ -234,6 +234,10 @@ impl Balance {
             return true;
         }
         // One target that never served: a real server that is down, or the address of a director behind a router.
+        // A router with one target, which never served, does not look like a director, unless the user says so.
+        if role_of_name(named(step.forwarder())) == Role::Router {
+            return false;
+        }
         if self.asks_in_vain.contains(&after.addr) || role_of_name(named(step.after.to)) == Role::Director {
             return false;
         }
