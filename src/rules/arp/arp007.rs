@@ -50,13 +50,16 @@ struct Takeover<'a> {
     heard_at: Vec<u32>,
 }
 
+/// A takeover, the flows that missed it, and where the first of them was seen.
+type Story<'a> = (Takeover<'a>, Vec<&'a Flow>, &'a Hop);
+
 fn check(facts: &Facts<'_>) -> Outcome {
     let hood = facts.neighbourhood();
     let pairs = super::super::ha::pairs(facts);
     let told: Vec<IpAddr> = pairs.iter().flat_map(|p| p.addresses.iter().copied()).collect();
-    let mut stale: BTreeMap<(IpAddr, HostId, Option<HostId>), (Takeover, Vec<&Flow>, &Hop)> = BTreeMap::new();
+    let mut stale: BTreeMap<(IpAddr, HostId, Option<HostId>), Story> = BTreeMap::new();
     for flow in facts.flows().filter(|f| !f.state.is_complete() && f.director.is_none()) {
-        let Some(hop) = flow.request.last().filter(|h| h.at_sender != Some(false) || h.to.is_some()) else { continue };
+        let Some(hop) = flow.request.last() else { continue };
         let (addr, Some(to)) = (hop.dst.addr, hop.to) else { continue };
         if told.contains(&addr) || flow.reply.hops.iter().any(|h| h.first != crate::trace::PacketKind::Reset) {
             continue;
@@ -122,7 +125,7 @@ fn speaks_since(facts: &Facts<'_>, host: HostId, addr: IpAddr, since: Timestamp)
     })
 }
 
-fn finding(facts: &Facts<'_>, addr: IpAddr, to: HostId, (takeover, flows, hop): (Takeover<'_>, Vec<&Flow>, &Hop)) -> Finding {
+fn finding(facts: &Facts<'_>, addr: IpAddr, to: HostId, (takeover, flows, hop): Story<'_>) -> Finding {
     let sender = hop.from.map_or("the router", |h| facts.name(Some(h)));
     let (old, new) = (facts.name(Some(to)), facts.name(Some(takeover.by)));
     let late = facts.trace.common_time(hop.point, hop.time) - takeover.since;

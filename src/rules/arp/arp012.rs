@@ -125,14 +125,23 @@ mod tests {
 
     #[test]
     fn two_cards_of_one_machine() {
-        let mut w = world();
-        let mut w = {
-            w.wait(1.0);
-            w
-        }
-        .plug("other.eth0", "int", "10.2.0.50")
-        .plug("other.eth1", "int", "10.2.0.51");
+        let mut w = world().plug("other.eth0", "int", "10.2.0.50").plug("other.eth1", "int", "10.2.0.51");
         w.interchange("other", "int", &["10.2.0.50", "10.2.0.51"], "director");
+        w.deny(&ARP012);
+        w.healthy();
+    }
+
+    #[test]
+    fn a_router_that_answers_for_others_and_a_virtual_mac() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        // Proxy ARP: the router is as quick as the owner.
+        for target in ["10.2.0.11", "10.2.0.12"] {
+            let owner = if target.ends_with("11") { "web1" } else { "web2" };
+            w.who_has("director", "int", target, &["router", owner]);
+        }
         w.deny(&ARP012);
         w.healthy();
     }

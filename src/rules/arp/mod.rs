@@ -211,6 +211,6 @@ fn listener<'a>(hood: &Neighbourhood<'a>, question: &Question) -> Option<(HostId
     let same = |q: &&Question| (q.target, q.mac, q.asker) == (question.target, question.mac, question.asker);
     let at = |q: &'a Question| Some((facts.trace.host_at(q.point)?, q));
     let heard = facts.trace.claims.questions.iter().filter(same).filter_map(at);
-    let others = heard.filter(|(host, _)| !facts.trace.hosts[*host].macs.contains(&question.mac));
-    others.filter(|(host, _)| hood.standing(*host, question.target) == Role::Director).last()
+    let mut others = heard.filter(|(host, _)| !facts.trace.hosts[*host].macs.contains(&question.mac));
+    others.find(|(host, _)| hood.standing(*host, question.target) == Role::Director)
 }

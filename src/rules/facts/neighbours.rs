@@ -29,7 +29,7 @@ impl<'a> Claimant<'a> {
 
 impl<'a> Facts<'a> {
     /// Who claims an address, host by host, in whatever way but by a mere probe.
-    pub fn claimants(&self, addr: IpAddr) -> Vec<Claimant<'a>> {
+    pub(in crate::rules) fn claimants(&self, addr: IpAddr) -> Vec<Claimant<'a>> {
         let mut claimants: BTreeMap<HostId, Vec<&Claim>> = BTreeMap::new();
         for claim in self.trace.claims.claims.iter().filter(|c| c.addr == addr && c.is_earnest()) {
             if let Some(host) = self.trace.host_of(claim.mac) {

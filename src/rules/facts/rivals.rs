@@ -64,7 +64,11 @@ impl<'a> Facts<'a> {
 
     /// Flows for an address that came to a host without a director.
     pub fn past_the_director(&self, host: HostId, addr: IpAddr) -> Vec<&'a Flow> {
-        let ends = |f: &&Flow| f.request.last().is_some_and(|h| h.to == Some(host) && h.dst.addr == addr);
+        let ends = |f: &&Flow| {
+            // Who answers to another neighbour than the one that handed it over was given it by a director, seen or not.
+            let back = |from: Option<HostId>| f.reply.first().and_then(|h| h.to).is_none_or(|to| from == Some(to) || from.is_none());
+            f.request.last().is_some_and(|h| h.to == Some(host) && h.dst.addr == addr && back(h.from))
+        };
         self.flows().filter(|f| f.director.is_none()).filter(ends).collect()
     }
 
@@ -93,11 +97,11 @@ impl<'a> Facts<'a> {
     }
 
     /// The words by which two hosts contradict each other: both answered one question, or the address went to and fro between them.
-    pub fn contradiction(&self, a: &Claimant<'a>, b: &Claimant<'a>) -> Option<[&'a Claim; 2]> {
+    pub(in crate::rules) fn contradiction(&self, a: &Claimant<'a>, b: &Claimant<'a>) -> Option<[&'a Claim; 2]> {
         let replies = |r: &Claimant<'a>| r.claims.iter().copied().filter(|c| c.kind == ClaimKind::Reply).collect::<Vec<_>>();
         for ours in replies(a) {
             for theirs in replies(b).into_iter().filter(|c| c.about == ours.about) {
-                let close = |t| self.moments(theirs).any(|u: i64| (u - t as i64).abs() <= TOGETHER);
+                let close = |t: i64| self.moments(theirs).any(|u: i64| (u - t).abs() <= TOGETHER);
                 if self.moments(ours).any(close) {
                     return Some([ours, theirs]);
                 }

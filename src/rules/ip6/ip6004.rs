@@ -33,8 +33,11 @@ rule! {
     IP6004 "no-link-local" check
 }
 
+/// Flows, where the first of them arrived, what was said of it, and where no question was seen.
+type Story<'a> = (Vec<&'a Flow>, &'a Hop, &'a FlowError, Vec<u32>);
+
 fn check(facts: &Facts<'_>) -> Outcome {
-    let mut found: BTreeMap<HostId, (Vec<&Flow>, &Hop, &FlowError, Vec<u32>)> = BTreeMap::new();
+    let mut found: BTreeMap<HostId, Story> = BTreeMap::new();
     let mut unseen: Option<HostId> = None;
     for flow in facts.flows().filter(|f| f.service.addr.is_ipv6() && !f.is_answered()) {
         let Some(hop) = flow.request.last() else { continue };
@@ -63,7 +66,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
     Outcome::or_need(found, unseen.map(|host| format!("a capture on the other interfaces of {}", facts.name(Some(host)))))
 }
 
-fn finding(facts: &Facts<'_>, host: HostId, (flows, hop, error, watched): (Vec<&Flow>, &Hop, &FlowError, Vec<u32>)) -> Finding {
+fn finding(facts: &Facts<'_>, host: HostId, (flows, hop, error, watched): Story<'_>) -> Finding {
     let name = facts.name(Some(host));
     let device = match watched[..] {
         [only] => facts.device(only),
