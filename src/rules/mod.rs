@@ -83,6 +83,13 @@ pub static ALL: &[&Rule] = &[
     &dr::dr017::DR017,
     &dr::dr018::DR018,
     // Neighbours
+    &arp::arp001::ARP001,
+    &arp::arp002::ARP002,
+    &arp::arp005::ARP005,
+    &arp::arp006::ARP006,
+    &arp::arp007::ARP007,
+    &arp::arp011::ARP011,
+    &arp::arp012::ARP012,
     // The path
     // LVS-TUN
     // Services
@@ -96,7 +103,11 @@ pub static ALL: &[&Rule] = &[
     &svc::svc013::SVC013,
     &svc::svc027::SVC027,
     // Failover
+    &ha::ha001::HA001,
+    &ha::ha002::HA002,
     // IPv6
+    &ip6::ip6001::IP6001,
+    &ip6::ip6004::IP6004,
     // What captures make of packets
     &cap::cap001::CAP001,
     &cap::cap002::CAP002,

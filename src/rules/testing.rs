@@ -328,6 +328,19 @@ impl World {
         }
     }
 
+    /// `asker` asks for addresses of a host that answers by each of its cards on the segment for all of them.
+    pub(super) fn interchange(&mut self, host: &str, segment: &str, addrs: &[&str], asker: &str) {
+        let cards: Vec<MacAddr> = self.interfaces.iter().filter(|i| i.host == host && i.segment == segment).map(|i| i.mac).collect();
+        let (mac, tell) = (self.interface(asker, segment).mac, self.interface(asker, segment).addr);
+        for addr in addrs {
+            self.who_has(asker, segment, addr, &[]);
+            let (IpAddr::V4(tell), IpAddr::V4(addr)) = (tell, ip(addr)) else { panic!("ARP is for IPv4") };
+            for card in &cards {
+                self.cross(host, asker, |_, _| build::arp(mac, 2, (*card, addr), (mac, tell), &[]));
+            }
+        }
+    }
+
     /// `host` announces `addr` on `segment`: gratuitous ARP.
     pub(super) fn announce(&mut self, host: &str, segment: &str, addr: &str) {
         let (mac, addr) = (self.interface(host, segment).mac, ip(addr));
@@ -349,6 +362,22 @@ impl World {
         let message = build::icmp(src, all, type_number, 0, flags, &body);
         let packet = build::ip(src, all, 58, build::IpFields { ttl: 255, ..Default::default() }, &message);
         self.shout(host, segment, &build::ethernet(mac, MacAddr([0x33, 0x33, 0, 0, 0, 1]), &[], &packet));
+    }
+
+    /// `host` asks for an IPv6 neighbour.
+    pub(super) fn solicit(&mut self, host: &str, segment: &str, addr: &str) {
+        let (mac, target) = (self.interface(host, segment).mac, ip(addr));
+        // Linux asks from its link-local address when it forwards.
+        let src = ip(&format!("fe80::5054:ff:fe00:{:x}", mac.0[5]));
+        let IpAddr::V6(target) = target else { panic!("neighbour discovery is for IPv6") };
+        let [.., a, b, c] = target.octets();
+        let group: IpAddr = ip(&format!("ff02::1:ff{a:02x}:{b:02x}{c:02x}"));
+        let mut body = target.octets().to_vec();
+        body.extend([1, 1]);
+        body.extend(mac.0);
+        let message = build::icmp(src, group, 135, 0, 0, &body);
+        let packet = build::ip(src, group, 58, build::IpFields { ttl: 255, ..Default::default() }, &message);
+        self.shout(host, segment, &build::ethernet(mac, MacAddr([0x33, 0x33, 0xff, a, b, c]), &[], &packet));
     }
 
     /// A VRRP advertisement (version 2) of `host` for one address.

@@ -44,7 +44,7 @@ mod transit;
 mod tuple;
 mod wire;
 
-pub use balance::Hints;
+pub use balance::{Hints, role_of_name};
 pub use claims::{Advertiser, Claim, ClaimKind, Claims, Occurrences, Question};
 pub use clock::ClockOffset;
 pub use flow::{Flow, FlowError, FlowNote, FlowState, Method, Way};

@@ -6,12 +6,14 @@
 //!   time passes between question and answer. That needs no common clock.
 //! - MACs belong to one host when a packet that arrived for one left again from the other, with the TTL one lower.
 
+use super::balance::role_of_name;
 use super::claims::{ClaimKind, Claims};
 use super::clock::{Clocks, Passage};
 use super::point::CapturePoint;
 use super::store::{Spot, Store};
 use super::table::{NoteKind, PacketKind};
 use super::wire::Wire;
+use crate::ipvs::Role;
 use crate::net::MacAddr;
 use crate::packet::Heading;
 use hashbrown::{HashMap, HashSet};
@@ -58,6 +60,7 @@ impl Topology {
             topology.settle_owners(points, &candidates);
         }
         topology.settle_askers(points, claims);
+        topology.settle_searchers(points, &candidates, claims);
         topology.clocks = Clocks::estimate(points.iter().map(|p| p.file).collect(), &topology.passages(store, &sample));
         topology
     }
@@ -257,6 +260,29 @@ impl Topology {
         }
     }
 
+    /// At the end of a link of two hosts, on a machine that is called a director and has no other capture: the one of both that asks for
+    /// several neighbours, and gets no answer here. A router asks for the director alone, and the answers that a router's point misses go
+    /// to somebody else.
+    fn settle_searchers(&mut self, points: &[CapturePoint], candidates: &[Vec<MacAddr>], claims: &Claims) {
+        for (point, macs) in candidates.iter().enumerate().filter(|(_, macs)| macs.len() > 1) {
+            let alone = |host: &String| points.iter().filter(|p| p.host.as_ref() == Some(host)).count() == 1;
+            let director = points[point].host.as_ref().is_some_and(|host| role_of_name(host) == Role::Director && alone(host));
+            if self.own[point].is_some() || !director {
+                continue;
+            }
+            let searches = |mac: &&MacAddr| {
+                let asked = claims.questions.iter().filter(|q| q.point as usize == point && q.mac == **mac && q.asker.is_some());
+                let answered =
+                    |addr| claims.claims.iter().any(|c| c.addr == addr && c.point as usize == point && c.kind == ClaimKind::Reply);
+                asked.map(|q| q.target).filter(|addr| !answered(*addr)).collect::<HashSet<_>>().len() > 1
+            };
+            let mut searchers = macs.iter().filter(searches);
+            if let (Some(mac), None) = (searchers.next().copied(), searchers.next()) {
+                self.take(points, point, mac);
+            }
+        }
+    }
+
     /// Makes a MAC a point's own, and the point's host its host.
     fn take(&mut self, points: &[CapturePoint], point: usize, mac: MacAddr) {
         self.own[point] = Some(mac);
@@ -302,7 +328,16 @@ impl Topology {
         };
         match open[..] {
             [only] => Some(only),
-            [..] => open.iter().find(sibling).copied(),
+            [..] => open.iter().find(sibling).copied().or_else(|| {
+                // Two interfaces of one machine, neither of them settled: what came for one of these MACs went on from one of those.
+                let joined = |mac: &&MacAddr| {
+                    let other = |p: usize| p != point as usize && points[p].host == *host && self.own[p].is_none();
+                    let pair = |p: usize| candidates[p].iter().any(|m| m != *mac && self.same_host(*m, **mac));
+                    host.is_some() && (0..points.len()).any(|p| other(p) && pair(p))
+                };
+                let mut joined = open.iter().filter(joined);
+                joined.next().copied().filter(|_| joined.next().is_none())
+            }),
         }
     }
 

@@ -75,8 +75,18 @@ impl<'a> Facts<'a> {
         let inside = flow.request.hops.iter().rev().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none());
         let hop = inside.or_else(|| self.reached(&flow.request, server))?;
         let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
-        let silent = flow.state == FlowState::Unanswered && !answered && self.waited(flow, hop);
-        (silent && !self.asks_in_vain(server, flow, hop).any(|_| true)).then_some(hop)
+        let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
+        let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
+        let silent = flow.state == FlowState::Unanswered && !answered && self.waited(flow, hop) && !hands_on();
+        (silent && !self.asks_in_vain(server, flow, hop).any(|_| true) && !self.asks_as(server, hop)).then_some(hop)
+    }
+
+    /// True when a host, having received a packet, asks for a neighbour with the packet's destination as its own address: it wants to answer.
+    fn asks_as(&self, host: HostId, hop: &Hop) -> bool {
+        let since = self.trace.common_time(hop.point, hop.time);
+        let macs = &self.trace.hosts[host].macs;
+        let asks = |q: &&Question| macs.contains(&q.mac) && q.asker == Some(hop.dst.addr) && self.last_asked(q) >= since;
+        self.trace.claims.questions.iter().any(|q| asks(&q))
     }
 
     /// Questions of a host, asked while packets of a flow wanted to be handed on, to which nobody answered.

@@ -3,15 +3,18 @@
 mod fate;
 mod loss;
 mod neighbours;
+mod rivals;
 mod silence;
 mod words;
 
 pub(super) use loss::{Loss, is_initial};
+pub(super) use neighbours::Claimant;
+pub(super) use rivals::Neighbourhood;
 pub(super) use words::{list, plural, seconds};
 
 use crate::ipvs::{Match, Role};
 use crate::net::MacAddr;
-use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace};
+use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace, role_of_name};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -70,7 +73,13 @@ impl<'a> Facts<'a> {
     /// True for a host that packets were handed to by a director, or that is called a real server.
     pub fn is_real_server(&self, host: HostId) -> bool {
         let handed = |f: &Flow| f.director.is_some() && f.server_host == Some(host) && f.director != Some(host);
-        !self.is_director(host) && (self.flows().any(handed) || self.role(Some(host)) == Role::RealServer)
+        !self.is_director(host) && (self.flows().any(handed) || self.is_called(host) == Role::RealServer)
+    }
+
+    /// The role that the user's name for a host asserts.
+    pub fn is_called(&self, host: HostId) -> Role {
+        let known = &self.trace.hosts[host];
+        if known.named { role_of_name(&known.name) } else { Role::Unknown }
     }
 
     /// True for a host that balances.
