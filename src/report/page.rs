@@ -44,10 +44,11 @@ pub fn diagnosis(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> 
         }
     }
     if findings.is_empty() && !services.is_empty() {
-        let settled = services.iter().any(|s| report.health(s) != Health::Unknown);
+        let well =
+            services.iter().all(|s| report.health(s) != Health::Troubled) && services.iter().any(|s| report.health(s) == Health::Well);
         let counts = format!(
             "{} · {} clear, {} not judged{}",
-            if settled { "no fault found" } else { "no fault can be proven" },
+            if well { "no fault found" } else { "no rule can prove the cause" },
             plural(diagnosis.clear.len() as u64, "rule"),
             diagnosis.not_judged.len(),
             if not_judged || diagnosis.not_judged.is_empty() { "" } else { " (list: --not-judged)" }

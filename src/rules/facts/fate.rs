@@ -4,6 +4,7 @@ use super::Facts;
 use crate::net::Protocol;
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowState, Hop, HostId, NoteKind, Path, Question, Way};
+use std::collections::BTreeSet;
 
 /// An answer comes within a second, or the question is asked again.
 const PATIENCE: i64 = 1_000_000_000;
@@ -52,9 +53,27 @@ impl<'a> Facts<'a> {
         self.trace.points[point as usize].dropped.unwrap_or(0) == 0
     }
 
-    /// Where a host's silence can be seen: the hop at its own interface, or at a mirror port that also shows what the host sends.
+    /// Where a host's silence can be seen: the hop at its own interface, or at a mirror port that also shows what the host sends, or at one
+    /// of several interfaces of which one must be its own.
     pub fn reached(&self, path: &'a Path, host: HostId) -> Option<&'a Hop> {
-        path.received_by(host).or_else(|| path.towards(host).find(|hop| hop.at_sender.is_none() && self.speaks_at(host, hop.point)))
+        let mirrored = || path.towards(host).find(|hop| hop.at_sender.is_none() && self.speaks_at(host, hop.point));
+        path.received_by(host).or_else(mirrored).or_else(|| self.flooded_to(path, host))
+    }
+
+    /// Hosts that never say a word look alike: a bridge that does not know their MACs floods what is for one of them to all, and no capture
+    /// shows whose it is. But where there are as many interfaces with such frames as silent hosts, one of them is this host's, and at none
+    /// did anybody answer.
+    fn flooded_to(&self, path: &'a Path, host: HostId) -> Option<&'a Hop> {
+        let nobodys = |point: u32| self.trace.host_at(point).is_none_or(|at| self.trace.hosts[at].macs.is_empty());
+        let mute = |h: HostId| self.trace.hosts[h].points.is_empty() && !self.trace.hosts[h].macs.is_empty();
+        if !mute(host) {
+            return None;
+        }
+        let hops = |f: &'a Flow| f.request.hops.iter().filter(|h| h.at_sender.is_none() && nobodys(h.point));
+        let silent: BTreeSet<HostId> = self.flows().flat_map(hops).filter_map(|h| h.to).filter(|to| mute(*to)).collect();
+        let here: Vec<&Hop> = path.towards(host).filter(|h| h.at_sender.is_none() && nobodys(h.point)).collect();
+        let speaks = here.iter().any(|h| silent.iter().any(|host| self.speaks_at(*host, h.point)));
+        (here.len() > 1 && here.len() >= silent.len() && !speaks).then(|| here[0])
     }
 
     /// True when any frame of the host was seen at the point.
