@@ -1,8 +1,8 @@
 //! A page of text: a width, and ways to fill it. Colour is put on last, so that it never counts as width.
 
 use std::io::{self, Write};
-use textwrap::{Options, WordSplitter};
 use textwrap::core::display_width;
+use textwrap::{Options, WordSplitter};
 
 /// A page that text goes to.
 pub struct Page<'w> {
@@ -37,7 +37,9 @@ impl<'w> Page<'w> {
     /// The same, each line painted when its place is known.
     pub(super) fn painted(&mut self, first: &str, rest: &str, text: &str, paint: impl Fn(&str) -> String) -> io::Result<()> {
         let room = self.width.saturating_sub(display_width(first).max(display_width(rest))).max(20);
-        for (at, line) in textwrap::wrap(text, Options::new(room).break_words(false).word_splitter(WordSplitter::NoHyphenation)).iter().enumerate() {
+        for (at, line) in
+            textwrap::wrap(text, Options::new(room).break_words(false).word_splitter(WordSplitter::NoHyphenation)).iter().enumerate()
+        {
             let indent = if at == 0 { first } else { rest };
             self.line(&format!("{indent}{}", paint(line)))?;
         }

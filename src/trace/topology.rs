@@ -59,6 +59,7 @@ impl Topology {
             topology.unite_forwarders(store, &sample);
             topology.settle_owners(points, &candidates);
         }
+        topology.settle_insides(store, &sample, points, &candidates);
         topology.settle_askers(points, claims);
         topology.settle_searchers(points, &candidates, claims);
         topology.clocks = Clocks::estimate(points.iter().map(|p| p.file).collect(), &topology.passages(store, &sample));
@@ -236,6 +237,34 @@ impl Topology {
             }
             if !changed {
                 return;
+            }
+        }
+    }
+
+    /// A host that never says a word on its network cannot be told from its neighbours, to whom a bridge floods the same frames. But when
+    /// what came for a MAC is then seen inside a host, on its loopback or behind its tunnel, the MAC is that host's.
+    fn settle_insides(&mut self, store: &Store, sample: &[Sampled], points: &[CapturePoint], candidates: &[Vec<MacAddr>]) {
+        let unicast = |mac: Option<MacAddr>| mac.filter(|mac| mac.is_unicast());
+        let mut seen: HashMap<&str, HashSet<MacAddr>> = HashMap::new();
+        for Sampled { request, reply, .. } in sample {
+            let lowest = request.iter().filter(|s| unicast(store.wire(s.wire).dst).is_some()).map(|s| s.ttl).min();
+            let last: HashSet<MacAddr> =
+                request.iter().filter(|s| Some(s.ttl) == lowest).filter_map(|s| unicast(store.wire(s.wire).dst)).collect();
+            if last.len() != 1 {
+                continue;
+            }
+            for spot in request.iter().chain(reply).filter(|s| unicast(store.wire(s.wire).dst).is_none()) {
+                if let Some(host) = &points[spot.point as usize].host {
+                    seen.entry(host).or_default().extend(&last);
+                }
+            }
+        }
+        for (at, point) in points.iter().enumerate() {
+            let Some(macs) = point.host.as_deref().and_then(|host| seen.get(host)) else { continue };
+            let shared = |mac: &MacAddr| seen.iter().any(|(host, macs)| Some(*host) != point.host.as_deref() && macs.contains(mac));
+            let fitting: Vec<MacAddr> = macs.iter().copied().filter(|mac| candidates[at].contains(mac) && !shared(mac)).collect();
+            if let (None, [mac]) = (self.own[at], &fitting[..]) {
+                self.take(points, at, *mac);
             }
         }
     }
