@@ -5,7 +5,7 @@ pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let head = digits.len() % 3;
     let mut out = digits[..head].to_string();
-    for group in digits[head..].as_bytes().chunks(3) {
+    for group in digits.as_bytes()[head..].chunks(3) {
         if !out.is_empty() {
             out.push(',');
         }

@@ -120,7 +120,7 @@ impl<'a> Facts<'a> {
 
     /// The host that received a direction's first packet and handed it on to nobody, although somebody watched. Not for the host that the
     /// packet was for in the end.
-    pub fn swallowed(&self, flow: &'a Flow, way: Way) -> Option<Swallowed<'a>> {
+    pub(in crate::rules) fn swallowed(&self, flow: &'a Flow, way: Way) -> Option<Swallowed<'a>> {
         let (path, other) = match way {
             Way::Request => (&flow.request, &flow.reply),
             Way::Reply => (&flow.reply, &flow.request),
@@ -167,7 +167,7 @@ impl<'a> Facts<'a> {
     }
 
     /// The host at which a request waits for a neighbour that does not answer.
-    pub fn unresolved(&self, flow: &'a Flow, way: Way) -> Option<Unresolved<'a>> {
+    pub(in crate::rules) fn unresolved(&self, flow: &'a Flow, way: Way) -> Option<Unresolved<'a>> {
         let (path, answered) = match way {
             Way::Request => (&flow.request, flow.is_answered()),
             Way::Reply => (&flow.reply, flow.state.is_complete()),

@@ -10,8 +10,6 @@ use std::collections::BTreeMap;
 
 /// Silent servers, with the cause that packets suggest first, and those that they leave open.
 pub(in crate::rules) struct Silence<'a> {
-    /// Code of the likeliest cause.
-    pub(in crate::rules) code: &'static str,
     /// Codes of others.
     pub(in crate::rules) others: Vec<&'static str>,
     /// The server serves other connections of the same kind: then hardly anything is likely.
@@ -69,7 +67,7 @@ impl<'a> Facts<'a> {
             if cause != code {
                 continue;
             }
-            let new = || Silence { code: cause, others: others.clone(), serves_others, servers: Vec::new(), flows: Vec::new(), hop };
+            let new = || Silence { others: others.clone(), serves_others, servers: Vec::new(), flows: Vec::new(), hop };
             let story = stories.entry((cause, others.clone(), serves_others)).or_insert_with(new);
             story.servers.extend(flow.server_host.filter(|s| !story.servers.contains(s)));
             story.flows.push(flow);
