@@ -21,7 +21,7 @@ const SERVICES: usize = 8;
 const GROUPS: usize = 20;
 const SHOWN: usize = 3;
 /// Frame numbers of one piece of evidence.
-const FRAMES: usize = 5;
+const FRAMES: usize = 3;
 
 /// What is wrong: verdict, findings, examples. `not_judged`: list the rules that lacked evidence.
 ///
@@ -220,7 +220,7 @@ fn spot<'a>(trace: &Trace, evidence: &'a Evidence) -> (String, &'a str) {
         Evidence::Frames { point, frames, time, what } => {
             let mut numbers: Vec<String> = frames.iter().take(FRAMES).map(|f| format!("#{f}")).collect();
             if frames.len() > FRAMES {
-                numbers.push(format!("… ({} in all)", frames.len()));
+                numbers.push(format!("… {} in all", frames.len()));
             }
             let time = time.map_or_else(String::new, |t| format!("  {:.12}", t.to_string()));
             (format!("{} {}{time}", name(*point), numbers.join(" ")), what)

@@ -36,12 +36,16 @@ impl<'w> Page<'w> {
 
     /// The same, each line painted when its place is known.
     pub(super) fn painted(&mut self, first: &str, rest: &str, text: &str, paint: impl Fn(&str) -> String) -> io::Result<()> {
-        let room = self.width.saturating_sub(display_width(first).max(display_width(rest))).max(20);
-        for (at, line) in
-            textwrap::wrap(text, Options::new(room).break_words(false).word_splitter(WordSplitter::NoHyphenation)).iter().enumerate()
-        {
-            let indent = if at == 0 { first } else { rest };
-            self.line(&format!("{indent}{}", paint(line)))?;
+        // Blanks stand in for the indents while the lines are filled, so that paint on them takes no room.
+        let (one, others) = (" ".repeat(display_width(first)), " ".repeat(display_width(rest)));
+        let options = Options::new(self.width.max(one.len().max(others.len()) + 20))
+            .initial_indent(&one)
+            .subsequent_indent(&others)
+            .break_words(false)
+            .word_splitter(WordSplitter::NoHyphenation);
+        for (at, line) in textwrap::wrap(text, options).iter().enumerate() {
+            let (indent, blanks) = if at == 0 { (first, &one) } else { (rest, &others) };
+            self.line(&format!("{indent}{}", paint(line.strip_prefix(blanks.as_str()).unwrap_or(line))))?;
         }
         Ok(())
     }
