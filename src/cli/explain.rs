@@ -2,7 +2,7 @@
 
 use super::output::Output;
 use super::{FINE, Failure};
-use crate::rules::{self, ALL, Rule};
+use crate::rules::{self, ALL, Cause, Rule};
 use clap::Args;
 use colored::Colorize;
 use std::io::Write;
@@ -18,8 +18,12 @@ pub(super) fn run(args: &Explain, out: &mut Output) -> Result<u8, Failure> {
         None => list(out)?,
         Some(code) => {
             let by_name = || ALL.iter().find(|rule| rule.name.eq_ignore_ascii_case(code)).copied();
-            let rule = rules::find(code).or_else(by_name).ok_or_else(|| unknown(code))?;
-            page(out, rule)?;
+            let cause = || rules::cause_of(code).or_else(|| rules::CAUSES.iter().find(|c| c.name.eq_ignore_ascii_case(code)));
+            match (rules::find(code).or_else(by_name), cause()) {
+                (Some(rule), _) => page(out, rule)?,
+                (None, Some(cause)) => short(out, cause)?,
+                (None, None) => return Err(unknown(code)),
+            }
         }
     }
     Ok(FINE)
@@ -59,6 +63,14 @@ fn page(out: &mut Output, rule: &Rule) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A cause that no rule proves has no page, but a word on where to look.
+fn short(out: &mut Output, cause: &Cause) -> std::io::Result<()> {
+    let options = textwrap::Options::new(out.width.min(100)).initial_indent("  ").subsequent_indent("  ");
+    writeln!(out, "{} {}\n", cause.code.bold(), cause.name)?;
+    writeln!(out, "{}", textwrap::fill(cause.what, &options))?;
+    writeln!(out, "{}", textwrap::fill("Packets alone never prove it; findings name it where they cannot exclude it.", &options))
 }
 
 fn unknown(code: &str) -> Failure {

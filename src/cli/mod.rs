@@ -29,10 +29,10 @@ const NOTHING: u8 = 4;
 #[command(
     name = "lvscope",
     version,
-    max_term_width = 100,
+    max_term_width = 80,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    after_help = "Exit status: 0 no fault, 1 faults found, 2 wrong usage, 3 unreadable input, 4 nothing could be judged."
+    after_help = "Begin with: lvscope diagnose *.pcap\n\nExit status: 0 no fault, 1 faults found, 2 wrong usage, 3 unreadable input, 4 nothing could be judged."
 )]
 struct Cli {
     /// Colour in the output

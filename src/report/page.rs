@@ -208,9 +208,9 @@ fn finding(page: &mut Page<'_>, trace: &Trace, f: &Finding) -> io::Result<()> {
     Ok(())
 }
 
-/// `NET008 host-firewall-or-selinux`; the code alone where no rule has it yet.
+/// `NET008 host-firewall-or-selinux`.
 fn named(code: &str) -> String {
-    rules::find(code).map_or_else(|| code.to_string(), |rule| format!("{code} {}", rule.name))
+    rules::name_of(code).map_or_else(|| code.to_string(), |name| format!("{code} {name}"))
 }
 
 /// Where to look, and what stands there.

@@ -4,6 +4,7 @@
 //! looks for, its remedy, and its tests. [`ALL`] lists the rules in reading order; the tests beside it hold the list to the files.
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
+mod catalogue;
 mod facts;
 mod remedy;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod net;
 mod svc;
 mod tun;
 
+pub use catalogue::{CAUSES, Cause, cause_of, name_of};
 pub use facts::Facts;
 
 use crate::finding::{Finding, Need, Outcome};

@@ -144,7 +144,21 @@ fn every_rule_file_is_registered() {
     assert_eq!(registered, written);
 }
 
-/// Codes that findings name as alternatives exist in the catalogue: in the registry, or as ones whose proof needs a host's own facts.
+/// Codes that findings name exist: they have a rule, or a word on where to look.
+#[test]
+fn every_code_in_the_source_is_known() {
+    let families = ["NAT", "DR", "ARP", "NET", "TUN", "SVC", "HA", "IP6", "CAP"];
+    for file in files_of("rules") {
+        let code = code(&file);
+        for text in code.split('"').skip(1).step_by(2) {
+            let family = text.len() > 3 && families.contains(&&text[..text.len().saturating_sub(3)]);
+            if family && text[text.len() - 3..].chars().all(|c| c.is_ascii_digit()) {
+                assert!(lvscope::rules::name_of(text).is_some(), "{text} in {} has no name", file.display());
+            }
+        }
+    }
+}
+
 #[test]
 fn nothing_unfinished_is_left_behind() {
     let marks = ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "XXX", "dbg!("];
