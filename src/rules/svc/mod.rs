@@ -53,7 +53,9 @@ fn turned_away<'a>(facts: &Facts<'a>) -> Vec<TurnedAway<'a>> {
             port && its_own && e.about == Way::Request && e.quoted_dst == hop.dst
         };
         let error = flow.errors.iter().find(own)?;
-        if facts.is_contested(host, hop) {
+        // A director passes on what a real server says of its tunnel, in its own name (kernel ip_vs_core.c, ip_vs_in_icmp).
+        let tunnels = |f: &Flow| f.vip == Some(hop.dst) && f.method == Method::Tunnel;
+        if facts.is_contested(host, hop) || facts.flows().any(tunnels) {
             return None;
         }
         let role = facts.role_in(host, hop);

@@ -135,6 +135,24 @@ mod tests {
         w.deny(&SVC002);
     }
 
+    /// The director passes on, in its own name, what a real server says of its tunnel.
+    #[test]
+    fn a_tunnel_that_is_not_unpacked_is_another_story() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("router", "10.2.0.100:80").tunnel(
+                "director",
+                4,
+                "10.2.0.100",
+                rip,
+            );
+            w.syn(&c, &format!("client router director {web}"), 1);
+            w.icmp(&c, false, (3, 3, 0), "10.2.0.100", "10.1.0.100", "director", "director router");
+        }
+        w.without(&["director", "web2"]).deny(&SVC002);
+    }
+
     #[test]
     fn some_clients_are_turned_away() {
         let mut w = World::nat();
