@@ -226,7 +226,9 @@ impl Balance {
         if several || called_director {
             return true;
         }
-        if self.is_virtual(protocol, after) {
+        // What is translated once more, by somebody else, was the address of a virtual service and not of a real server.
+        let again = |(host, p, dst): &(Option<HostId>, Protocol, Endpoint)| *host != step.forwarder() && *p == protocol && *dst == after;
+        if self.is_virtual(protocol, after) || self.targets.keys().any(again) {
             return false;
         }
         let Some(targets) = targets else { return true };
