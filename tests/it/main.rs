@@ -1,1 +1,5 @@
-fn main() {}
+//! One integration binary.
+
+mod cli;
+mod docs;
+mod tidy;
