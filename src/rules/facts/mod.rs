@@ -4,6 +4,7 @@ mod fate;
 mod loss;
 mod neighbours;
 mod silence;
+mod size;
 mod words;
 
 pub(super) use loss::{Loss, is_initial};
