@@ -93,7 +93,22 @@ pub static ALL: &[&Rule] = &[
     &arp::arp011::ARP011,
     &arp::arp012::ARP012,
     // The path
+    &net::net001::NET001,
+    &net::net002::NET002,
+    &net::net005::NET005,
+    &net::net006::NET006,
+    &net::net008::NET008,
+    &net::net014::NET014,
+    &net::net015::NET015,
+    &net::net016::NET016,
     // LVS-TUN
+    &tun::tun001::TUN001,
+    &tun::tun002::TUN002,
+    &tun::tun003::TUN003,
+    &tun::tun004::TUN004,
+    &tun::tun005::TUN005,
+    &tun::tun009::TUN009,
+    &tun::tun011::TUN011,
     // Services
     &svc::svc001::SVC001,
     &svc::svc002::SVC002,

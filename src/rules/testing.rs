@@ -123,6 +123,12 @@ impl World {
         self
     }
 
+    /// Adds a tunnel device, `host.name`, on which [`World::unpack`] shows packets.
+    pub(super) fn tunnel_device(mut self, device: &str) -> Self {
+        self.frames.insert(device.to_string(), Vec::new());
+        self.bare(device)
+    }
+
     /// LVS-NAT: client 10.1.0.x, director 10.1.0.1 (the VIP) and 10.2.0.1, real servers 10.2.0.11 and .12.
     pub(super) fn nat() -> Self {
         World::new()
@@ -249,14 +255,6 @@ impl World {
     /// The captures begin only now.
     pub(super) fn begin_here(&mut self) {
         self.frames.values_mut().for_each(Vec::clear);
-    }
-
-    /// A packet of `conn` behind its tunnel, on a tunnel device.
-    pub(super) fn inside(&mut self, conn: &Conn, flags: u8, payload: &[u8], interface: &str, ttl: u8) {
-        let id = self.ids.get(&conn.client.port).copied().unwrap_or_default();
-        let at = (conn.client, conn.service, None);
-        let packet = conn.packet(false, flags, payload, ttl, id, &at);
-        self.seen(interface.to_string(), &build::ethernet(MacAddr::ZERO, MacAddr::ZERO, &[], &packet));
     }
 
     fn interface(&self, host: &str, segment: &str) -> &Interface {
@@ -426,6 +424,14 @@ impl World {
         }
     }
 
+    /// The last request packet of a connection, unpacked on a tunnel device of its server.
+    pub(super) fn unpack(&mut self, conn: &Conn, flags: u8, payload: &[u8], device: &str, ttl: u8) {
+        let host = device.split('.').next().unwrap_or_default();
+        let (id, at) = (self.ids.get(&conn.client.port).copied().unwrap_or(0), self.view(conn, host, false));
+        let packet = conn.packet(false, flags, payload, ttl, id, &at);
+        self.seen(device.to_string(), &build::ethernet(MacAddr::ZERO, MacAddr::ZERO, &[], &packet));
+    }
+
     /// The addresses as they stand where a request arrives at `host`, or where a reply leaves it.
     fn view(&self, conn: &Conn, host: &str, back: bool) -> Addresses {
         let (mut src, mut dst) = (conn.client, conn.service);
@@ -483,8 +489,19 @@ impl World {
     ) {
         let at = self.view(conn, quoted_at, about_reply);
         let quoted = conn.packet(about_reply, if conn.udp { 0 } else { SYN }, b"", 62, 7, &at);
+        self.icmp_quoting(&quoted, (type_number, code, rest), src, dst, route);
+    }
+
+    /// An ICMP error about a request in the tunnel into which `director` puts it.
+    pub(super) fn icmp_about_tunnel(&mut self, conn: &Conn, what: (u8, u8, u32), src: &str, dst: &str, director: &str, route: &str) {
+        let at = conn.pass(director, false, self.view(conn, director, false));
+        let quoted = conn.packet(false, if conn.udp { 0 } else { SYN }, b"", 62, 7, &at);
+        self.icmp_quoting(&quoted, what, src, dst, route);
+    }
+
+    fn icmp_quoting(&mut self, quoted: &[u8], (type_number, code, rest): (u8, u8, u32), src: &str, dst: &str, route: &str) {
         let (src, dst) = (ip(src), ip(dst));
-        let message = build::icmp(src, dst, type_number, code, rest, &quoted);
+        let message = build::icmp(src, dst, type_number, code, rest, quoted);
         let protocol = if src.is_ipv4() { 1 } else { 58 };
         let hosts: Vec<&str> = route.split_whitespace().collect();
         for (hop, pair) in hosts.windows(2).enumerate() {

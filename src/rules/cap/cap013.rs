@@ -63,7 +63,7 @@ mod tests {
         let there = |w: &mut World, flags: u8, payload: &[u8]| {
             w.carry(&c, false, flags, payload, "client director web1");
             if device {
-                w.inside(&c, flags, payload, "web1.tunl0", 63);
+                w.unpack(&c, flags, payload, "web1.tunl0", 63);
             }
         };
         there(&mut w, SYN, b"");

@@ -5,7 +5,7 @@ use super::Facts;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::ipvs::Role;
 use crate::net::Protocol;
-use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, PacketKind, Way};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, PacketKind, Path, Way};
 use std::collections::BTreeMap;
 
 /// Requests that ended at one host, with the cause that packets suggest first, and those that they leave open.
@@ -53,7 +53,8 @@ impl<'a> Facts<'a> {
         let mut stories: BTreeMap<(HostId, Vec<&'static str>, Confidence), Loss> = BTreeMap::new();
         for flow in self.flows().filter(|f| f.director.is_none()) {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
-            if self.is_contested(host, hop) {
+            // A router translates for those outside; a test from inside proves nothing (NET005).
+            if self.is_contested(host, hop) || self.tested_from_inside(flow).is_some() {
                 continue;
             }
             let verdict = match refusal {
@@ -93,6 +94,9 @@ impl<'a> Facts<'a> {
             (Role::Director, true) => ("NAT008", vec!["HA003", "SVC001", "NET007"], Confidence::Likely),
             (Role::Director, false) => ("SVC001", vec!["NAT008", "HA003"], Confidence::Likely),
             (Role::Router, true) => ("NET002", vec!["NET008", "NET001"], Confidence::Likely),
+            // Forwarding is a property of the interface by which packets arrive: what it does for others, it can do.
+            (Role::Router | Role::Unknown, false) if self.forwards(host, hop, true) => ("NET008", vec!["NET007"], Confidence::Possible),
+            (Role::Router | Role::Unknown, false) if self.forwards(host, hop, false) => ("NET008", vec!["NET007"], Confidence::Likely),
             (Role::Router, false) => ("NET001", vec!["NET008", "NET007"], Confidence::Likely),
             (Role::Unknown, true) => ("NAT008", vec!["NET002", "HA003", "SVC001", "NET008"], Confidence::Likely),
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
@@ -123,6 +127,52 @@ impl<'a> Facts<'a> {
         }
         let routes = |f: &Flow| f.director.is_some() && f.routers.contains(&host);
         if self.flows().any(routes) { Role::Router } else { self.role(Some(host)) }
+    }
+
+    /// True when the host was seen to forward packets that it received by the interface at which `hop` shows it; with `alike` only those
+    /// for the same address and port count.
+    pub(in crate::rules) fn forwards(&self, host: HostId, hop: &Hop, alike: bool) -> bool {
+        let comes = |h: &Hop| h.to == Some(host) && h.dst_mac.is_some() && h.dst_mac == hop.dst_mac && (!alike || h.dst == hop.dst);
+        let passes = |path: &Path| {
+            let arrived = path.hops.iter().find(|h| comes(h));
+            arrived.is_some_and(|a| path.hops.iter().any(|h| h.from == Some(host) && h.transit > a.transit))
+        };
+        self.flows().any(|f| passes(&f.request) || passes(&f.reply))
+    }
+
+    /// A router's translation of a request's destination, in front of the director: the router, where it received the request, and where it
+    /// sent it on.
+    pub(in crate::rules) fn translation(&self, flow: &'a Flow) -> Option<(HostId, &'a Hop, &'a Hop)> {
+        let links: Vec<&Hop> = flow.request.links().collect();
+        links.windows(2).find_map(|pair| {
+            let router = pair[1].from.filter(|r| Some(*r) != flow.director && Some(*r) == pair[0].to)?;
+            (pair[0].dst != pair[1].dst && !self.is_director(router)).then_some((router, pair[0], pair[1]))
+        })
+    }
+
+    /// The router whose translation, made for clients outside, a connection missed because it was opened on the router itself, or inside:
+    /// it came by another interface than theirs, or from one of the machines that the translation leads to.
+    pub(in crate::rules) fn tested_from_inside(&self, flow: &Flow) -> Option<HostId> {
+        if flow.state.is_complete() {
+            return None;
+        }
+        let reached = |router: HostId| flow.request.hops.iter().find(|hop| hop.to == Some(router) && hop.dst == flow.service);
+        let by_other_side = |router: HostId, outside: &Hop| {
+            let entered = reached(router).is_some_and(|hop| hop.dst_mac.is_some() && hop.dst_mac != outside.dst_mac);
+            (entered && outside.dst_mac.is_some()) || flow.client_host == Some(router)
+        };
+        let others = self.flows().filter(|f| f.id != flow.id && (f.protocol, f.service) == (flow.protocol, flow.service));
+        let missed = others.filter_map(|f| self.translation(f)).find(|(router, outside, _)| by_other_side(*router, outside));
+        // It may have been translated, too, and be answered past the router: then the answer comes from an address that was not dialled.
+        let answered = flow.reply.first().is_some_and(|hop| hop.first != PacketKind::Reset && hop.to != flow.client_host);
+        if let Some((router, ..)) = missed.filter(|_| !answered) {
+            return Some(router);
+        }
+        let inside =
+            flow.client_host.is_some_and(|c| self.is_real_server(c) || self.is_director(c) || self.role(Some(c)) == Role::Director);
+        let router = flow.request.last()?.to.filter(|_| inside && flow.director.is_none())?;
+        let is_its = self.trace.hosts[router].addresses.contains(&flow.service.addr) || flow.request.links().count() == 1;
+        (is_its && self.role(Some(router)) == Role::Router).then_some(router)
     }
 
     /// True when the address that a packet is for belongs to the host.

@@ -5,6 +5,7 @@ mod loss;
 mod neighbours;
 mod rivals;
 mod silence;
+mod size;
 mod words;
 
 pub(super) use loss::{Loss, is_initial};

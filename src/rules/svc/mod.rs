@@ -18,12 +18,16 @@ use crate::ipvs::{Match, Role, VirtualService};
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowError, FlowState, Hop, HostId, Method, PacketKind, Way};
 
-/// Connections that a director handed on and that the real server itself refused: a reset or a port unreachable from its own MAC.
+/// Connections that a director handed on and that the real server itself refused: a reset, or for UDP a port unreachable, from its own
+/// MAC. To TCP a kernel without a listener answers with a reset; port unreachable is a packet filter's word (NET008), or, about the outer
+/// packet of a tunnel, that of a server which does not unpack it (TUN001).
 pub(super) fn refusals<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Flow> + use<'a> {
     let handed = |f: &&Flow| f.director.is_some() && f.server_host.is_some() && f.server_host != f.director;
     facts.flows().filter(handed).filter(|f| f.state == FlowState::Refused).filter(|f| {
         let reset = f.reply.first().is_some_and(|hop| hop.first == PacketKind::Reset && hop.from == f.server_host);
-        reset || f.errors.iter().any(|e| e.refuses() && e.from == f.server_host && (e.type_number, e.code) != (3, 2))
+        let udp = f.protocol == Protocol::Udp;
+        reset
+            || (udp && f.errors.iter().any(|e| e.refuses() && !e.tunnelled && e.from == f.server_host && (e.type_number, e.code) != (3, 2)))
     })
 }
 
