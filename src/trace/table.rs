@@ -1,13 +1,13 @@
 //! The table of conversations: what is kept of each while packets stream by, in a few hundred bytes.
 //!
 //! A **conversation** is one 5-tuple in both directions, one incarnation of it (a port that is used again is a new one). A **leg** is one
-//! direction of a conversation on one [`super::wire::Wire`]: a MAC pair at a capture point. What is kept of a leg for good is 44 bytes;
+//! direction of a conversation on one [`super::wire::Wire`]: a MAC pair at a capture point. What is kept of a leg for good is 48 bytes;
 //! what following its packets needs beside that (a *live* leg, one cache line) is given back when the leg has been quiet. Nothing is
 //! kept per packet, so memory grows with connections and not with bytes; packets that matter for a diagnosis (repeats, resets, loops)
 //! leave bounded [`Note`]s.
 
 use super::live::{Live, LiveLegs};
-use super::tuple::Tuple;
+use super::tuple::{Tuple, mix};
 use crate::packet::TcpFlags;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -47,6 +47,12 @@ impl Sighting {
     /// TCP, and SCTP, whose initiate tags stand in for sequence numbers.
     fn has_handshake(&self) -> bool {
         matches!(self.tuple.protocol(), 6 | 132)
+    }
+
+    /// A fingerprint: the IP-ID in the lower half, numbers and length in the upper.
+    fn print(&self) -> u32 {
+        let numbers = mix(u64::from(self.seq) << 32 | u64::from(self.ack), u64::from(self.payload_len) << 8 | u64::from(self.flags.0));
+        (numbers as u32) << 16 | u32::from(self.id)
     }
 
     /// Sequence number after this packet.
@@ -175,7 +181,7 @@ impl Conversation {
 pub(super) struct Leg {
     pub(super) wire: u32,
     pub(super) next: u32,
-    /// When its first packet was seen, in nanoseconds on that point's clock, as two halves: the record stays at 44 bytes.
+    /// When its first packet was seen, in nanoseconds on that point's clock, as two halves: the record stays at 48 bytes.
     first_time: [u32; 2],
     /// When its last packet was seen, see [`Table::tick`].
     pub(super) last_tick: u32,
@@ -196,6 +202,8 @@ pub(super) struct Leg {
     pub(super) mss: u16,
     /// Payload bytes of the longest packet.
     pub(super) longest: u16,
+    /// What tells its first packet from others, see [`Sighting::print`].
+    pub(super) print: u32,
 }
 
 impl Leg {
@@ -498,6 +506,7 @@ impl Table {
                 repeats: 0,
                 mss: 0,
                 longest: 0,
+                print: s.print(),
             });
         } else {
             seen = self.legs[leg as usize].seen;
@@ -610,6 +619,11 @@ impl Table {
 
     fn leg_of(&self, conversation: u32, wire: u32, from_b: bool) -> u32 {
         self.legs_of(conversation).find(|(_, leg)| leg.wire == wire && leg.seen.from_b() == from_b).map_or(NONE, |(at, _)| at)
+    }
+
+    /// The leg that a packet just taken in was counted to.
+    pub(super) fn leg_seen(&self, hash: u64) -> Option<u32> {
+        self.live.find(hash).map(|at| self.live.leg(at))
     }
 
     /// Keeps what a close look at a packet showed of its leg.
