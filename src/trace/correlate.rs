@@ -122,13 +122,13 @@ fn count(table: &Table, votes: &mut HashMap<(u32, u32), Votes>, chain: &mut [Sam
     }
     for (i, left) in conversations().enumerate() {
         for right in conversations().skip(i + 1) {
-            vote(votes.entry((left[0].conversation, right[0].conversation)).or_default(), left, right, many == 2);
+            vote(table, votes.entry((left[0].conversation, right[0].conversation)).or_default(), left, right, many == 2);
         }
     }
 }
 
 /// What the samples of two conversations under one key say.
-fn vote(votes: &mut Votes, left: &[Sample], right: &[Sample], alone: bool) {
+fn vote(table: &Table, votes: &mut Votes, left: &[Sample], right: &[Sample], alone: bool) {
     votes.keys += 1;
     votes.unique += u16::from(alone);
     let pairs = || left.iter().flat_map(|l| right.iter().map(move |r| (l, r)));
@@ -136,7 +136,9 @@ fn vote(votes: &mut Votes, left: &[Sample], right: &[Sample], alone: bool) {
     votes.ids += u16::from(same_id);
     votes.other_ids += u16::from(!same_id && pairs().any(|(l, r)| l.id != 0 && r.id != 0));
     votes.signatures += u16::from(pairs().any(|(l, r)| l.signature != 0 && l.signature == r.signature));
-    votes.agreement += if pairs().any(|(l, r)| l.from_client == r.from_client) { 1 } else { -1 };
+    // Who is the client may have become known after the sample was taken.
+    let from_client = |s: &Sample| table.conversations[s.conversation as usize].from_client(s.from_b);
+    votes.agreement += if pairs().any(|(l, r)| from_client(l) == from_client(r)) { 1 } else { -1 };
 }
 
 /// Several conversations say the same (a health check, a heartbeat). A pair that alone has an endpoint in common has it for itself as much
@@ -174,7 +176,7 @@ fn count_many(table: &Table, votes: &mut HashMap<(u32, u32), Votes>, chain: &[Sa
     pairs.sort_unstable_by_key(|&(left, right, alone)| (left, right, !alone));
     pairs.dedup_by_key(|&mut (left, right, _)| (left, right));
     for (left, right, alone) in pairs {
-        vote(votes.entry((left, right)).or_default(), samples[&left], samples[&right], alone);
+        vote(table, votes.entry((left, right)).or_default(), samples[&left], samples[&right], alone);
     }
 }
 
@@ -226,7 +228,9 @@ fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
             // Many clients ask a server the same; a client says the same thing to two servers at once far more rarely.
             let ends = same_client || (same_server && (ids > 0 || (alone && votes.keys >= 3)));
             let against = i32::from(ids == 0 && votes.other_ids > 0);
-            i32::from(votes.keys.min(3)) + 2 * ids.min(2) + 2 * i32::from(ends) + if alone { 1 } else { -1 } - against
+            let weight = i32::from(votes.keys.min(3)) + 2 * ids.min(2) + 2 * i32::from(ends) + if alone { 1 } else { -1 } - against;
+            // One payload and one IP-ID in common: in a large capture chance brings that about.
+            if same_client || same_server || ids > 1 { weight } else { weight.min(ENOUGH - 1) }
         }
     }
 }
@@ -271,7 +275,7 @@ pub(super) fn unite(table: &mut Table, a: u32, b: u32, agreement: i16) {
             (false, false) => Some(a.max(b)),
         };
         if let Some(turn) = turn {
-            turn_around(table, turn);
+            table.conversations[turn as usize].turn_around();
         }
     }
     for c in [a, b] {
@@ -286,16 +290,6 @@ pub(super) fn unite(table: &mut Table, a: u32, b: u32, agreement: i16) {
             table.conversations[c as usize].parent = parent;
         }
     }
-}
-
-/// Exchanges client and server.
-pub(super) fn turn_around(table: &mut Table, c: u32) {
-    let c = &mut table.conversations[c as usize];
-    c.known.put(Known::CLIENT_IS_B, !c.known.has(Known::CLIENT_IS_B));
-    std::mem::swap(&mut c.client_seq, &mut c.server_seq);
-    let (client, server) = (c.known.has(Known::CLIENT_SEQ), c.known.has(Known::SERVER_SEQ));
-    c.known.put(Known::CLIENT_SEQ, server);
-    c.known.put(Known::SERVER_SEQ, client);
 }
 
 /// Joins conversations whose captures began or ended at different packets, so that no sample matches: they share an endpoint, and the
@@ -318,18 +312,20 @@ pub(super) fn join_by_ranges(table: &mut Table) {
         if !alone(&&c) {
             continue;
         }
-        let mut fits: Vec<u32> = Vec::new();
+        let mut fits: Vec<(u32, bool)> = Vec::new();
         for end in [c.tuple.source(), c.tuple.destination()] {
             let others = by_endpoint.get(&end).map_or(&[][..], Vec::as_slice);
             // An endpoint shared by thousands is the service's, and says nothing.
             if others.len() <= 64 {
-                fits.extend(others.iter().filter(|&&other| other != at && overlaps(table, at, other, end)));
+                let is_client = |c: u32| table.conversations[c as usize].request().source() == end;
+                let fitting = others.iter().filter(|&&other| other != at && overlaps(table, at, other, end));
+                fits.extend(fitting.map(|&other| (other, is_client(at) == is_client(other))));
             }
         }
         fits.sort_unstable();
         fits.dedup();
-        if let [other] = fits[..] {
-            unite(table, at, other, 0);
+        if let [(other, agree)] = fits[..] {
+            unite(table, at, other, if agree { 1 } else { -1 });
         }
     }
 }

@@ -74,6 +74,8 @@ struct Guide {
     flow: u32,
     request: bool,
     tcp: bool,
+    /// Each leg with its station.
+    legs: Vec<(u32, u32)>,
     stations: Vec<Station>,
     shapes: Vec<Shape>,
     /// Stations from here on saw flooded frames.
@@ -103,14 +105,24 @@ fn guides(assembler: &Assembler, flow: u32) -> [Guide; 2] {
                 toa: false,
             }
         };
-        Guide {
-            flow,
-            request,
-            tcp,
-            stations: passed.iter().map(|spot| Station { leg: spot.leg, wire: spot.wire, point: spot.point }).collect(),
-            shapes: passed.iter().map(shape).collect(),
-            flooded,
+        let mut guide = Guide { flow, request, tcp, legs: Vec::new(), stations: Vec::new(), shapes: Vec::new(), flooded: usize::MAX };
+        let mut tuples = Vec::new();
+        for (number, spot) in passed.iter().enumerate() {
+            // Two legs of one wire are one station: a connection that was taken for two.
+            let known = guide.stations.iter().zip(&tuples).position(|(s, tuple)| s.wire == spot.wire && *tuple == spot.tuple);
+            let station = known.unwrap_or_else(|| {
+                if number >= flooded {
+                    guide.flooded = guide.flooded.min(guide.stations.len());
+                }
+                guide.stations.push(Station { wire: spot.wire, point: spot.point });
+                guide.shapes.push(shape(spot));
+                tuples.push(spot.tuple);
+                guide.stations.len() - 1
+            });
+            guide.legs.push((spot.leg, station as u32));
         }
+        guide.legs.sort_unstable();
+        guide
     })
 }
 
@@ -125,7 +137,7 @@ struct Placed {
 
 impl Guide {
     fn direction<'a>(&'a self, journal: &'a Journal, assembler: &Assembler, packets: &ByFlow) -> Direction<'a> {
-        Direction::new(journal, &self.stations, &assembler.topology, packets.of(self.flow, self.request), self.tcp)
+        Direction::new(journal, &self.stations, &self.legs, &assembler.topology, packets.of(self.flow, self.request), self.tcp)
     }
 
     /// Adds the journeys of this direction, each with its time.

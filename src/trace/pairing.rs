@@ -10,10 +10,9 @@ use super::journal::{DIGEST, Entry, Journal};
 use super::pace::{Gap, Learner, Pace};
 use super::topology::Topology;
 
-/// One leg of a direction, in the order of the way.
+/// A wire with a tuple, in the order of the way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Station {
-    pub(super) leg: u32,
     pub(super) wire: u32,
     pub(super) point: u32,
 }
@@ -64,6 +63,7 @@ pub(super) struct Direction<'a> {
     pub(super) stations: &'a [Station],
     /// Sorted by key, station and time.
     pub(super) items: Vec<Item>,
+    tcp: bool,
 }
 
 /// The capture's own copies of a packet follow it at once.
@@ -74,22 +74,27 @@ const ROUND: i64 = 1_000_000_000;
 const SURE: i64 = 30_000_000_000;
 
 impl<'a> Direction<'a> {
-    /// Sorts the packets `numbers` of the journal.
-    pub(super) fn new(journal: &'a Journal, stations: &'a [Station], topology: &Topology, numbers: &[u32], tcp: bool) -> Self {
-        let mut station_of: Vec<(u32, u32)> = (0..).zip(stations).map(|(at, station)| (station.leg, at)).collect();
-        station_of.sort_unstable();
+    /// Sorts the packets `numbers` of the journal; `legs` says the station of each leg.
+    pub(super) fn new(
+        journal: &'a Journal,
+        stations: &'a [Station],
+        legs: &[(u32, u32)],
+        topology: &Topology,
+        numbers: &[u32],
+        tcp: bool,
+    ) -> Self {
         // A digest that one station could not make, because it kept too little of each frame, compares with nothing.
         let blind = !tcp && numbers.iter().any(|n| journal.packets[*n as usize].mark & DIGEST == 0);
         let item = |number: &u32| {
             let entry = &journal.packets[*number as usize];
-            let found = station_of.binary_search_by_key(&entry.leg, |(leg, _)| *leg).ok()?;
-            let station = station_of[found].1;
+            let found = legs.binary_search_by_key(&entry.leg, |(leg, _)| *leg).ok()?;
+            let station = legs[found].1;
             let time = topology.clocks.common(stations[station as usize].point, entry.time);
             Some(Item { key: key(entry, blind), station, time, entry: *number })
         };
         let mut items: Vec<Item> = numbers.iter().filter_map(item).collect();
         items.sort_by_key(|item| (item.key, item.station, item.time));
-        Direction { journal, stations, items }
+        Direction { journal, stations, items, tcp }
     }
 
     pub(super) fn entry(&self, item: &Item) -> &Entry {
@@ -183,6 +188,8 @@ impl<'a> Direction<'a> {
         }
         expected.sort_unstable_by_key(|e| (e.id, e.time));
         seen.sort_unstable_by_key(|e| (e.id, e.time));
+        // No other segment has the same numbers, but any datagram may say the same.
+        let late = if self.tcp { gap.wide() } else { gap.tight() };
         let mut pairs = Vec::new();
         let mut rest = &seen[..];
         for left in expected.chunk_by(|a, b| a.id == b.id) {
@@ -191,7 +198,7 @@ impl<'a> Direction<'a> {
             let right = &rest[..rest.partition_point(|e| e.id == id)];
             match (left, right) {
                 ([l], [r]) if id != 0 => pairs.extend(((r.time - l.time).abs() <= SURE).then_some((l.at, r.at))),
-                _ => align(left, right, &gap, &mut pairs),
+                _ => align(left, right, &gap, late, &mut pairs),
             }
         }
         pairs
@@ -211,8 +218,9 @@ struct Expected {
     at: usize,
 }
 
-/// Pairs what is expected with what is seen, both in the order of time, where only the time can tell.
-fn align(expected: &[Expected], seen: &[Expected], gap: &Gap, pairs: &mut Vec<(usize, usize)>) {
+/// Pairs what is expected with what is seen, both in the order of time, where only the time can tell. One that is alone of its kind may be
+/// as late as `late`.
+fn align(expected: &[Expected], seen: &[Expected], gap: &Gap, late: i64, pairs: &mut Vec<(usize, usize)>) {
     let (mut left, mut right): (Vec<Expected>, Vec<Expected>) = (Vec::new(), Vec::new());
     // Stretches without a pause, one after the other. Where as many are seen as were expected, each at about its time, they are those.
     let (mut i, mut j) = (0, 0);
@@ -242,7 +250,7 @@ fn align(expected: &[Expected], seen: &[Expected], gap: &Gap, pairs: &mut Vec<(u
     }
     // The others only where each is the other's nearest, and nothing else is nearly as near. One that has no others beside it may be late.
     let open: hashbrown::HashSet<usize> = right.iter().map(|r| r.at).collect();
-    let late = if expected.len() == 1 && seen.len() == 1 { gap.wide() } else { gap.tight() };
+    let late = if expected.len() == 1 && seen.len() == 1 { late } else { gap.tight() };
     for l in &left {
         let (Some((r, off)), next) = nearest(l, seen) else { continue };
         let (Some((back, _)), back_next) = nearest(&r, expected) else { continue };

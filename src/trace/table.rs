@@ -170,6 +170,35 @@ impl Conversation {
         self.known.has(Known::CLIENT_IS_B) == from_b
     }
 
+    /// Says which side is the client; what was known of each side stays with it.
+    fn orient(&mut self, client_is_b: bool) {
+        if self.known.has(Known::CLIENT_IS_B) != client_is_b {
+            self.turn_around();
+        }
+    }
+
+    /// Exchanges client and server.
+    pub(super) fn turn_around(&mut self) {
+        self.known.put(Known::CLIENT_IS_B, !self.known.has(Known::CLIENT_IS_B));
+        std::mem::swap(&mut self.client_seq, &mut self.server_seq);
+        for (of_client, of_server) in [(Known::CLIENT_SEQ, Known::SERVER_SEQ), (Known::CLIENT_ISN, Known::SERVER_ISN)] {
+            let (client, server) = (self.known.has(of_client), self.known.has(of_server));
+            self.known.put(of_client, server);
+            self.known.put(of_server, client);
+        }
+    }
+
+    /// Whether a SYN with this number, from the client or from the other side, can be its own. Where the first packet seen was one in
+    /// the middle, the SYN may come behind it (the capture missed it, and now it is sent again): its number is a little smaller.
+    fn may_begin_with(&self, isn: u32, client: bool) -> bool {
+        let (seq, seen, sure) = if client {
+            (self.client_seq, Known::CLIENT_SEQ, Known::CLIENT_ISN)
+        } else {
+            (self.server_seq, Known::SERVER_SEQ, Known::SERVER_ISN)
+        };
+        !self.known.has(seen) || seq == isn || (!self.known.has(sure) && (1..1 << 16).contains(&seq.wrapping_sub(isn)))
+    }
+
     /// The tuple as the client's packets have it.
     pub(super) fn request(&self) -> Tuple {
         if self.known.has(Known::CLIENT_IS_B) { self.tuple.reversed() } else { self.tuple }
@@ -464,8 +493,7 @@ impl Table {
     fn opens_again(&self, s: &Sighting, conversation: u32) -> bool {
         let c = &self.conversations[conversation as usize];
         let from_b = s.tuple.canonical().1;
-        let isn = if c.from_client(from_b) { (c.client_seq, Known::CLIENT_SEQ) } else { (c.server_seq, Known::SERVER_SEQ) };
-        s.has_handshake() && c.known.has(isn.1) && isn.0 != s.seq
+        s.has_handshake() && !c.may_begin_with(s.seq, c.from_client(from_b))
     }
 
     #[cold]
@@ -579,14 +607,14 @@ impl Table {
         }
         match kind {
             PacketKind::Syn => {
-                c.known.put(Known::CLIENT_IS_B, from_b);
+                c.orient(from_b);
                 c.known.set(Known::ORIENTED);
                 c.client_seq = s.seq;
                 c.known.set(Known::CLIENT_ISN);
                 c.known.set(Known::CLIENT_SEQ);
             }
             PacketKind::SynAck => {
-                c.known.put(Known::CLIENT_IS_B, !from_b);
+                c.orient(!from_b);
                 c.known.set(Known::ORIENTED);
                 c.server_seq = s.seq;
                 c.known.set(Known::SERVER_ISN);
@@ -598,7 +626,7 @@ impl Table {
                 }
             }
             PacketKind::Reset if s.seq == 0 && !c.known.has(Known::CLIENT_SEQ) => {
-                c.known.put(Known::CLIENT_IS_B, !from_b);
+                c.orient(!from_b);
                 c.known.set(Known::ORIENTED);
                 c.client_seq = s.ack.wrapping_sub(1);
                 c.known.set(Known::CLIENT_ISN);
@@ -726,11 +754,7 @@ fn belongs(c: &Conversation, s: &Sighting, from_b: bool, now: u32) -> bool {
     }
     let of_client = c.from_client(from_b);
     if kind == PacketKind::Syn {
-        return if of_client {
-            !c.known.has(Known::CLIENT_SEQ) || c.client_seq == s.seq
-        } else {
-            !c.known.has(Known::SERVER_SEQ) || c.server_seq == s.seq
-        };
+        return c.may_begin_with(s.seq, of_client);
     }
     if s.seq == 0 && s.flags.has(TcpFlags::RST) {
         // A refusal has no sequence number of its own, but acknowledges the SYN.

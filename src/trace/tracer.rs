@@ -338,7 +338,7 @@ impl Tracer {
             *self.unfinished.entry(s.wire).or_insert(0) += 1;
         }
         let c = self.table.conversations[conversation as usize];
-        let from_client = c.from_client(s.tuple.canonical().1);
+        let from_b = s.tuple.canonical().1;
         let options = &features.options;
         if options.mss.is_some() || options.toa.is_some() {
             self.table.annotate(conversation, s, options.mss, options.toa.is_some());
@@ -363,7 +363,7 @@ impl Tracer {
         };
         if let Some(key) = key
             && c.samples() < PER_CONVERSATION
-            && self.samples.add(Sample { key, conversation, next: NONE, signature, id: s.id, from_client })
+            && self.samples.add(Sample { key, conversation, next: NONE, signature, id: s.id, from_b })
         {
             self.table.conversations[conversation as usize].sampled();
             if self.samples.is_full() {
