@@ -27,6 +27,6 @@ pub use glance::{Addresses, Glance, PlainIp, PlainTransport, glance};
 pub use icmp::{Icmp, IcmpKind, Neighbour};
 pub use ip::{Arp, Fragment, Ip, Network};
 pub use link::{Link, Vlans};
-pub use tcp::{Tcp, TcpFlags, TcpOptions, Toa};
+pub use tcp::{Tcp, TcpFlags, TcpOptions, Toa, raw_options};
 pub use transport::{Sctp, Transport, Udp, Vrrp};
 pub use tunnel::{Tunnel, TunnelKind};

@@ -103,7 +103,8 @@ impl<'a> Tcp<'a> {
     }
 }
 
-fn raw_options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+/// Kind and body of each option, until the bytes end or make no sense.
+pub fn raw_options(mut rest: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         loop {
             match *rest {

@@ -21,18 +21,22 @@ use hashbrown::HashMap;
 struct Votes {
     /// Different keys under which both have samples.
     keys: u16,
-    /// Of these, how many no other conversation has.
+    /// Of these, how many no other conversation has, or none that shares an endpoint with them.
     unique: u16,
     /// Packets with the same IP-ID.
     ids: u16,
+    /// Keys under which both have IP-IDs, and none the same.
+    other_ids: u16,
     /// Packets with the same signature.
     signatures: u16,
     /// Packets that say that both conversations have the same idea of who is the client, less those that say the opposite.
     agreement: i16,
 }
 
-/// Pairs looked at under one key; more conversations than that with the same payload cannot be told apart by it.
+/// So many conversations under one key are compared each with each.
 const MOST_PER_KEY: usize = 32;
+/// Samples looked at under one key.
+const MOST_SAMPLES: usize = 1 << 16;
 
 /// Marks needed for a join; see [`weigh`].
 const ENOUGH: i32 = 4;
@@ -43,17 +47,17 @@ pub(super) fn join(table: &mut Table, samples: &Samples, everything: bool) {
     let mut chain: Vec<Sample> = Vec::new();
     for key in samples.old.keys() {
         chain.clear();
-        chain.extend(samples.old.chain(key).chain(samples.new.chain(key)).take(MOST_PER_KEY * 8));
+        chain.extend(samples.old.chain(key).chain(samples.new.chain(key)).take(MOST_SAMPLES));
         if !joined_at_once(table, &chain) {
-            count(&mut votes, &mut chain);
+            count(table, &mut votes, &mut chain);
         }
     }
     if everything {
         for key in samples.new.keys().filter(|key| samples.old.chain(*key).next().is_none()) {
             chain.clear();
-            chain.extend(samples.new.chain(key).take(MOST_PER_KEY * 8));
+            chain.extend(samples.new.chain(key).take(MOST_SAMPLES));
             if !joined_at_once(table, &chain) {
-                count(&mut votes, &mut chain);
+                count(table, &mut votes, &mut chain);
             }
         }
     }
@@ -98,7 +102,7 @@ fn joined_at_once(table: &mut Table, chain: &[Sample]) -> bool {
     };
     let ids = agrees(|l, r| l.id != 0 && l.id == r.id);
     let signatures = agrees(|l, r| l.signature != 0 && l.signature == r.signature);
-    let enough = weigh(table, a, b, &Votes { keys: 1, unique: 1, ids, signatures, agreement: 1 }) >= ENOUGH;
+    let enough = weigh(table, a, b, &Votes { keys: 1, unique: 1, ids, other_ids: 0, signatures, agreement: 1 }) >= ENOUGH;
     if enough {
         unite(table, a, b, 1);
     }
@@ -106,23 +110,73 @@ fn joined_at_once(table: &mut Table, chain: &[Sample]) -> bool {
 }
 
 /// Counts what the samples under one key say about each pair of conversations among them.
-fn count(votes: &mut HashMap<(u32, u32), Votes>, chain: &mut [Sample]) {
+fn count(table: &Table, votes: &mut HashMap<(u32, u32), Votes>, chain: &mut [Sample]) {
     if chain.iter().all(|s| s.conversation == chain[0].conversation) {
         return;
     }
     chain.sort_by_key(|s| s.conversation);
     let conversations = || chain.chunk_by(|a, b| a.conversation == b.conversation);
-    let only_two = conversations().count() == 2;
-    for (i, left) in conversations().take(MOST_PER_KEY).enumerate() {
-        for right in conversations().take(MOST_PER_KEY).skip(i + 1) {
-            let votes = votes.entry((left[0].conversation, right[0].conversation)).or_default();
-            votes.keys += 1;
-            votes.unique += u16::from(only_two);
-            let pairs = || left.iter().flat_map(|l| right.iter().map(move |r| (l, r)));
-            votes.ids += u16::from(pairs().any(|(l, r)| l.id != 0 && l.id == r.id));
-            votes.signatures += u16::from(pairs().any(|(l, r)| l.signature != 0 && l.signature == r.signature));
-            votes.agreement += if pairs().any(|(l, r)| l.from_client == r.from_client) { 1 } else { -1 };
+    let many = conversations().count();
+    if many > 2 {
+        return count_many(table, votes, chain, many <= MOST_PER_KEY);
+    }
+    for (i, left) in conversations().enumerate() {
+        for right in conversations().skip(i + 1) {
+            vote(table, votes.entry((left[0].conversation, right[0].conversation)).or_default(), left, right, many == 2);
         }
+    }
+}
+
+/// What the samples of two conversations under one key say.
+fn vote(table: &Table, votes: &mut Votes, left: &[Sample], right: &[Sample], alone: bool) {
+    votes.keys += 1;
+    votes.unique += u16::from(alone);
+    let pairs = || left.iter().flat_map(|l| right.iter().map(move |r| (l, r)));
+    let same_id = pairs().any(|(l, r)| l.id != 0 && l.id == r.id);
+    votes.ids += u16::from(same_id);
+    votes.other_ids += u16::from(!same_id && pairs().any(|(l, r)| l.id != 0 && r.id != 0));
+    votes.signatures += u16::from(pairs().any(|(l, r)| l.signature != 0 && l.signature == r.signature));
+    // Who is the client may have become known after the sample was taken.
+    let from_client = |s: &Sample| table.conversations[s.conversation as usize].from_client(s.from_b);
+    votes.agreement += if pairs().any(|(l, r)| from_client(l) == from_client(r)) { 1 } else { -1 };
+}
+
+/// Several conversations say the same (a health check, a heartbeat). A pair that alone has an endpoint in common has it for itself as much
+/// as one that is alone with what it says. Of very many only pairs that share an endpoint or a packet's IP-ID are looked at.
+fn count_many(table: &Table, votes: &mut HashMap<(u32, u32), Votes>, chain: &[Sample], all: bool) {
+    let samples: HashMap<u32, &[Sample]> =
+        chain.chunk_by(|a, b| a.conversation == b.conversation).map(|chunk| (chunk[0].conversation, chunk)).collect();
+    let mut marks: Vec<(u64, u32)> = Vec::with_capacity(chain.len() * 3);
+    for s in chain {
+        let tuple = table.conversations[s.conversation as usize].tuple;
+        for end in [tuple.source(), tuple.destination()] {
+            marks.push((1 << 63 | u64::from(end.addr) << 17 | u64::from(end.port) << 1 | u64::from(end.v6), s.conversation));
+        }
+        if s.id != 0 {
+            marks.push((s.id.into(), s.conversation));
+        }
+    }
+    marks.sort_unstable();
+    marks.dedup();
+    let mut pairs: Vec<(u32, u32, bool)> = Vec::new();
+    for alike in marks.chunk_by(|a, b| a.0 == b.0).filter(|alike| alike.len() <= MOST_PER_KEY) {
+        let alone = alike[0].0 >> 63 == 1 && alike.len() == 2;
+        for (i, (_, left)) in alike.iter().enumerate() {
+            pairs.extend(alike[i + 1..].iter().map(|(_, right)| (*left, *right, alone)));
+        }
+    }
+    if all {
+        let mut each: Vec<u32> = samples.keys().copied().collect();
+        each.sort_unstable();
+        for (i, left) in each.iter().enumerate() {
+            pairs.extend(each[i + 1..].iter().map(|right| (*left, *right, false)));
+        }
+    }
+    // Of the same pair the one that says "alone" comes first.
+    pairs.sort_unstable_by_key(|&(left, right, alone)| (left, right, !alone));
+    pairs.dedup_by_key(|&mut (left, right, _)| (left, right));
+    for (left, right, alone) in pairs {
+        vote(table, votes.entry((left, right)).or_default(), samples[&left], samples[&right], alone);
     }
 }
 
@@ -132,13 +186,15 @@ fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
     if left.tuple == right.tuple || left.tuple.protocol() != right.tuple.protocol() {
         return 0;
     }
-    let (l, r) = (left.request(), right.request());
+    // Where they disagree about who is the client, one of them only guessed.
+    let opposed = votes.agreement < 0;
+    let (l, r) = (left.request(), if opposed { right.request().reversed() } else { right.request() });
     let same_client = l.source() == r.source();
     // One client endpoint and both initial numbers are one connection, even where a director lets answers through untranslated.
     let numbers =
         |c: &Conversation| (c.known.has(Known::CLIENT_ISN) && c.known.has(Known::SERVER_ISN)).then_some((c.client_seq, c.server_seq));
     let same_connection = same_client && numbers(left).is_some() && numbers(left) == numbers(right);
-    if !same_connection && side_by_side(table, a, b) {
+    if !same_connection && side_by_side(table, a, b, opposed) {
         return 0;
     }
     let same_server = l.destination() == r.destination();
@@ -167,16 +223,27 @@ fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
     match left.tuple.protocol() {
         // Sequence and acknowledgement number together are 64 bits.
         6 => i32::from(votes.keys) * 2 + ids * 2 + 2 * i32::from(shared),
-        _ => i32::from(votes.keys.min(3)) + 2 * ids.min(2) + 2 * i32::from(shared) + if votes.unique > 0 { 1 } else { -1 },
+        _ => {
+            let alone = votes.unique > 0;
+            // Many clients ask a server the same; a client says the same thing to two servers at once far more rarely.
+            let ends = same_client || (same_server && (ids > 0 || (alone && votes.keys >= 3)));
+            let against = i32::from(ids == 0 && votes.other_ids > 0);
+            let weight = i32::from(votes.keys.min(3)) + 2 * ids.min(2) + 2 * i32::from(ends) + if alone { 1 } else { -1 } - against;
+            // One payload and one IP-ID in common: in a large capture chance brings that about.
+            if same_client || same_server || ids > 1 { weight } else { weight.min(ENOUGH - 1) }
+        }
     }
 }
 
 /// True when both were seen on one wire with one TTL: then they are two connections of one host, for a rewrite puts a packet on another
 /// wire, or takes one from its TTL.
-fn side_by_side(table: &Table, a: u32, b: u32) -> bool {
+/// `opposed`: one of them takes the other's client for the server.
+fn side_by_side(table: &Table, a: u32, b: u32, opposed: bool) -> bool {
     let client = |c: u32, from_b: bool| table.conversations[c as usize].from_client(from_b);
     table.legs_of(a).any(|(_, l)| {
-        table.legs_of(b).any(|(_, r)| l.wire == r.wire && l.ttl == r.ttl && client(a, l.seen.from_b()) == client(b, r.seen.from_b()))
+        table
+            .legs_of(b)
+            .any(|(_, r)| l.wire == r.wire && l.ttl == r.ttl && (client(a, l.seen.from_b()) == client(b, r.seen.from_b())) != opposed)
     })
 }
 
@@ -208,7 +275,7 @@ pub(super) fn unite(table: &mut Table, a: u32, b: u32, agreement: i16) {
             (false, false) => Some(a.max(b)),
         };
         if let Some(turn) = turn {
-            turn_around(table, turn);
+            table.conversations[turn as usize].turn_around();
         }
     }
     for c in [a, b] {
@@ -223,16 +290,6 @@ pub(super) fn unite(table: &mut Table, a: u32, b: u32, agreement: i16) {
             table.conversations[c as usize].parent = parent;
         }
     }
-}
-
-/// Exchanges client and server.
-pub(super) fn turn_around(table: &mut Table, c: u32) {
-    let c = &mut table.conversations[c as usize];
-    c.known.put(Known::CLIENT_IS_B, !c.known.has(Known::CLIENT_IS_B));
-    std::mem::swap(&mut c.client_seq, &mut c.server_seq);
-    let (client, server) = (c.known.has(Known::CLIENT_SEQ), c.known.has(Known::SERVER_SEQ));
-    c.known.put(Known::CLIENT_SEQ, server);
-    c.known.put(Known::SERVER_SEQ, client);
 }
 
 /// Joins conversations whose captures began or ended at different packets, so that no sample matches: they share an endpoint, and the
@@ -255,18 +312,20 @@ pub(super) fn join_by_ranges(table: &mut Table) {
         if !alone(&&c) {
             continue;
         }
-        let mut fits: Vec<u32> = Vec::new();
+        let mut fits: Vec<(u32, bool)> = Vec::new();
         for end in [c.tuple.source(), c.tuple.destination()] {
             let others = by_endpoint.get(&end).map_or(&[][..], Vec::as_slice);
             // An endpoint shared by thousands is the service's, and says nothing.
             if others.len() <= 64 {
-                fits.extend(others.iter().filter(|&&other| other != at && overlaps(table, at, other, end)));
+                let is_client = |c: u32| table.conversations[c as usize].request().source() == end;
+                let fitting = others.iter().filter(|&&other| other != at && overlaps(table, at, other, end));
+                fits.extend(fitting.map(|&other| (other, is_client(at) == is_client(other))));
             }
         }
         fits.sort_unstable();
         fits.dedup();
-        if let [other] = fits[..] {
-            unite(table, at, other, 0);
+        if let [(other, agree)] = fits[..] {
+            unite(table, at, other, if agree { 1 } else { -1 });
         }
     }
 }

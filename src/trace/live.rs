@@ -84,6 +84,11 @@ impl LiveLegs {
         &mut self.slots[at]
     }
 
+    /// The number of the leg at a place.
+    pub(super) fn leg(&self, at: usize) -> u32 {
+        self.slots[at].leg
+    }
+
     /// Three quarters: two records share a cache line, so that the second probe is nearly free.
     fn is_crowded(&self) -> bool {
         self.used * 4 >= self.slots.len() * 3

@@ -30,12 +30,18 @@ mod error;
 mod flow;
 mod group;
 mod host;
+mod journal;
 mod journey;
 mod live;
+#[cfg(test)]
+mod natbox;
+mod pace;
+mod pairing;
 mod path;
 mod place;
 mod point;
 mod sample;
+mod segments;
 mod store;
 mod table;
 mod topology;
@@ -50,7 +56,7 @@ pub use clock::ClockOffset;
 pub use flow::{Flow, FlowError, FlowNote, FlowState, Method, Way};
 pub use group::Group;
 pub use host::TracedHost;
-pub use journey::{Journey, Sighting as JourneySighting};
+pub use journey::{Journey, Part, Sighting as JourneySighting};
 pub use path::{Hop, HostId, PacketKinds, Path, Rewrite};
 pub use point::{CapturePoint, Naming, Source};
 pub use table::{NoteKind, PacketKind};
@@ -108,7 +114,7 @@ pub struct Trace {
     assembler: Assembler,
     /// Group of each flow.
     group_of: Vec<u32>,
-    journal: journey::Journal,
+    journal: journal::Journal,
 }
 
 impl Trace {
@@ -212,7 +218,7 @@ impl Trace {
 
     /// Every packet's way (only with [`Options::packets`]).
     pub fn journeys(&self) -> impl Iterator<Item = Journey> {
-        self.journal.journeys(&self.assembler)
+        journey::journeys(&self.journal, &self.assembler)
     }
 }
 

@@ -184,7 +184,7 @@ pub(super) fn path(store: &Store, places: &[Place], course: &Course) -> Path {
         let from = hops.len();
         hops.extend(hops_of(store, places, transit, number));
         if let (Some(at), Some(before)) = (hops.get(from).cloned(), hops.get(from.wrapping_sub(1)).filter(|_| from > 0)) {
-            hops[from].rewrites = rewrites(before, &at);
+            hops[from].rewrites = rewrites(&before.shape(), &at.shape());
         }
         for i in from + 1..hops.len() {
             if hops[i].vlans != hops[i - 1].vlans {
@@ -230,7 +230,29 @@ fn hops_of<'a>(store: &'a Store, places: &'a [Place], transit: &'a Transit, numb
     })
 }
 
-fn rewrites(a: &Hop, b: &Hop) -> Vec<Rewrite> {
+/// What of a packet a forwarder may change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) src_mac: Option<MacAddr>,
+    pub(super) dst_mac: Option<MacAddr>,
+    pub(super) vlans: Vlans,
+    pub(super) src: Endpoint,
+    pub(super) dst: Endpoint,
+    pub(super) ttl: u8,
+    pub(super) outer: Option<(TunnelKind, IpAddr, IpAddr)>,
+    pub(super) mss: Option<u16>,
+    pub(super) toa: bool,
+}
+
+impl Hop {
+    fn shape(&self) -> Shape {
+        let Hop { src_mac, dst_mac, vlans, src, dst, ttl, outer, mss, toa, .. } = *self;
+        Shape { src_mac, dst_mac, vlans, src, dst, ttl, outer, mss, toa }
+    }
+}
+
+/// What changed between two sightings.
+pub(super) fn rewrites(a: &Shape, b: &Shape) -> Vec<Rewrite> {
     let known = |a: Option<MacAddr>, b: Option<MacAddr>| a.is_some() && b.is_some() && a != b;
     let changes = [
         (known(a.src_mac, b.src_mac), Rewrite::SrcMac),

@@ -30,7 +30,8 @@ pub(super) struct Sample {
     pub(super) signature: u32,
     /// IP-ID; 0 tells nothing (Linux sends 0 on SYN-ACKs).
     pub(super) id: u16,
-    pub(super) from_client: bool,
+    /// Sent by side B of its conversation.
+    pub(super) from_b: bool,
 }
 
 /// Samples of one stretch of the capture.

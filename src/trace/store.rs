@@ -21,6 +21,8 @@ pub(super) struct Store {
 /// A leg, opened up: what was seen of one direction of a flow on one wire.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spot {
+    /// Number of the leg.
+    pub(super) leg: u32,
     pub(super) wire: u32,
     pub(super) point: u32,
     /// Time of the first packet, on the point's clock.
@@ -38,6 +40,7 @@ pub(super) struct Spot {
     pub(super) repeats: u8,
     pub(super) mss: u16,
     pub(super) longest: u16,
+    pub(super) print: u32,
 }
 
 impl Store {
@@ -89,6 +92,12 @@ impl Store {
         self.table.legs_of(c).map(|(_, leg)| leg)
     }
 
+    /// The flow of a leg, and whether it is the client's direction.
+    pub(super) fn flow_of_leg(&self, leg: u32) -> (u32, bool) {
+        let leg = &self.table.legs[leg as usize];
+        (self.flow_of[leg.conversation as usize], self.conversation(leg.conversation).from_client(leg.seen.from_b()))
+    }
+
     pub(super) fn notes(&self, c: u32) -> impl Iterator<Item = &Note> {
         self.table.notes_of(c)
     }
@@ -112,9 +121,10 @@ impl Store {
         let (mut request, mut reply) = (Vec::with_capacity(8), Vec::with_capacity(8));
         for &c in self.members(flow) {
             let conversation = self.conversation(c);
-            for leg in self.legs(c) {
+            for (number, leg) in self.table.legs_of(c) {
                 let from_b = leg.seen.from_b();
                 let spot = Spot {
+                    leg: number,
                     wire: leg.wire,
                     point: self.wires.get(leg.wire).point,
                     time: leg.first_time(),
@@ -129,6 +139,7 @@ impl Store {
                     repeats: leg.repeats,
                     mss: leg.mss,
                     longest: leg.longest,
+                    print: leg.print,
                 };
                 if conversation.from_client(from_b) { request.push(spot) } else { reply.push(spot) }
             }

@@ -1,13 +1,13 @@
 //! The table of conversations: what is kept of each while packets stream by, in a few hundred bytes.
 //!
 //! A **conversation** is one 5-tuple in both directions, one incarnation of it (a port that is used again is a new one). A **leg** is one
-//! direction of a conversation on one [`super::wire::Wire`]: a MAC pair at a capture point. What is kept of a leg for good is 44 bytes;
+//! direction of a conversation on one [`super::wire::Wire`]: a MAC pair at a capture point. What is kept of a leg for good is 48 bytes;
 //! what following its packets needs beside that (a *live* leg, one cache line) is given back when the leg has been quiet. Nothing is
 //! kept per packet, so memory grows with connections and not with bytes; packets that matter for a diagnosis (repeats, resets, loops)
 //! leave bounded [`Note`]s.
 
 use super::live::{Live, LiveLegs};
-use super::tuple::Tuple;
+use super::tuple::{Tuple, mix};
 use crate::packet::TcpFlags;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -47,6 +47,12 @@ impl Sighting {
     /// TCP, and SCTP, whose initiate tags stand in for sequence numbers.
     fn has_handshake(&self) -> bool {
         matches!(self.tuple.protocol(), 6 | 132)
+    }
+
+    /// A fingerprint: the IP-ID in the lower half, numbers and length in the upper.
+    fn print(&self) -> u32 {
+        let numbers = mix(u64::from(self.seq) << 32 | u64::from(self.ack), u64::from(self.payload_len) << 8 | u64::from(self.flags.0));
+        (numbers as u32) << 16 | u32::from(self.id)
     }
 
     /// Sequence number after this packet.
@@ -164,6 +170,35 @@ impl Conversation {
         self.known.has(Known::CLIENT_IS_B) == from_b
     }
 
+    /// Says which side is the client; what was known of each side stays with it.
+    fn orient(&mut self, client_is_b: bool) {
+        if self.known.has(Known::CLIENT_IS_B) != client_is_b {
+            self.turn_around();
+        }
+    }
+
+    /// Exchanges client and server.
+    pub(super) fn turn_around(&mut self) {
+        self.known.put(Known::CLIENT_IS_B, !self.known.has(Known::CLIENT_IS_B));
+        std::mem::swap(&mut self.client_seq, &mut self.server_seq);
+        for (of_client, of_server) in [(Known::CLIENT_SEQ, Known::SERVER_SEQ), (Known::CLIENT_ISN, Known::SERVER_ISN)] {
+            let (client, server) = (self.known.has(of_client), self.known.has(of_server));
+            self.known.put(of_client, server);
+            self.known.put(of_server, client);
+        }
+    }
+
+    /// Whether a SYN with this number, from the client or from the other side, can be its own. Where the first packet seen was one in
+    /// the middle, the SYN may come behind it (the capture missed it, and now it is sent again): its number is a little smaller.
+    fn may_begin_with(&self, isn: u32, client: bool) -> bool {
+        let (seq, seen, sure) = if client {
+            (self.client_seq, Known::CLIENT_SEQ, Known::CLIENT_ISN)
+        } else {
+            (self.server_seq, Known::SERVER_SEQ, Known::SERVER_ISN)
+        };
+        !self.known.has(seen) || seq == isn || (!self.known.has(sure) && (1..1 << 16).contains(&seq.wrapping_sub(isn)))
+    }
+
     /// The tuple as the client's packets have it.
     pub(super) fn request(&self) -> Tuple {
         if self.known.has(Known::CLIENT_IS_B) { self.tuple.reversed() } else { self.tuple }
@@ -175,7 +210,7 @@ impl Conversation {
 pub(super) struct Leg {
     pub(super) wire: u32,
     pub(super) next: u32,
-    /// When its first packet was seen, in nanoseconds on that point's clock, as two halves: the record stays at 44 bytes.
+    /// When its first packet was seen, in nanoseconds on that point's clock, as two halves: the record stays at 48 bytes.
     first_time: [u32; 2],
     /// When its last packet was seen, see [`Table::tick`].
     pub(super) last_tick: u32,
@@ -196,6 +231,8 @@ pub(super) struct Leg {
     pub(super) mss: u16,
     /// Payload bytes of the longest packet.
     pub(super) longest: u16,
+    /// What tells its first packet from others, see [`Sighting::print`].
+    pub(super) print: u32,
 }
 
 impl Leg {
@@ -456,8 +493,7 @@ impl Table {
     fn opens_again(&self, s: &Sighting, conversation: u32) -> bool {
         let c = &self.conversations[conversation as usize];
         let from_b = s.tuple.canonical().1;
-        let isn = if c.from_client(from_b) { (c.client_seq, Known::CLIENT_SEQ) } else { (c.server_seq, Known::SERVER_SEQ) };
-        s.has_handshake() && c.known.has(isn.1) && isn.0 != s.seq
+        s.has_handshake() && !c.may_begin_with(s.seq, c.from_client(from_b))
     }
 
     #[cold]
@@ -498,6 +534,7 @@ impl Table {
                 repeats: 0,
                 mss: 0,
                 longest: 0,
+                print: s.print(),
             });
         } else {
             seen = self.legs[leg as usize].seen;
@@ -570,14 +607,14 @@ impl Table {
         }
         match kind {
             PacketKind::Syn => {
-                c.known.put(Known::CLIENT_IS_B, from_b);
+                c.orient(from_b);
                 c.known.set(Known::ORIENTED);
                 c.client_seq = s.seq;
                 c.known.set(Known::CLIENT_ISN);
                 c.known.set(Known::CLIENT_SEQ);
             }
             PacketKind::SynAck => {
-                c.known.put(Known::CLIENT_IS_B, !from_b);
+                c.orient(!from_b);
                 c.known.set(Known::ORIENTED);
                 c.server_seq = s.seq;
                 c.known.set(Known::SERVER_ISN);
@@ -589,7 +626,7 @@ impl Table {
                 }
             }
             PacketKind::Reset if s.seq == 0 && !c.known.has(Known::CLIENT_SEQ) => {
-                c.known.put(Known::CLIENT_IS_B, !from_b);
+                c.orient(!from_b);
                 c.known.set(Known::ORIENTED);
                 c.client_seq = s.ack.wrapping_sub(1);
                 c.known.set(Known::CLIENT_ISN);
@@ -610,6 +647,11 @@ impl Table {
 
     fn leg_of(&self, conversation: u32, wire: u32, from_b: bool) -> u32 {
         self.legs_of(conversation).find(|(_, leg)| leg.wire == wire && leg.seen.from_b() == from_b).map_or(NONE, |(at, _)| at)
+    }
+
+    /// The leg that a packet just taken in was counted to.
+    pub(super) fn leg_seen(&self, hash: u64) -> Option<u32> {
+        self.live.find(hash).map(|at| self.live.leg(at))
     }
 
     /// Keeps what a close look at a packet showed of its leg.
@@ -712,11 +754,7 @@ fn belongs(c: &Conversation, s: &Sighting, from_b: bool, now: u32) -> bool {
     }
     let of_client = c.from_client(from_b);
     if kind == PacketKind::Syn {
-        return if of_client {
-            !c.known.has(Known::CLIENT_SEQ) || c.client_seq == s.seq
-        } else {
-            !c.known.has(Known::SERVER_SEQ) || c.server_seq == s.seq
-        };
+        return c.may_begin_with(s.seq, of_client);
     }
     if s.seq == 0 && s.flags.has(TcpFlags::RST) {
         // A refusal has no sequence number of its own, but acknowledges the SYN.

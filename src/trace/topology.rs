@@ -439,18 +439,28 @@ impl Topology {
     /// Packets seen at two files' points in a known order.
     fn passages(&self, store: &Store, sample: &[Sampled]) -> Vec<Passage> {
         let mut passages = Vec::new();
+        // Packets that only seem to be the same one, for want of an IP-ID: for files that have nothing better in common.
+        let mut guesses = Vec::new();
         for Sampled { request, reply, repeated } in sample {
             for spots in [request, reply] {
                 for a in spots {
                     for b in spots {
                         let (from, to) = (self.clocks_file(a.point), self.clocks_file(b.point));
-                        if from != to && a.first == b.first && same_first_packet(a, b, *repeated) && self.precedes(store, a, b) {
-                            passages.push(Passage { from_file: from, to_file: to, left: a.time, arrived: b.time });
+                        if from == to || a.first != b.first || a.print >> 16 != b.print >> 16 || !self.precedes(store, a, b) {
+                            continue;
+                        }
+                        let passage = Passage { from_file: from, to_file: to, left: a.time, arrived: b.time };
+                        if a.print == b.print && a.print as u16 != 0 {
+                            passages.push(passage);
+                        } else if seems_first(a, b, *repeated) {
+                            guesses.push(passage);
                         }
                     }
                 }
             }
         }
+        let sure: HashSet<(usize, usize)> = passages.iter().map(|p| (p.from_file, p.to_file)).collect();
+        passages.extend(guesses.into_iter().filter(|p| !sure.contains(&(p.from_file, p.to_file))));
         passages
     }
 
@@ -501,7 +511,7 @@ impl Sampled {
 }
 
 /// Whether the first packets of both legs are the same one, as far as counts can tell: a leg that missed some may begin later.
-fn same_first_packet(a: &Spot, b: &Spot, repeated: bool) -> bool {
+fn seems_first(a: &Spot, b: &Spot, repeated: bool) -> bool {
     (matches!(a.first, PacketKind::Syn | PacketKind::SynAck) && !repeated) || a.packets == b.packets
 }
 

@@ -3,7 +3,7 @@
 use super::claims::{At, Claims, Occurrences};
 use super::correlate;
 use super::error::Errors;
-use super::journey::Journal;
+use super::journal::{Journal, segment_mark};
 use super::live::leg_hash;
 use super::point::{Points, Source};
 use super::sample::{DIGESTED, PER_CONVERSATION, Sample, Samples, echo_key, handshake_key, midstream_key, payload_digest, syn_signature};
@@ -69,10 +69,12 @@ struct Features {
     echo: Option<(bool, u16, u16)>,
     /// The checksum was left to the network card.
     unfinished: bool,
+    /// [`segment_mark`] of a TCP segment, when every packet is kept.
+    mark: u32,
 }
 
 impl Features {
-    fn of_plain(p: &Pending, head: &[u8]) -> Self {
+    fn of_plain(p: &Pending, head: &[u8], marked: bool) -> Self {
         let (s, at) = (&p.sighting, usize::from(p.transport_at));
         let tcp = s.tuple.protocol() == 6;
         let word = |at: usize| head.get(at..at + 2).map_or(0, |w| u16::from_be_bytes([w[0], w[1]]));
@@ -80,26 +82,30 @@ impl Features {
         let options = head.get(at + 20..at + header_len).filter(|_| tcp);
         let addresses = head.get(at.saturating_sub(if s.tuple.v6() { 32 } else { 8 })..at);
         let checksum = word(at + if tcp { 16 } else { 6 });
+        let window = if tcp { word(at + 14) } else { 0 };
+        let unfinished = addresses.is_some_and(|a| is_partial(checksum, a, s.tuple.protocol(), header_len as u32 + s.payload_len));
+        let mark = if marked && tcp { segment_mark(window, options.unwrap_or_default()) } else { 0 };
         Features {
             options: options.map(TcpOptions::read).unwrap_or_default(),
-            window: if tcp { word(at + 14) } else { 0 },
+            window,
             digest: head.get(at + header_len..).and_then(|payload| payload_digest(payload, s.payload_len)),
             echo: None,
-            unfinished: addresses.is_some_and(|a| is_partial(checksum, a, s.tuple.protocol(), header_len as u32 + s.payload_len)),
+            unfinished,
+            mark,
         }
     }
 
-    fn of_packet(packet: &Packet<'_>) -> Self {
-        let (options, window) = match &packet.transport {
-            Transport::Tcp(tcp) => (tcp.options(), tcp.window),
-            _ => (TcpOptions::default(), 0),
+    fn of_packet(packet: &Packet<'_>, marked: bool) -> Self {
+        let (options, window, mark) = match &packet.transport {
+            Transport::Tcp(tcp) => (tcp.options(), tcp.window, if marked { segment_mark(tcp.window, tcp.option_bytes) } else { 0 }),
+            _ => (TcpOptions::default(), 0, 0),
         };
         let echo = match &packet.transport {
             Transport::Icmp(Icmp { kind: IcmpKind::Echo { reply, id, seq }, .. }) => Some((*reply, *id, *seq)),
             _ => None,
         };
         let digest = payload_digest(packet.payload, packet.payload_len);
-        Features { options, window, digest, echo, unfinished: checksum_state(packet) == ChecksumState::Partial }
+        Features { options, window, digest, echo, unfinished: checksum_state(packet) == ChecksumState::Partial, mark }
     }
 }
 
@@ -204,7 +210,7 @@ impl Tracer {
                 Look::Done if !self.journal.wanted() => {}
                 look => {
                     let from = pending.head_at as usize;
-                    let features = Features::of_plain(pending, &heads[from..from + usize::from(pending.head_len)]);
+                    let features = Features::of_plain(pending, &heads[from..from + usize::from(pending.head_len)], self.journal.wanted());
                     self.closer(look, &pending.sighting, &features);
                 }
             }
@@ -284,7 +290,7 @@ impl Tracer {
         sighting.gate = gate(sighting.ttl, sighting.flags, odd_options);
         match self.table.see(&sighting) {
             Look::Done if !self.journal.wanted() => {}
-            look => self.closer(look, &sighting, &Features::of_packet(packet)),
+            look => self.closer(look, &sighting, &Features::of_packet(packet, self.journal.wanted())),
         }
     }
 
@@ -316,8 +322,11 @@ impl Tracer {
 
     /// A close look at a packet: what identifies it elsewhere, and what its options tell.
     fn closer(&mut self, look: Look, s: &Sighting, features: &Features) {
-        if self.journal.wanted() {
-            self.journal.add(s, features.digest);
+        if self.journal.wanted()
+            && !matches!(look, Look::Full | Look::Clash)
+            && let Some(leg) = self.table.leg_seen(s.hash)
+        {
+            self.journal.add(leg, s, features.digest, features.echo, features.mark, features.options.toa.is_some());
         }
         let conversation = match look {
             Look::Done => return,
@@ -330,7 +339,7 @@ impl Tracer {
             self.unfinished.entry(at.point).and_modify(|times| times.push(at)).or_insert_with(|| Occurrences::at(at));
         }
         let c = self.table.conversations[conversation as usize];
-        let from_client = c.from_client(s.tuple.canonical().1);
+        let from_b = s.tuple.canonical().1;
         let options = &features.options;
         if options.mss.is_some() || options.toa.is_some() {
             self.table.annotate(conversation, s, options.mss, options.toa.is_some());
@@ -355,7 +364,7 @@ impl Tracer {
         };
         if let Some(key) = key
             && c.samples() < PER_CONVERSATION
-            && self.samples.add(Sample { key, conversation, next: NONE, signature, id: s.id, from_client })
+            && self.samples.add(Sample { key, conversation, next: NONE, signature, id: s.id, from_b })
         {
             self.table.conversations[conversation as usize].sampled();
             if self.samples.is_full() {
