@@ -49,7 +49,7 @@ impl<'a> Facts<'a> {
 
     /// The request's data that arrives at the director over and over and is never handed on, although shorter packets are; or, where
     /// nobody watched behind the director, of which it says that it is too big.
-    pub fn stuck(&self, flow: &'a Flow) -> Option<Stuck<'a>> {
+    pub(in crate::rules) fn stuck(&self, flow: &'a Flow) -> Option<Stuck<'a>> {
         let mtu = self.too_big(flow).map(|(_, mtu)| mtu);
         let after = flow.director.and_then(|director| flow.request.sent_by(director));
         if after.is_none() && mtu.is_none() || after.is_some_and(|hop| !self.is_whole(hop.point)) {

@@ -108,6 +108,7 @@ mod tests {
 
     fn requests_end() -> World {
         let mut w = World::dr();
+        w.who_has("client", "ext", "10.1.0.1", &["router"]);
         for port in [40001, 40002] {
             w.syn(&World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80"), "client router", 3);
         }
@@ -154,6 +155,7 @@ mod tests {
     #[test]
     fn a_router_that_looks_for_the_next_hop_forwards() {
         let mut w = World::dr();
+        w.who_has("client", "ext", "10.1.0.1", &["router"]);
         let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
         w.syn(&c, "client router", 1);
         for _ in 0..3 {

@@ -49,10 +49,12 @@ fn finding<'a>(facts: &Facts<'a>, flows: &[&'a Flow]) -> Option<Finding> {
         false => format!("Behind {name} packets of {mtu} bytes at most pass; clients are told so, and send shorter ones."),
     };
     let sent = flow.director.and_then(|d| flow.request.sent_by(d)).map(|hop| facts.seen_with(hop, "shorter packets pass"));
+    // What the client may send: a plain Ethernet frame, or a jumbo one where plain ones fit already.
+    let front = if mtu < 1500 { 1500 } else { 9000 };
     let mended = Remedy::new(
         name,
-        "ip link set IF mtu 1500",
-        format!("the MTU of the interface towards {server} in netplan, networkd, NetworkManager or its ifcfg file (MTU=1500)"),
+        format!("ip link set IF mtu {front}"),
+        format!("the MTU of the interface towards {server} in netplan, networkd, NetworkManager or its ifcfg file (MTU={front})"),
         format!("ip link set IF mtu {mtu}"),
     );
     Some(Finding::new(name, Severity::Note, Confidence::Certain, summary, facts.error(error)).and(sent).mend([mended]).on(ids(flows)))
@@ -86,6 +88,7 @@ mod tests {
         let found = w.expect(&NET014, Confidence::Certain, "director");
         assert_eq!(found.severity, Severity::Note);
         assert!(found.summary.contains("1400"), "{}", found.summary);
+        assert_eq!((&*found.remedy[0].command, &*found.remedy[0].undo), ("ip link set IF mtu 1500", "ip link set IF mtu 1400"));
         w.deny(&TUN005);
         w.healthy();
     }

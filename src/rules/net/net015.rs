@@ -4,7 +4,7 @@ use super::super::facts::{by_server, ids};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::net::MacAddr;
-use crate::trace::{Flow, Hop, Method, NoteKind};
+use crate::trace::{Flow, FlowState, Hop, Method, NoteKind};
 
 rule! {
     /// # What it sees
@@ -61,7 +61,9 @@ fn finding<'a>(facts: &Facts<'a>, flows: &[&'a Flow]) -> Option<Finding> {
     // Past the router that translated the request, an answer is worth nothing wherever it leaves (DR005).
     let past_translator = facts.translation(flow).is_some_and(|(router, ..)| flow.reply.towards(router).next().is_none());
     let served = flows.iter().any(|f| f.state.is_complete());
-    let lost = !served && !past_translator && flow.state != crate::trace::FlowState::Refused;
+    // A capture that ends behind the SYN-ACK proves nothing: the server must have sent it again.
+    let repeated = flow.noted(NoteKind::SynAckRepeat).next().is_some();
+    let lost = !served && !past_translator && repeated && flow.state != FlowState::Refused;
     let card = |hop: &Hop, at: bool| {
         let point = &facts.trace.points[hop.point as usize].name;
         let named = facts.trace.host_at(hop.point) == flow.server_host;
@@ -112,6 +114,7 @@ mod tests {
     fn answers_by_the_other_interface_are_lost() {
         let mut w = world();
         w.who_has("router", "int", "10.2.0.100", &["director"]);
+        w.who_has("web1", "second", "10.3.0.1", &["gw"]);
         let c = request(&mut w, 40001);
         for _ in 0..3 {
             w.carry(&c, true, SYN_ACK, b"", "web1 gw");
@@ -130,6 +133,17 @@ mod tests {
         let mut w = world();
         let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
         w.talk(&c, "client router director web1", "web1 gw client");
+        assert_eq!(w.finding(&NET015).severity, Severity::Note);
+        w.healthy();
+    }
+
+    #[test]
+    fn a_capture_that_ends_early_proves_no_loss() {
+        let mut w = world();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        w.who_has("web1", "second", "10.3.0.1", &["gw"]);
+        let c = request(&mut w, 40001);
+        w.carry(&c, true, SYN_ACK, b"", "web1 gw client");
         assert_eq!(w.finding(&NET015).severity, Severity::Note);
         w.healthy();
     }

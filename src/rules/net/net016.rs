@@ -67,7 +67,11 @@ fn outbound<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Outbound<'a>> {
     let left = flow.request.sent_by(director)?;
     let plain = (came.src, came.dst) == (left.src, left.dst) && left.outer.is_none();
     let other_side = left.src_mac.is_some() && left.src_mac != came.dst_mac && left.to != Some(client);
-    let to_service = facts.vips().contains(&came.dst.addr) || left.to.is_some_and(|h| facts.is_real_server(h));
+    // Forwarded and answered by another way, a server's own connection looks like direct routing; only those of others show services.
+    let by_server = |f: &Flow| f.client_host.is_some_and(|c| facts.balanced(Method::Nat).any(|n| n.server_host == Some(c)));
+    let is_for = |f: &Flow| f.vip.is_some_and(|vip| vip.addr == came.dst.addr) || (left.to.is_some() && f.server_host == left.to);
+    let named = facts.hints.services.iter().any(|e| e.addr == came.dst.addr);
+    let to_service = named || facts.flows().any(|f| f.director.is_some() && !by_server(f) && is_for(f));
     (plain && other_side && !to_service).then_some(Outbound { flow, director, came, left })
 }
 
