@@ -67,7 +67,7 @@ pub(super) struct Direction<'a> {
 }
 
 /// The capture's own copies of a packet follow it at once.
-const COPY: i64 = 20_000_000;
+const COPY: i64 = 2_000_000;
 /// A packet that goes round in a loop comes again within this time.
 const ROUND: i64 = 1_000_000_000;
 /// A packet with the right key and the right IP-ID is the same one, however slow it was: until IP-IDs can have come round again.
@@ -133,7 +133,7 @@ impl<'a> Direction<'a> {
         self.for_each_key(&Pace::none(), |passes| {
             for here in passes.chunk_by(|a, b| a.station == b.station) {
                 let wire = self.stations[here[0].station as usize].wire;
-                let copies = here.windows(2).filter(|pair| pair[1].time - pair[0].time < COPY / 4 && pair[0].id == pair[1].id).count();
+                let copies = here.windows(2).filter(|pair| pair[1].time - pair[0].time < COPY && pair[0].id == pair[1].id).count();
                 learner.wire(wire, here.len() as u64, copies as u64);
             }
             let once = |at: usize| {
