@@ -318,7 +318,7 @@ pub(super) fn join_by_ranges(table: &mut Table) {
             // An endpoint shared by thousands is the service's, and says nothing.
             if others.len() <= 64 {
                 let is_client = |c: u32| table.conversations[c as usize].request().source() == end;
-                let fitting = others.iter().filter(|&&other| other != at && overlaps(table, at, other, end));
+                let fitting = others.iter().filter(|&&other| other != at && overlaps(table, at, other, end, others.len() == 2));
                 fits.extend(fitting.map(|&other| (other, is_client(at) == is_client(other))));
             }
         }
@@ -330,8 +330,9 @@ pub(super) fn join_by_ranges(table: &mut Table) {
     }
 }
 
-/// Whether the packets sent from and to `end` have overlapping sequence numbers in both conversations.
-fn overlaps(table: &Table, a: u32, b: u32, end: CompactEndpoint) -> bool {
+/// Whether the packets sent from and to `end` have overlapping sequence numbers in both conversations. Where no other conversation has that
+/// end (`alone`), one direction is enough: of direct routing a director sees no more.
+fn overlaps(table: &Table, a: u32, b: u32, end: CompactEndpoint, alone: bool) -> bool {
     let (left, right) = (&table.conversations[a as usize], &table.conversations[b as usize]);
     if left.tuple == right.tuple {
         return false;
@@ -346,7 +347,7 @@ fn overlaps(table: &Table, a: u32, b: u32, end: CompactEndpoint) -> bool {
             return false;
         }
     }
-    judged == 2
+    judged == 2 || (alone && judged == 1)
 }
 
 /// A pause between two captures' beginnings lets so many bytes pass unseen.

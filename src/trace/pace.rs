@@ -23,14 +23,15 @@ impl Gap {
     /// Nothing was learned: both ends are believed to be near each other, as they mostly are.
     const UNKNOWN: Gap = Gap { center: 0, spread: 30 * MILLISECOND, faithful: true };
 
-    /// A packet that deviates by less is an ordinary one.
-    pub(super) fn tight(&self) -> i64 {
-        3 * self.spread + MILLISECOND
+    /// A packet that deviates by more may be another one. Datagrams that say the same can follow each other at once; TCP sends nothing again
+    /// sooner than it must.
+    pub(super) fn tight(&self, tcp: bool) -> i64 {
+        if tcp { 3 * self.spread + MILLISECOND } else { 2 * self.spread + MILLISECOND / 10 }
     }
 
-    /// A packet that deviates by more is another one. TCP sends nothing again sooner than 200 ms after the first time, unless asked to.
-    pub(super) fn wide(&self) -> i64 {
-        self.tight().max(100 * MILLISECOND)
+    /// The same for a packet that has no other of its kind beside it: a segment's timeout is at least 200 ms.
+    pub(super) fn late(&self, tcp: bool) -> i64 {
+        if tcp { self.tight(true).max(100 * MILLISECOND) } else { self.tight(false) }
     }
 }
 

@@ -67,7 +67,7 @@ pub(super) struct Direction<'a> {
 }
 
 /// The capture's own copies of a packet follow it at once.
-const COPY: i64 = 20_000_000;
+const COPY: i64 = 2_000_000;
 /// A packet that goes round in a loop comes again within this time.
 const ROUND: i64 = 1_000_000_000;
 /// A packet with the right key and the right IP-ID is the same one, however slow it was: until IP-IDs can have come round again.
@@ -133,7 +133,7 @@ impl<'a> Direction<'a> {
         self.for_each_key(&Pace::none(), |passes| {
             for here in passes.chunk_by(|a, b| a.station == b.station) {
                 let wire = self.stations[here[0].station as usize].wire;
-                let copies = here.windows(2).filter(|pair| pair[1].time - pair[0].time < COPY / 4 && pair[0].id == pair[1].id).count();
+                let copies = here.windows(2).filter(|pair| pair[1].time - pair[0].time < COPY && pair[0].id == pair[1].id).count();
                 learner.wire(wire, here.len() as u64, copies as u64);
             }
             let once = |at: usize| {
@@ -188,8 +188,6 @@ impl<'a> Direction<'a> {
         }
         expected.sort_unstable_by_key(|e| (e.id, e.time));
         seen.sort_unstable_by_key(|e| (e.id, e.time));
-        // No other segment has the same numbers, but any datagram may say the same.
-        let late = if self.tcp { gap.wide() } else { gap.tight() };
         let mut pairs = Vec::new();
         let mut rest = &seen[..];
         for left in expected.chunk_by(|a, b| a.id == b.id) {
@@ -198,7 +196,7 @@ impl<'a> Direction<'a> {
             let right = &rest[..rest.partition_point(|e| e.id == id)];
             match (left, right) {
                 ([l], [r]) if id != 0 => pairs.extend(((r.time - l.time).abs() <= SURE).then_some((l.at, r.at))),
-                _ => align(left, right, &gap, late, &mut pairs),
+                _ => align(left, right, &gap, self.tcp, &mut pairs),
             }
         }
         pairs
@@ -218,9 +216,9 @@ struct Expected {
     at: usize,
 }
 
-/// Pairs what is expected with what is seen, both in the order of time, where only the time can tell. One that is alone of its kind may be
-/// as late as `late`.
-fn align(expected: &[Expected], seen: &[Expected], gap: &Gap, late: i64, pairs: &mut Vec<(usize, usize)>) {
+/// Pairs what is expected with what is seen, both in the order of time, where only the time can tell.
+fn align(expected: &[Expected], seen: &[Expected], gap: &Gap, tcp: bool, pairs: &mut Vec<(usize, usize)>) {
+    let tight = gap.tight(tcp);
     let (mut left, mut right): (Vec<Expected>, Vec<Expected>) = (Vec::new(), Vec::new());
     // Stretches without a pause, one after the other. Where as many are seen as were expected, each at about its time, they are those.
     let (mut i, mut j) = (0, 0);
@@ -234,14 +232,14 @@ fn align(expected: &[Expected], seen: &[Expected], gap: &Gap, late: i64, pairs: 
                 (_, Some(r)) => r.time,
                 (None, None) => break,
             };
-            if end != i64::MIN && next.saturating_sub(end) > gap.tight() {
+            if end != i64::MIN && next.saturating_sub(end) > tight {
                 break;
             }
             end = next;
             if expected.get(i).is_some_and(|l| l.time == next) { i += 1 } else { j += 1 }
         }
         let (l, r) = (&expected[from_i..i], &seen[from_j..j]);
-        if l.len() == r.len() && l.iter().zip(r).all(|(l, r)| (r.time - l.time).abs() <= gap.tight()) {
+        if l.len() == r.len() && l.iter().zip(r).all(|(l, r)| (r.time - l.time).abs() <= tight) {
             pairs.extend(l.iter().zip(r).map(|(l, r)| (l.at, r.at)));
         } else {
             left.extend(l);
@@ -250,7 +248,7 @@ fn align(expected: &[Expected], seen: &[Expected], gap: &Gap, late: i64, pairs: 
     }
     // The others only where each is the other's nearest, and nothing else is nearly as near. One that has no others beside it may be late.
     let open: hashbrown::HashSet<usize> = right.iter().map(|r| r.at).collect();
-    let late = if expected.len() == 1 && seen.len() == 1 { late } else { gap.tight() };
+    let late = if expected.len() == 1 && seen.len() == 1 { gap.late(tcp) } else { tight };
     for l in &left {
         let (Some((r, off)), next) = nearest(l, seen) else { continue };
         let (Some((back, _)), back_next) = nearest(&r, expected) else { continue };
