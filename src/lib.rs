@@ -6,5 +6,6 @@ pub mod finding;
 pub mod ipvs;
 pub mod net;
 pub mod packet;
+pub mod report;
 pub mod rules;
 pub mod trace;

@@ -84,13 +84,8 @@ pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut p
     // The place in `files` of each opened one.
     let mut place = Vec::new();
     for (at, arg) in captures.iter().enumerate() {
-        let mut file = SourceFile {
-            name: arg.path.display().to_string(),
-            frames: 0,
-            damage: Vec::new(),
-            unreadable: None,
-            points: Vec::new(),
-        };
+        let mut file =
+            SourceFile { name: arg.path.display().to_string(), frames: 0, damage: Vec::new(), unreadable: None, points: Vec::new() };
         match CaptureFile::open(&arg.path) {
             Ok(capture) => {
                 opened.push(capture);

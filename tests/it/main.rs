@@ -1,1 +1,5 @@
-fn main() {}
+//! Tests of the whole, in one binary.
+
+mod cases;
+mod robust;
+mod support;
