@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod case;
+pub mod cli;
 pub mod finding;
 pub mod ipvs;
 pub mod net;

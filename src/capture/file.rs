@@ -3,7 +3,7 @@
 use super::input::Input;
 use super::pcap::PcapFormat;
 use super::pcapng::PcapngFormat;
-use crate::net::Timestamp;
+use crate::net::{Timestamp, thousands};
 use crate::packet::{Frame, Heading, LinkType};
 use std::fmt;
 use std::fs::File;
@@ -78,20 +78,6 @@ impl fmt::Display for Damage {
         let state = if self.cut_short { "cut short" } else { "damaged" };
         write!(f, "{state} at byte {} (packet {}): {}", thousands(self.offset), thousands(self.packet), self.what)
     }
-}
-
-/// `48212` → `48,212`.
-pub(super) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let head = digits.len() % 3;
-    let mut out = digits[..head].to_string();
-    for group in digits[head..].as_bytes().chunks(3) {
-        if !out.is_empty() {
-            out.push(',');
-        }
-        out.extend(group.iter().map(|b| char::from(*b)));
-    }
-    out
 }
 
 /// Why a file could not be opened as a capture.
@@ -386,17 +372,5 @@ fn looks_like(data: &[u8]) -> String {
         format!("it begins with {}; a pcap file begins with d4 c3 b2 a1, a pcapng file with 0a 0d 0d 0a", magic.join(" "))
     } else {
         hint.to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_groups() {
-        for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (48_212, "48,212"), (2_147_483_647, "2,147,483,647")] {
-            assert_eq!(thousands(n), text);
-        }
     }
 }
