@@ -86,10 +86,33 @@ pub static ALL: &[&Rule] = &[
     // The path
     // LVS-TUN
     // Services
+    &svc::svc001::SVC001,
+    &svc::svc002::SVC002,
+    &svc::svc003::SVC003,
     &svc::svc004::SVC004,
+    &svc::svc006::SVC006,
+    &svc::svc008::SVC008,
+    &svc::svc012::SVC012,
+    &svc::svc013::SVC013,
+    &svc::svc027::SVC027,
     // Failover
     // IPv6
     // What captures make of packets
+    &cap::cap001::CAP001,
+    &cap::cap002::CAP002,
+    &cap::cap003::CAP003,
+    &cap::cap004::CAP004,
+    &cap::cap005::CAP005,
+    &cap::cap006::CAP006,
+    &cap::cap007::CAP007,
+    &cap::cap008::CAP008,
+    &cap::cap009::CAP009,
+    &cap::cap010::CAP010,
+    &cap::cap012::CAP012,
+    &cap::cap013::CAP013,
+    &cap::cap014::CAP014,
+    &cap::cap015::CAP015,
+    &cap::cap016::CAP016,
 ];
 
 /// The rule with a code, whatever its case.

@@ -1,6 +1,6 @@
 //! Packets in, one by one: each is placed, or counted with the reason why not.
 
-use super::claims::{At, Claims};
+use super::claims::{At, Claims, Occurrences};
 use super::correlate;
 use super::error::Errors;
 use super::journey::Journal;
@@ -11,7 +11,7 @@ use super::table::{Known, Look, NONE, Sighting, Table, gate};
 use super::tuple::{AddressBook, CompactEndpoint, Tuple};
 use super::wire::Wires;
 use super::{Options, Trace};
-use crate::net::{FiveTuple, Protocol};
+use crate::net::{FiveTuple, Protocol, Timestamp};
 use crate::packet::{
     ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport,
     checksum_state, dissect, glance, is_partial,
@@ -34,8 +34,8 @@ pub struct Tracer {
     pub(super) told_clients: HashMap<u32, CompactEndpoint>,
     /// Packets that belong to no connection, by reason.
     pub(super) unplaced: BTreeMap<String, u64>,
-    /// Frames on each wire whose checksum was left to the network card: the capturing host sent them.
-    pub(super) unfinished: HashMap<u32, u64>,
+    /// Frames at each point whose checksum was left to the network card.
+    pub(super) unfinished: BTreeMap<u32, Occurrences>,
     fragments: Fragments,
     pub(super) packets: u64,
     /// Plain packets whose look-up has not been made yet.
@@ -118,7 +118,7 @@ impl Tracer {
             errors: Errors::default(),
             told_clients: HashMap::new(),
             unplaced: BTreeMap::new(),
-            unfinished: HashMap::new(),
+            unfinished: BTreeMap::new(),
             fragments: Fragments::default(),
             packets: 0,
             batch: Vec::with_capacity(BATCH),
@@ -326,7 +326,8 @@ impl Tracer {
             Look::Closer(conversation) => conversation,
         };
         if features.unfinished {
-            *self.unfinished.entry(s.wire).or_insert(0) += 1;
+            let at = At { point: self.wires.get(s.wire).point, frame: s.frame.into(), time: Timestamp(s.time) };
+            self.unfinished.entry(at.point).and_modify(|times| times.push(at)).or_insert_with(|| Occurrences::at(at));
         }
         let c = self.table.conversations[conversation as usize];
         let from_client = c.from_client(s.tuple.canonical().1);

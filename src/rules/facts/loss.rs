@@ -53,8 +53,11 @@ impl<'a> Facts<'a> {
         let mut stories: BTreeMap<(HostId, Vec<&'static str>, Confidence), Loss> = BTreeMap::new();
         for flow in self.flows().filter(|f| f.director.is_none()) {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
+            if self.is_contested(host, hop) {
+                continue;
+            }
             let verdict = match refusal {
-                None => self.swallowed_by(host, hop),
+                None => self.swallowed_by(flow, host, hop),
                 Some(_) => self.refused_by(host, hop),
             };
             let Some((_, others, confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
@@ -67,7 +70,9 @@ impl<'a> Facts<'a> {
     /// The host at which a request ended, where, what was watched, and how it refused.
     fn ended_at(&self, flow: &'a Flow) -> Option<(HostId, &'a Hop, Vec<u32>, Option<&'a Hop>)> {
         if let Some(swallowed) = self.swallowed(flow, Way::Request) {
-            let unanswered = flow.state == FlowState::Unanswered && flow.errors.is_empty();
+            // Of a connection that began before the capture: data again and again, and nothing came back.
+            let repeats = || flow.noted(NoteKind::DataRepeat).filter(|n| n.point == swallowed.hop.point).count() >= 2;
+            let unanswered = (flow.state == FlowState::Unanswered || !flow.from_start && repeats()) && flow.errors.is_empty();
             return unanswered.then_some((swallowed.host, swallowed.hop, swallowed.watched, None));
         }
         let hop = flow.request.last()?;
@@ -78,10 +83,13 @@ impl<'a> Facts<'a> {
         (own && flow.state == FlowState::Refused && flow.protocol == Protocol::Tcp).then_some((host, hop, others, Some(refusal)))
     }
 
-    fn swallowed_by(&self, host: HostId, hop: &Hop) -> Option<Verdict> {
+    fn swallowed_by(&self, flow: &Flow, host: HostId, hop: &Hop) -> Option<Verdict> {
         let owns = self.holds(host, hop);
         let verdict = match (self.role_in(host, hop), owns) {
             (Role::RealServer | Role::Client, _) => return None,
+            // A director that does not know a connection resets it; it knows this one, and its server is gone.
+            (Role::Director, true) if !flow.from_start => ("SVC012", vec!["NAT008", "SVC013"], Confidence::Likely),
+            _ if !flow.from_start => return None,
             (Role::Director, true) => ("NAT008", vec!["HA003", "SVC001", "NET007"], Confidence::Likely),
             (Role::Director, false) => ("SVC001", vec!["NAT008", "HA003"], Confidence::Likely),
             (Role::Router, true) => ("NET002", vec!["NET008", "NET001"], Confidence::Likely),
@@ -107,7 +115,7 @@ impl<'a> Facts<'a> {
     }
 
     /// What a host is with regard to a service: the user's word, then what it did, then its name.
-    fn role_in(&self, host: HostId, hop: &Hop) -> Role {
+    pub fn role_in(&self, host: HostId, hop: &Hop) -> Role {
         let said =
             self.hints.services.iter().any(|e| e.addr == hop.dst.addr) || self.hints.rules.iter().any(|rule| rule.is_for(hop.dst.addr));
         if said || self.is_director(host) {
@@ -123,14 +131,27 @@ impl<'a> Facts<'a> {
         neighbours.iter().any(|c| c.host == host) || self.trace.hosts[host].addresses.contains(&hop.dst.addr)
     }
 
+    /// True when another host claims the address that a packet was for: it came to the wrong one, and that is the story.
+    pub fn is_contested(&self, host: HostId, hop: &Hop) -> bool {
+        self.claimants(hop.dst.addr).iter().any(|c| c.host != host && c.answers().is_some())
+    }
+
     /// True when there are captures of at least one other machine that no connection reached.
-    fn is_expected_further(&self, host: HostId) -> bool {
+    pub fn is_expected_further(&self, host: HostId) -> bool {
         let touched = |h: HostId| {
             self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.from == Some(h) || hop.to == Some(h)))
         };
-        let idle = |point: u32| self.trace.host_at(point).is_none_or(|h| h != host && !touched(h));
+        let used = |point: u32| self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.point == point));
+        let idle = |point: u32| !used(point) && self.trace.host_at(point).is_none_or(|h| h != host && !touched(h));
         self.trace.hosts[host].points.len() > 1 && (0..self.trace.points.len() as u32).any(idle)
             || (0..self.trace.points.len() as u32).filter(|p| idle(*p)).count() > 1
+    }
+
+    /// The name of a host at which unanswered requests ended, if not all of its interfaces were watched: whether it handed them on is open.
+    pub fn half_seen_director(&self) -> Option<&'a str> {
+        let lost = |f: &&Flow| f.director.is_none() && f.state == FlowState::Unanswered && f.errors.is_empty();
+        let unwatched = self.flows().filter(lost).filter(|f| self.swallowed(f, Way::Request).is_none());
+        unwatched.filter_map(|f| f.request.last()?.to).next().map(|host| self.name(Some(host)))
     }
 
     /// True for a flow that no director took part in and that nobody refused or swallowed: an ordinary connection.

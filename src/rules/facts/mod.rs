@@ -6,7 +6,7 @@ mod neighbours;
 mod silence;
 mod words;
 
-pub(super) use loss::is_initial;
+pub(super) use loss::{Loss, is_initial};
 pub(super) use words::{list, plural, seconds};
 
 use crate::ipvs::{Match, Role};
@@ -110,6 +110,14 @@ impl<'a> Facts<'a> {
         let director = flow.director?;
         let arrived = flow.request.towards(director).next()?.dst_mac?;
         Some(arrived == flow.request.sent_by(director)?.src_mac?)
+    }
+
+    /// True when no other forwarder fits between the place where a request was seen before its director and the one behind it. Where
+    /// several fit, a translation may be the work of another one, and the method is a guess.
+    pub fn is_work_seen(&self, flow: &Flow) -> bool {
+        let Some(at) = flow.request.hops.iter().position(|hop| hop.from.is_some() && hop.from == flow.director) else { return false };
+        let (before, sent) = (flow.request.hops[..at].last(), &flow.request.hops[at]);
+        before.is_none_or(|hop| hop.to == flow.director || hop.ttl.saturating_sub(sent.ttl) <= 1)
     }
 
     /// The hop that brought the request to its director, at the place nearest to it.

@@ -85,6 +85,7 @@ impl<'a> Facts<'a> {
         let alike = served.contains(&on_link);
         match flow.method {
             Method::Nat if self.is_hairpin(flow) => ("NAT011", Vec::new(), false),
+            Method::Nat if !self.is_work_seen(flow) => ("NET008", vec!["NAT001", "DR001", "DR004"], true),
             _ if alike => ("NET008", vec!["DR018", "NET013"], true),
             Method::Nat if served.is_empty() => ("NAT001", vec!["NET008", "DR018"], false),
             Method::Nat => ("NAT006", vec!["NET008", "DR018"], false),
