@@ -42,21 +42,20 @@ pub(super) fn findings(expect: &Expectation, found: &[Finding]) -> Option<Differ
         let Finding { code, severity, confidence, subject, summary, .. } = finding;
         format!("{code} {severity} {confidence}  {subject}: {summary}")
     };
-    for wanted in &expect.findings {
-        if found.iter().any(|finding| wanted.fits(finding)) {
-            continue;
-        }
+    let listed = |finding: &Finding| expect.findings.iter().any(|wanted| wanted.fits(finding));
+    for wanted in expect.findings.iter().filter(|wanted| !found.iter().any(|finding| wanted.fits(finding))) {
         lines.push(Line::Expected(wanted.to_string()));
-        lines.extend(found.iter().filter(|finding| wanted.code == *finding.code).map(|finding| Line::Found(tell(finding))));
+        // The same code with another weight is most likely the same finding, changed: it stands beside the one that is missed.
+        let changed = found.iter().filter(|finding| wanted.code == *finding.code && !listed(finding));
+        let changed: Vec<Line> = changed.map(|finding| Line::Found(tell(finding))).filter(|line| !lines.contains(line)).collect();
+        lines.extend(changed);
     }
     for finding in found {
-        let listed = expect.findings.iter().any(|wanted| wanted.code == *finding.code);
-        let allowed = expect.may.iter().any(|code| *code == *finding.code);
+        let line = Line::Found(tell(finding));
         if expect.not_yet.iter().any(|code| *code == *finding.code) {
-            lines.push(Line::Expected(format!("{} not found yet", finding.code)));
-            lines.push(Line::Found(tell(finding)));
-        } else if accuses(finding) && !listed && !allowed {
-            lines.push(Line::Found(tell(finding)));
+            lines.extend([Line::Expected(format!("{} not found yet", finding.code)), line]);
+        } else if accuses(finding) && !listed(finding) && !expect.may.iter().any(|code| *code == *finding.code) && !lines.contains(&line) {
+            lines.push(line);
         }
     }
     (!lines.is_empty()).then(|| Difference { about: "findings".to_string(), lines })
@@ -237,6 +236,12 @@ mod tests {
         let difference = findings(&expect, &found).unwrap();
         let lines = "- NAT001 likely\n+ NAT001 broken possible  web1: it is so\n- ARP001\n+ NAT002 broken likely  web1: it is so\n";
         assert_eq!(text(&difference), lines);
+        expect.findings = vec!["NAT001".parse().unwrap(), "NAT002 degraded".parse().unwrap()];
+        let lines = "- NAT002 degraded\n+ NAT002 broken likely  web1: it is so\n";
+        assert_eq!(text(&findings(&expect, &found).unwrap()), lines, "once, though it is both changed and too much");
+        let two = [finding("NAT002", Severity::Degraded, Confidence::Certain), found[1].clone()];
+        expect.findings = vec!["NAT002 degraded".parse().unwrap()];
+        assert_eq!(text(&findings(&expect, &two).unwrap()), "+ NAT002 broken likely  web1: it is so\n", "a listed code is no licence");
         expect.findings = vec!["NAT001".parse().unwrap(), "NAT002 broken".parse().unwrap()];
         assert_eq!(findings(&expect, &found), None);
         expect.not_yet = vec!["NAT003".parse().unwrap()];

@@ -25,6 +25,8 @@ pub struct Check {
 pub enum End {
     /// As it had to be; the text says what was seen.
     Passed(String),
+    /// As it had to be, which is less than it ought to be one day: what was seen, and what is missing.
+    NotYet(String, String),
     /// Not as it had to be: in a line, and in full.
     Failed(String, String),
     /// Could not be made at all.

@@ -3,6 +3,7 @@
 mod cases;
 mod cli;
 mod docs;
+mod replay;
 mod robust;
 mod support;
 mod tidy;

@@ -259,7 +259,8 @@ fn pcap() -> impl Strategy<Value = Vec<u8>> {
 
 /// pcapng files: blocks of known and unknown kinds, with any content, whose lengths mostly do not lie.
 fn pcapng() -> impl Strategy<Value = Vec<u8>> {
-    let kind = prop_oneof![4 => Just(6u32), 2 => Just(1), 1 => Just(3), 1 => Just(2), 1 => Just(5), 1 => Just(0x0a0d_0d0a), 1 => any::<u32>()];
+    let kind =
+        prop_oneof![4 => Just(6u32), 2 => Just(1), 1 => Just(3), 1 => Just(2), 1 => Just(5), 1 => Just(0x0a0d_0d0a), 1 => any::<u32>()];
     let lie = prop_oneof![30 => Just(0u32), 1 => 1u32..9, 1 => any::<u32>()];
     // Small words make plausible interface numbers, lengths and options.
     let word = prop_oneof![3 => 0u32..5, 2 => 0u32..60, 1 => any::<u32>(), 1 => Just(1 << 16), 1 => Just((1 << 16) | 9), 1 => Just((8 << 16) | 14)];
