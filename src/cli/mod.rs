@@ -5,6 +5,7 @@ mod diagnose;
 mod explain;
 mod manual;
 mod output;
+mod replay;
 mod show;
 mod trace;
 
@@ -68,6 +69,8 @@ enum Command {
     Trace(trace::Trace),
     /// Print one packet a line, in tcpdump's notation, with point, number and MACs
     Show(show::Show),
+    /// Play recorded cases again, and compare what comes out with what has to
+    Replay(replay::Replay),
     /// Print the page of a fault, or list all of them
     Explain(explain::Explain),
     /// Print a shell's completions
@@ -117,6 +120,7 @@ pub fn run() -> ExitCode {
         Command::Diagnose(args) => diagnose::run(args, &mut out),
         Command::Trace(args) => trace::run(args, &mut out),
         Command::Show(args) => show::run(args, &mut out),
+        Command::Replay(args) => replay::run(args, &mut out),
         Command::Explain(args) => explain::run(args, &mut out),
         Command::Completions(args) => manual::completions(args, &mut out),
         Command::Man => manual::page(&mut out),

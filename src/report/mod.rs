@@ -2,17 +2,21 @@
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
 pub mod json;
+pub mod junit;
 mod ladder;
 mod page;
 mod services;
 mod settle;
+mod suite;
 mod table;
+pub mod tap;
 mod text;
 mod verdict;
 
 pub use ladder::ladder;
 pub use page::{connection, diagnosis, trace};
 pub use services::{Outcome, Service, services};
+pub use suite::{Check, End, Suite};
 pub use text::Page;
 
 use crate::rules::Diagnosis;

@@ -1,5 +1,9 @@
-//! One integration binary.
+//! Tests of the whole, in one binary.
 
+mod cases;
 mod cli;
 mod docs;
+mod replay;
+mod robust;
+mod support;
 mod tidy;
