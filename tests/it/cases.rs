@@ -160,6 +160,13 @@ fn neither_names_nor_clocks_matter() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
+/// Findings that accuse somebody of what a case is not about.
+fn wrong_accusations(captures: &[CaptureArg], case: &Case, may: &[String]) -> Vec<String> {
+    let (_, findings) = judge(captures, case);
+    let wrong = findings.iter().filter(|finding| accuses(finding) && may.iter().all(|code| code != finding.code));
+    wrong.map(|f| format!("{} {} {} {}: {}\n", f.code, f.severity, f.confidence, f.subject, f.summary)).collect()
+}
+
 /// What one host saw may be too little for the fault, never enough for another one.
 #[test]
 fn one_host_alone_accuses_nobody_wrongly() {
@@ -173,13 +180,29 @@ fn one_host_alone_accuses_nobody_wrongly() {
             hosts.entry(host).or_default().push(capture.clone());
         }
         for (host, captures) in hosts {
-            let (_, findings) = judge(&captures, &case);
-            for finding in findings.iter().filter(|finding| accuses(finding)) {
-                if may.iter().all(|code| code != finding.code) {
-                    let Finding { code, severity, confidence, subject, summary, .. } = finding;
-                    wrong += &format!("{} from {host} alone: {code} {severity} {confidence} {subject}: {summary}\n", folder.display());
-                }
-            }
+            let accused = wrong_accusations(&captures, &case, &may);
+            wrong.extend(accused.into_iter().map(|text| format!("{} from {host} alone: {text}", folder.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}
+
+/// The same of any captures: each one left out, and a few chosen by lot.
+#[test]
+fn some_captures_accuse_nobody_wrongly() {
+    let mut random = Random::new(20_251_127);
+    let mut wrong = String::new();
+    for folder in fixtures() {
+        let case = Case::open(&folder).unwrap_or_else(|e| panic!("{e}"));
+        let may = allowed(&folder, &case);
+        let all = case.captures.len();
+        let mut choices: BTreeSet<Vec<usize>> = (0..all).map(|out| (0..all).filter(|i| *i != out).collect()).collect();
+        choices.extend((0..4).map(|_| (0..all).filter(|_| random.below(2) == 0).collect()));
+        for choice in choices.into_iter().filter(|choice| !choice.is_empty()) {
+            let captures: Vec<CaptureArg> = choice.iter().map(|i| case.captures[*i].clone()).collect();
+            let names: Vec<String> = captures.iter().map(|capture| point(&capture.path)).collect();
+            let accused = wrong_accusations(&captures, &case, &may);
+            wrong.extend(accused.into_iter().map(|text| format!("{} from {}: {text}", folder.display(), names.join(" "))));
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
