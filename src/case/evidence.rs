@@ -1,6 +1,7 @@
 //! Captures → trace: opens the files, makes their interfaces capture points, and lets every packet pass the tracer once.
 
 use crate::capture::{CaptureFile, Damage, Filter, Interface, Merged};
+use crate::packet::Frame;
 use crate::trace::{Options, Source, Trace, Tracer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,10 +103,10 @@ pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut p
         declare(&mut tracer, *at, &captures[*at], &mut files[*at].points, capture.interfaces());
     }
     let (mut seen, mut interrupted) = (0u64, false);
-    let count = limits.count.unwrap_or(u64::MAX);
-    let closed = Merged::new(opened).for_each(|i, interfaces, frame| {
-        if interrupted || seen >= count {
-            return;
+    // False: no more are wanted.
+    let mut each = |i: usize, interfaces: &[Interface], frame: &Frame<'_>| {
+        if interrupted {
+            return false;
         }
         let at = place[i];
         let points = &mut files[at].points;
@@ -115,7 +116,7 @@ pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut p
         if let Some(filter) = &mut limits.filter
             && !filter.passes(frame)
         {
-            return;
+            return true;
         }
         seen += 1;
         if seen.is_multiple_of(STRIDE) {
@@ -125,7 +126,20 @@ pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut p
         if let Some(point) = points.get(frame.interface as usize) {
             tracer.observe(*point, frame);
         }
-    });
+        limits.count.is_none_or(|count| seen < count)
+    };
+    let mut merged = Merged::new(opened);
+    let closed = if limits.count.is_none() {
+        merged.for_each(|i, interfaces, frame| _ = each(i, interfaces, frame))
+    } else {
+        // A pipe may have no end: reading stops with the last packet that is wanted, not with the file.
+        let mut more = limits.count != Some(0);
+        while more && let Some(i) = merged.advance() {
+            let file = &merged.files()[i];
+            more = file.frame().is_none_or(|frame| each(i, file.interfaces(), &frame));
+        }
+        merged.into_files()
+    };
     for (capture, at) in closed.iter().zip(&place) {
         let file = &mut files[*at];
         declare(&mut tracer, *at, &captures[*at], &mut file.points, capture.interfaces());
@@ -158,6 +172,29 @@ fn declare(tracer: &mut Tracer, file: usize, arg: &CaptureArg, points: &mut Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pipe that never ends must not be waited for.
+    #[test]
+    fn a_count_ends_the_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.pcap");
+        let mut bytes = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+        for second in 1..=9 {
+            bytes.extend([second, 0, 0, 0, 0, 0, 0, 0, 14, 0, 0, 0, 14, 0, 0, 0]);
+            bytes.extend([2; 14]);
+        }
+        // What nobody gets to read cannot be found wanting.
+        bytes.extend([1, 2, 3]);
+        std::fs::write(&path, bytes).unwrap();
+        let arg = CaptureArg { path, point: None };
+        let read = |count| {
+            let Reading { trace, files, .. } =
+                read(std::slice::from_ref(&arg), Options::default(), Limits { count, ..Limits::default() }, |_| {});
+            (trace.packets, files[0].frames, files[0].damage.len())
+        };
+        assert_eq!([read(Some(0)).0, read(Some(1)).0], [0, 1]);
+        assert_eq!([read(Some(3)), read(Some(9)), read(None), read(Some(10))], [(3, 3, 0), (9, 9, 0), (9, 9, 1), (9, 9, 1)]);
+    }
 
     #[test]
     fn a_point_before_the_file() {

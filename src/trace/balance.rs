@@ -66,7 +66,6 @@ impl<'a> Step<'a> {
 
     /// Into a tunnel of the kinds that IPVS uses.
     fn encapsulates(&self) -> bool {
-        let tunnel = |hop: &Hop| hop.outer.filter(|(kind, ..)| matches!(kind, TunnelKind::IpIp | TunnelKind::Gre | TunnelKind::Gue));
         tunnel(self.before).is_none() && tunnel(self.after).is_some()
     }
 
@@ -74,6 +73,11 @@ impl<'a> Step<'a> {
     fn only_macs(&self) -> bool {
         !self.translates_destination() && !self.translates_source() && self.before.outer == self.after.outer && self.after.dst_mac.is_some()
     }
+}
+
+/// The tunnel that a hop is in, of the kinds that IPVS uses.
+fn tunnel(hop: &Hop) -> Option<(TunnelKind, IpAddr, IpAddr)> {
+    hop.outer.filter(|(kind, ..)| matches!(kind, TunnelKind::IpIp | TunnelKind::Gre | TunnelKind::Gue))
 }
 
 /// What the flows showed together.
@@ -249,7 +253,7 @@ impl Balance {
     /// What the way of one flow, and all others, say about it.
     pub(super) fn judge(&self, protocol: Protocol, request: &Path, reply: &Path, hosts: &Hosts) -> Verdict {
         let steps = Step::all(request);
-        let tunnel = steps.iter().rposition(Step::encapsulates);
+        let wrapped = steps.iter().rposition(Step::encapsulates);
         let hands_on = |s: &Step<'_>| {
             s.only_macs()
                 && !self.delivers(protocol, s)
@@ -261,7 +265,7 @@ impl Balance {
         let direct = onwards.or_else(|| steps.iter().rposition(hands_on));
         let translated = steps.iter().rposition(|s| s.translates_destination() && self.balances(protocol, s, hosts));
         let last = request.last();
-        let director_at = tunnel.or(translated.filter(|t| direct.is_none_or(|d| *t > d))).or(direct).or(translated);
+        let director_at = wrapped.or(translated.filter(|t| direct.is_none_or(|d| *t > d))).or(direct).or(translated);
         let mut verdict = Verdict {
             method: Method::Unknown,
             vip: last.map(|hop| hop.dst),
@@ -276,7 +280,9 @@ impl Balance {
             }
         }
         let Some(at) = director_at else {
-            self.without_director(protocol, request, reply, hosts, &mut verdict);
+            if !self.out_of_tunnel(request, reply, &mut verdict) {
+                self.without_director(protocol, request, reply, hosts, &mut verdict);
+            }
             return verdict;
         };
         let step = steps[at];
@@ -284,7 +290,7 @@ impl Balance {
         verdict.vip = Some(step.before.dst);
         verdict.director = step.forwarder();
         verdict.server_host = end.to.or(end.at);
-        if tunnel == Some(at) {
+        if wrapped == Some(at) {
             verdict.method = Method::Tunnel;
             verdict.real_server = step.after.outer.map(|(_, _, dst)| Endpoint::new(dst, step.before.dst.port));
             verdict.server_host = step.after.to.or(verdict.server_host);
@@ -321,6 +327,20 @@ impl Balance {
     fn still_at_director(&self, step: &Step<'_>, steps: &[Step<'_>]) -> bool {
         let at = steps.iter().position(|s| std::ptr::eq(s.before, step.before)).unwrap_or(0);
         !steps[..at].iter().any(Step::encapsulates)
+    }
+
+    /// Nobody was seen to put the request into the tunnel in which it comes, as when only real servers were captured. The tunnel tells where
+    /// it goes, and where from; answers of a tunnel between two networks come back through it.
+    fn out_of_tunnel(&self, request: &Path, reply: &Path, verdict: &mut Verdict) -> bool {
+        let Some((hop, (_, src, dst))) = request.hops.iter().find_map(|hop| Some((hop, tunnel(hop)?))) else { return false };
+        if reply.hops.iter().any(|hop| hop.outer.is_some()) {
+            return false;
+        }
+        verdict.method = Method::Tunnel;
+        verdict.real_server = Some(Endpoint::new(dst, hop.dst.port));
+        verdict.server_host = hop.to.or(hop.at);
+        verdict.director = hop.from.filter(|from| self.claimants.get(&src).is_some_and(|hosts| hosts.contains(from)));
+        true
     }
 
     /// No forwarder balanced it: it ended before, or went past the director.

@@ -1,6 +1,7 @@
 //! Packets in, one by one: each is placed, or counted with the reason why not.
 
 use super::claims::{At, Claims, Occurrences};
+use super::clock::LATEST;
 use super::correlate;
 use super::error::Errors;
 use super::journal::{Journal, segment_mark};
@@ -153,8 +154,9 @@ impl Tracer {
         {
             point = self.points.of_interface_index(point, u32::from_be_bytes(*index));
         }
-        self.points.saw(point, frame.time);
-        let at = At { point, frame: frame.number, time: frame.time };
+        let time = Timestamp(frame.time.0.clamp(0, LATEST));
+        self.points.saw(point, time);
+        let at = At { point, frame: frame.number, time };
         match glance(frame) {
             Some(plain) if frame.heading.is_none() => self.plain(at, frame, plain),
             _ => {

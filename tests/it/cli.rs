@@ -70,7 +70,7 @@ fn diagnose_a_healthy_service() {
 
 #[test]
 fn diagnose_a_leak() {
-    snapshot("diagnose-dr-arp-leak", &on("faults/dr-arp-leak", "diagnose", &[]), 1);
+    snapshot("diagnose-dr-arp-leak", &on("faults/dr-arp-leak", "diagnose", &["--fail-on", "degraded"]), 1);
 }
 
 #[test]

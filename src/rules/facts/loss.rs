@@ -61,7 +61,11 @@ impl<'a> Facts<'a> {
                 None => self.swallowed_by(flow, host, hop),
                 Some(_) => self.refused_by(host, hop),
             };
-            let Some((_, others, confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
+            let Some((_, others, mut confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
+            let other_port = || matches!(code, "NET002" | "NET008") && self.serves_other_port(flow, hop);
+            if !self.concerns_a_service(flow, hop) || other_port() {
+                confidence = Confidence::Possible;
+            }
             let new = || Loss { others: others.clone(), confidence, host, flows: Vec::new(), hop, watched, refusal };
             stories.entry((host, others.clone(), confidence)).or_insert_with(new).flows.push(flow);
         }
@@ -129,6 +133,22 @@ impl<'a> Facts<'a> {
         if self.flows().any(routes) { Role::Router } else { self.role(Some(host)) }
     }
 
+    /// True when a request is for an address of a known service; or no service is known, and it may be what the captures were taken for. Where
+    /// services are known, what else ends at a router is nobody's fault so far.
+    pub(in crate::rules) fn concerns_a_service(&self, flow: &Flow, hop: &Hop) -> bool {
+        let vips = self.vips();
+        let dialled = |f: &Flow| f.director.is_some() && f.service.addr == flow.service.addr;
+        vips.is_empty() || vips.contains(&hop.dst.addr) || vips.contains(&flow.service.addr) || self.flows().any(dialled)
+    }
+
+    /// True when the address is served, on another port than the one that a request is for: that one may be closed on purpose.
+    pub(in crate::rules) fn serves_other_port(&self, flow: &Flow, hop: &Hop) -> bool {
+        let served = |f: &Flow| f.director.is_some() && f.state.is_complete();
+        let same = |f: &Flow| f.service == flow.service || f.vip == Some(hop.dst);
+        let near = |f: &Flow| f.service.addr == flow.service.addr || f.vip.is_some_and(|vip| vip.addr == hop.dst.addr);
+        self.flows().any(|f| served(f) && near(f)) && !self.flows().any(|f| served(f) && same(f))
+    }
+
     /// True when the host was seen to forward packets that it received by the interface at which `hop` shows it; with `alike` only those
     /// for the same address and port count.
     pub(in crate::rules) fn forwards(&self, host: HostId, hop: &Hop, alike: bool) -> bool {
@@ -151,18 +171,19 @@ impl<'a> Facts<'a> {
     }
 
     /// The router whose translation, made for clients outside, a connection missed because it was opened on the router itself, or inside:
-    /// it came by another interface than theirs, or from one of the machines that the translation leads to.
+    /// it came by the interface by which theirs leave, or from one of the machines that the translation leads to.
     pub(in crate::rules) fn tested_from_inside(&self, flow: &Flow) -> Option<HostId> {
         if flow.state.is_complete() {
             return None;
         }
         let reached = |router: HostId| flow.request.hops.iter().find(|hop| hop.to == Some(router) && hop.dst == flow.service);
-        let by_other_side = |router: HostId, outside: &Hop| {
-            let entered = reached(router).is_some_and(|hop| hop.dst_mac.is_some() && hop.dst_mac != outside.dst_mac);
-            (entered && outside.dst_mac.is_some()) || flow.client_host == Some(router)
+        // By the interface through which the others' requests leave the router, which is not the one by which they enter it.
+        let by_other_side = |router: HostId, outside: &Hop, inside: &Hop| {
+            let entered = |hop: &Hop| hop.dst_mac.is_some() && hop.dst_mac == inside.src_mac && hop.dst_mac != outside.dst_mac;
+            reached(router).is_some_and(entered) || flow.client_host == Some(router)
         };
         let others = self.flows().filter(|f| f.id != flow.id && (f.protocol, f.service) == (flow.protocol, flow.service));
-        let missed = others.filter_map(|f| self.translation(f)).find(|(router, outside, _)| by_other_side(*router, outside));
+        let missed = others.filter_map(|f| self.translation(f)).find(|(router, outside, inside)| by_other_side(*router, outside, inside));
         // It may have been translated, too, and be answered past the router: then the answer comes from an address that was not dialled.
         let answered = flow.reply.first().is_some_and(|hop| hop.first != PacketKind::Reset && hop.to != flow.client_host);
         if let Some((router, ..)) = missed.filter(|_| !answered) {

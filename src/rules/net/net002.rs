@@ -96,6 +96,29 @@ mod tests {
     }
 
     #[test]
+    fn a_closed_port_beside_a_service_may_be_meant_so() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        let closed = World::tcp("10.1.0.100:40002", "10.1.0.1:23");
+        w.syn(&closed, "client router", 1);
+        w.carry(&closed, true, REFUSE, b"", "router client");
+        w.expect(&NET002, Confidence::Possible, "router");
+    }
+
+    #[test]
+    fn a_second_uplink_without_the_rule() {
+        let mut w = World::dr().plug("other.eth0", "ext2", "10.4.0.100").plug("router.ext2", "ext2", "10.4.0.1");
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        let missed = World::tcp("10.4.0.100:40002", "10.1.0.1:80");
+        w.syn(&missed, "other router", 1);
+        w.carry(&missed, true, REFUSE, b"", "router other");
+        let found = w.expect(&NET002, Confidence::Likely, "router");
+        assert!(found.remedy[0].command.ends_with("-i ext2 -d 10.1.0.1 -p tcp --dport 80 -j DNAT --to-destination 10.2.0.100:80"));
+    }
+
+    #[test]
     fn a_router_that_translates_is_right() {
         let mut w = World::dr();
         let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");

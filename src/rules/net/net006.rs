@@ -70,7 +70,7 @@ fn cut<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Cut<'a>> {
         let nothing = behind().all(|hop| !went_on(hop) && facts.is_whole(hop.point)) && flow.request.strays.iter().all(|hop| !went_on(hop));
         let answers = || flow.reply.hops.iter().chain(&flow.reply.strays);
         let unseen = answers().all(|hop| hop.from != Some(host) && hop.to != Some(host) && hop.at != Some(host));
-        let repeats = repeats(flow, before);
+        let repeats = repeats(facts, flow, before, pair[1]);
         (alike && went_on(before) && nothing && unseen && !repeats.is_empty()).then_some(Cut {
             host,
             flow,
@@ -84,7 +84,7 @@ fn cut<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Cut<'a>> {
 
 /// What shows that the handshake stays unfinished: the server's SYN-ACK again, or the client's data again where it is cut off, twice at
 /// least.
-fn repeats<'a>(flow: &'a Flow, before: &Hop) -> Vec<&'a FlowNote> {
+fn repeats<'a>(facts: &Facts<'_>, flow: &'a Flow, before: &Hop, after: &Hop) -> Vec<&'a FlowNote> {
     let answers: Vec<&FlowNote> = flow.noted(NoteKind::SynAckRepeat).collect();
     if let Some(first) = answers.first() {
         return answers.iter().copied().filter(|n| n.point == first.point).collect();
@@ -92,7 +92,10 @@ fn repeats<'a>(flow: &'a Flow, before: &Hop) -> Vec<&'a FlowNote> {
     let here =
         |n: &&FlowNote| n.way == Way::Request && (n.point, n.src, n.dst, n.from) == (before.point, before.src, before.dst, before.from);
     let data: Vec<&FlowNote> = flow.noted(NoteKind::DataRepeat).filter(here).collect();
-    if data.len() >= 2 { data } else { Vec::new() }
+    // The capture behind must have gone on for so long.
+    let end = facts.trace.common_time(after.point, facts.trace.points[after.point as usize].last);
+    let watched = data.get(1).is_some_and(|second| facts.trace.common_time(second.point, second.time) <= end);
+    if watched { data } else { Vec::new() }
 }
 
 fn finding(facts: &Facts<'_>, cuts: &[Cut<'_>]) -> Option<Finding> {

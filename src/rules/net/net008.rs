@@ -73,7 +73,14 @@ fn rejected(facts: &Facts<'_>) -> Vec<Finding> {
         let arrived = facts.reached(&flow.request, host).map(|hop| facts.seen(hop));
         let mended = look(name, RULES, format!("then accept {what} in {chain}, in front of the rule that rejects, and save the rules"));
         let severity = if facts.others_serve(flow) { Severity::Degraded } else { Severity::Broken };
-        let proof = Finding::new(name, severity, Confidence::Certain, summary, facts.error(error));
+        // What a filter rejects in front of every director may be rejected rightly, where it is not a service that others reach.
+        let hop = flow.request.last()?;
+        let confidence = match flow.director {
+            Some(_) => Confidence::Certain,
+            None if facts.concerns_a_service(flow, hop) && !facts.serves_other_port(flow, hop) => Confidence::Likely,
+            None => Confidence::Possible,
+        };
+        let proof = Finding::new(name, severity, confidence, summary, facts.error(error));
         Some(proof.and(arrived).mend([mended]).on(ids(&flows)))
     };
     hosts.into_iter().filter_map(finding).collect()
@@ -127,6 +134,19 @@ mod tests {
         w.syn(&World::tcp("10.1.0.100:40002", "10.2.0.100:80"), "client router", 3);
         w.expect(&NET008, Confidence::Likely, "router");
         w.deny(&NET001);
+    }
+
+    #[test]
+    fn what_is_no_service_may_be_dropped_and_rejected_rightly() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        w.syn(&World::tcp("10.1.0.100:40002", "198.51.100.7:443"), "client router", 3);
+        let rejected = World::tcp("10.1.0.100:40003", "10.2.0.11:22");
+        w.syn(&rejected, "client router", 1);
+        w.icmp(&rejected, false, (3, 10, 0), "10.1.0.1", "10.1.0.100", "client", "router client");
+        let loud: Vec<_> = w.diagnose().findings.into_iter().filter(|f| f.severity >= Severity::Degraded && f.confidence > Confidence::Possible).collect();
+        assert!(loud.is_empty(), "{loud:#?}");
     }
 
     #[test]

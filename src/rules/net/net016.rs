@@ -3,7 +3,8 @@
 use super::super::facts::ids;
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
-use crate::trace::{Flow, Hop, HostId, Method, NoteKind};
+use crate::net::Protocol;
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -49,7 +50,8 @@ fn check(facts: &Facts<'_>) -> Outcome {
     for o in &all {
         // Outside knows the way back to this network.
         let routed = all.iter().any(|other| other.director == o.director && returns(other));
-        if !returns(o) && !routed && !o.flow.state.is_complete() && o.flow.errors.is_empty() {
+        let lost_way = o.flow.state == FlowState::Unanswered || !o.flow.reply.is_empty();
+        if !returns(o) && !routed && lost_way && !o.flow.state.is_complete() && o.flow.errors.is_empty() {
             lost.entry(o.director).or_default().push(o);
         }
     }
@@ -89,7 +91,9 @@ fn finding(facts: &Facts<'_>, flows: &[&Outbound<'_>]) -> Option<Finding> {
     // Nobody outside can answer a private address; a peer that received the packet and is silent may have other reasons.
     let private_to_public = is_private(o.left.src.addr) && !is_private(o.left.dst.addr);
     let received = o.left.to.is_some_and(|peer| facts.reached(&o.flow.request, peer).is_some_and(|hop| facts.waited(o.flow, hop)));
-    let confidence = if elsewhere.is_some() || private_to_public || received { Confidence::Likely } else { Confidence::Possible };
+    // Much that goes by UDP wants no answer.
+    let asks = o.flow.protocol == Protocol::Tcp && (private_to_public || received);
+    let confidence = if elsewhere.is_some() || asks { Confidence::Likely } else { Confidence::Possible };
     let summary = format!("{servers} opens connections through {name}, which sends them on with the source {} unchanged.", o.left.src.addr);
     let interface = outer_interface(facts, o);
     let (tables, net) = match o.left.src.addr {
@@ -150,6 +154,17 @@ mod tests {
         assert_eq!((found.severity, found.flows.as_slice()), (Severity::Degraded, &[2][..]));
         // Nobody looked at the peer: it may as well be down.
         w.without(&["client"]).expect(&NET016, Confidence::Possible, "director");
+    }
+
+    #[test]
+    fn messages_that_want_no_answer_prove_little() {
+        let mut w = served();
+        let log = World::udp("10.2.0.11:50001", "10.1.0.100:514");
+        for _ in 0..3 {
+            w.carry(&log, false, 0, b"a line", "web1 director client");
+            w.wait(1.0);
+        }
+        w.expect(&NET016, Confidence::Possible, "director");
     }
 
     #[test]

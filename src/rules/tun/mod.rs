@@ -43,21 +43,20 @@ fn device(facts: &Facts<'_>, flow: &Flow) -> String {
 }
 
 /// The server's word that it does not take the outer packet: protocol or port unreachable, about the packet in the tunnel.
-fn refused_outer<'a>(facts: &Facts<'_>, flow: &'a Flow) -> Option<&'a FlowError> {
-    let about = |e: &&FlowError| {
-        e.tunnelled
-            && e.about == Way::Request
-            && e.refuses()
-            && (e.from != flow.director || e.from.is_none())
-            && facts.trace.points.len() > e.point as usize
-    };
+fn refused_outer(flow: &Flow) -> Option<&FlowError> {
+    let about = |e: &&FlowError| e.tunnelled && e.about == Way::Request && e.refuses() && (e.from != flow.director || e.from.is_none());
     flow.errors.iter().find(about)
+}
+
+/// The director of a flow by name, where it is known.
+fn director<'a>(facts: &Facts<'a>, flow: &Flow) -> &'a str {
+    if flow.director.is_some() { facts.name(flow.director) } else { "the director" }
 }
 
 /// Flows through a tunnel whose server did not take the outer packet, server by server.
 fn refused<'a>(facts: &Facts<'a>, wanted: impl Fn(&Flow, &FlowError) -> bool) -> Vec<Vec<&'a Flow>> {
-    let fits = |f: &&Flow| !f.state.is_complete() && refused_outer(facts, f).is_some_and(|e| wanted(f, e));
-    super::facts::by_server(facts.balanced(Method::Tunnel).filter(fits)).into_values().collect()
+    let fits = |f: &&Flow| !f.state.is_complete() && refused_outer(f).is_some_and(|e| wanted(f, e));
+    super::facts::by_server(facts.flows().filter(|f| f.method == Method::Tunnel).filter(fits)).into_values().collect()
 }
 
 /// Outer protocol by its number in the IP header.

@@ -46,7 +46,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
 
 fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
     let flow = *flows.first()?;
-    let error = refused_outer(facts, flow)?;
+    let error = refused_outer(flow)?;
     let (hop, (kind, ..)) = wrapped(flow)?;
     let name = facts.name(flow.server_host);
     let (module, device) = decapsulator(flow);
@@ -119,6 +119,8 @@ mod tests {
             w.deny(&SVC004);
             // The director's captures suffice.
             w.without(&["client", "router", "web1", "web2"]).finding(&TUN001);
+            // So do the real server's.
+            refusing(code).without(&["client", "router", "director", "web2"]).finding(&TUN001);
         }
     }
 

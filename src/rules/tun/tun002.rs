@@ -91,6 +91,14 @@ mod tests {
     }
 
     #[test]
+    fn the_server_alone_shows_it() {
+        let mut w = World::dr().tunnel_device("web1.tunl0");
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        let w = silent(w, true).without(&["client", "router", "director", "web2"]);
+        assert_eq!(w.finding(&TUN002).confidence, Confidence::Likely);
+    }
+
+    #[test]
     fn nothing_comes_out_of_the_tunnel() {
         let w = silent(World::dr().tunnel_device("web1.tunl0"), false);
         let found = w.expect(&NET008, Confidence::Likely, "web1");

@@ -42,8 +42,8 @@ fn check(facts: &Facts<'_>) -> Outcome {
 fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
     let flow = *flows.first()?;
     let (hop, (kind, _, rip)) = wrapped(flow)?;
-    let error = refused_outer(facts, flow)?;
-    let (name, director) = (facts.name(flow.server_host), facts.name(flow.director));
+    let error = refused_outer(flow)?;
+    let (name, director) = (facts.name(flow.server_host), super::director(facts, flow));
     let summary = format!("{director} wraps requests in {}, and {name} refuses that.", protocol_number(kind));
     let word = if kind == TunnelKind::Gre { "gre" } else { "gue --tun-port 6080 --tun-nocsum" };
     let option = if flow.protocol == crate::net::Protocol::Udp { "-u" } else { "-t" };

@@ -35,7 +35,7 @@ rule! {
 fn check(facts: &Facts<'_>) -> Outcome {
     let found = facts.silences("TUN011").into_iter().map(|silence| {
         let (flow, vip) = (silence.flows[0], vip(silence.flows[0]));
-        let (director, names) = (facts.name(flow.director), silence.names(facts));
+        let (director, names) = (super::director(facts, flow), silence.names(facts));
         let rip = wrapped(flow).map_or_else(|| "RIP".to_string(), |(_, (_, _, rip))| rip.to_string());
         let length = if rip.contains(':') { 128 } else { 32 };
         let ip = if length == 128 { "ip -6" } else { "ip" };
