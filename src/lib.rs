@@ -1,9 +1,12 @@
 //! lvscope finds out why a Linux Virtual Server (LVS/IPVS) is broken.
 
 pub mod capture;
+pub mod case;
+pub mod cli;
 pub mod finding;
 pub mod ipvs;
 pub mod net;
 pub mod packet;
+pub mod report;
 pub mod rules;
 pub mod trace;

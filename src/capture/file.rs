@@ -3,12 +3,14 @@
 use super::input::Input;
 use super::pcap::PcapFormat;
 use super::pcapng::PcapngFormat;
-use crate::net::Timestamp;
+use crate::net::{Timestamp, thousands};
 use crate::packet::{Frame, Heading, LinkType};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// The longest packet that is believed, in bytes. libpcap stops at 262,144; Linux hosts with "BIG TCP" show frames of 512 KiB.
 pub(super) const MAX_PACKET: u32 = 1024 * 1024;
@@ -76,20 +78,6 @@ impl fmt::Display for Damage {
         let state = if self.cut_short { "cut short" } else { "damaged" };
         write!(f, "{state} at byte {} (packet {}): {}", thousands(self.offset), thousands(self.packet), self.what)
     }
-}
-
-/// `48212` → `48,212`.
-pub(super) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let head = digits.len() % 3;
-    let mut out = digits[..head].to_string();
-    for group in digits[head..].as_bytes().chunks(3) {
-        if !out.is_empty() {
-            out.push(',');
-        }
-        out.extend(group.iter().map(|b| char::from(*b)));
-    }
-    out
 }
 
 /// Why a file could not be opened as a capture.
@@ -354,9 +342,14 @@ impl CaptureFile {
         &self.damage
     }
 
-    /// Bytes read of the file as it is on disk, and its size there, for a progress bar.
-    pub fn progress(&self) -> (u64, Option<u64>) {
-        (self.input.raw_read(), self.size)
+    /// Counts the bytes of the file that have been read, as they are on disk, for a progress bar.
+    pub fn meter(&self) -> Arc<AtomicU64> {
+        self.input.meter()
+    }
+
+    /// Its size on disk in bytes, where that is known.
+    pub fn size(&self) -> Option<u64> {
+        self.size
     }
 }
 
@@ -379,17 +372,5 @@ fn looks_like(data: &[u8]) -> String {
         format!("it begins with {}; a pcap file begins with d4 c3 b2 a1, a pcapng file with 0a 0d 0d 0a", magic.join(" "))
     } else {
         hint.to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_groups() {
-        for (n, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (48_212, "48,212"), (2_147_483_647, "2,147,483,647")] {
-            assert_eq!(thousands(n), text);
-        }
     }
 }

@@ -45,9 +45,9 @@ impl Input {
         Ok(Input { reader, buf: vec![0; WINDOW], start: 0, end: 0, offset: 0, raw_read, compression, error: None })
     }
 
-    /// Bytes of the file itself that have been read so far, compressed ones as they are.
-    pub(super) fn raw_read(&self) -> u64 {
-        self.raw_read.load(Ordering::Relaxed)
+    /// Counts the bytes of the file itself that have been read so far, compressed ones as they are.
+    pub(super) fn meter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.raw_read)
     }
 
     /// Offset in the (uncompressed) stream of the first byte of `data()`.

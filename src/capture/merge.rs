@@ -61,6 +61,11 @@ impl Merged {
         self.files
     }
 
+    /// Gives the files back; what is left in them is not read.
+    pub fn into_files(self) -> Vec<CaptureFile> {
+        self.files
+    }
+
     /// The files, in the order given.
     pub fn files(&self) -> &[CaptureFile] {
         &self.files

@@ -1,8 +1,8 @@
 //! The pcap format: <https://www.tcpdump.org/manpages/pcap-savefile.5.html> and its old and modified kin.
 
-use super::file::{Interface, MAX_PACKET, Record, Step, thousands};
+use super::file::{Interface, MAX_PACKET, Record, Step};
 use super::input::Input;
-use crate::net::Timestamp;
+use crate::net::{Timestamp, thousands};
 use crate::packet::{Frame, LinkType};
 
 const MICROSECONDS: u32 = 0xa1b2_c3d4;

@@ -1,8 +1,8 @@
 //! The pcapng format: <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html>.
 
-use super::file::{Drops, Interface, MAX_PACKET, Record, Step, thousands};
+use super::file::{Drops, Interface, MAX_PACKET, Record, Step};
 use super::input::Input;
-use crate::net::Timestamp;
+use crate::net::{Timestamp, thousands};
 use crate::packet::{Heading, LinkType};
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;

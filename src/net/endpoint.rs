@@ -22,12 +22,12 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if f.width().is_some() {
-            return f.pad(&format!("{self}"));
-        }
-        match self.addr {
-            IpAddr::V4(a) => write!(f, "{a}:{}", self.port),
-            IpAddr::V6(a) => write!(f, "[{a}]:{}", self.port),
+        let port = self.port;
+        match (self.addr, f.width()) {
+            (IpAddr::V4(a), None) => write!(f, "{a}:{port}"),
+            (IpAddr::V6(a), None) => write!(f, "[{a}]:{port}"),
+            (IpAddr::V4(a), Some(_)) => f.pad(&format!("{a}:{port}")),
+            (IpAddr::V6(a), Some(_)) => f.pad(&format!("[{a}]:{port}")),
         }
     }
 }

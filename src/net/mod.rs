@@ -5,10 +5,12 @@ mod endpoint;
 mod five_tuple;
 mod mac;
 mod prefix;
+mod text;
 mod time;
 
 pub use endpoint::Endpoint;
 pub use five_tuple::{FiveTuple, Protocol};
 pub use mac::MacAddr;
 pub use prefix::Prefix;
+pub use text::{plural, span, thousands};
 pub use time::Timestamp;

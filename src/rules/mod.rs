@@ -4,6 +4,7 @@
 //! looks for, its remedy, and its tests. [`ALL`] lists the rules in reading order; the tests beside it hold the list to the files.
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
+mod catalogue;
 mod facts;
 mod remedy;
 #[cfg(test)]
@@ -19,6 +20,7 @@ mod net;
 mod svc;
 mod tun;
 
+pub use catalogue::{CAUSES, Cause, cause_of, name_of};
 pub use facts::Facts;
 
 use crate::finding::{Finding, Need, Outcome};
@@ -83,13 +85,62 @@ pub static ALL: &[&Rule] = &[
     &dr::dr017::DR017,
     &dr::dr018::DR018,
     // Neighbours
+    &arp::arp001::ARP001,
+    &arp::arp002::ARP002,
+    &arp::arp005::ARP005,
+    &arp::arp006::ARP006,
+    &arp::arp007::ARP007,
+    &arp::arp011::ARP011,
+    &arp::arp012::ARP012,
     // The path
+    &net::net001::NET001,
+    &net::net002::NET002,
+    &net::net005::NET005,
+    &net::net006::NET006,
+    &net::net008::NET008,
+    &net::net014::NET014,
+    &net::net015::NET015,
+    &net::net016::NET016,
     // LVS-TUN
+    &tun::tun001::TUN001,
+    &tun::tun002::TUN002,
+    &tun::tun003::TUN003,
+    &tun::tun004::TUN004,
+    &tun::tun005::TUN005,
+    &tun::tun009::TUN009,
+    &tun::tun011::TUN011,
     // Services
+    &svc::svc001::SVC001,
+    &svc::svc002::SVC002,
+    &svc::svc003::SVC003,
     &svc::svc004::SVC004,
+    &svc::svc006::SVC006,
+    &svc::svc008::SVC008,
+    &svc::svc012::SVC012,
+    &svc::svc013::SVC013,
+    &svc::svc027::SVC027,
     // Failover
+    &ha::ha001::HA001,
+    &ha::ha002::HA002,
     // IPv6
+    &ip6::ip6001::IP6001,
+    &ip6::ip6004::IP6004,
     // What captures make of packets
+    &cap::cap001::CAP001,
+    &cap::cap002::CAP002,
+    &cap::cap003::CAP003,
+    &cap::cap004::CAP004,
+    &cap::cap005::CAP005,
+    &cap::cap006::CAP006,
+    &cap::cap007::CAP007,
+    &cap::cap008::CAP008,
+    &cap::cap009::CAP009,
+    &cap::cap010::CAP010,
+    &cap::cap012::CAP012,
+    &cap::cap013::CAP013,
+    &cap::cap014::CAP014,
+    &cap::cap015::CAP015,
+    &cap::cap016::CAP016,
 ];
 
 /// The rule with a code, whatever its case.

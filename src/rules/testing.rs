@@ -21,6 +21,7 @@ pub(super) const RST: u8 = 0x04;
 pub(super) const REFUSE: u8 = 0x14;
 
 /// One interface: the host's and its own name, the segment that it is on, its MAC and address.
+#[derive(Clone)]
 struct Interface {
     host: String,
     name: String,
@@ -53,7 +54,27 @@ pub(super) struct Conn {
     work: Vec<(String, Work)>,
 }
 
+/// How the capture at an interface differs from a plain and complete one.
+#[derive(Clone, Copy, Default)]
+struct Quirk {
+    /// The link type: cooked frames, or bare IP packets of a tunnel device.
+    link: Option<LinkType>,
+    /// Its clock is ahead, in nanoseconds.
+    ahead: i64,
+    /// Packets that the capture says it lost.
+    lost: u64,
+    /// At most this many bytes of a frame are kept.
+    snap: Option<usize>,
+    /// Frames that it sends have only the pseudo-header in their checksum.
+    unfinished: bool,
+    /// The VLAN tag that its frames have.
+    tag: Option<u16>,
+    /// Only broadcasts are captured.
+    blind: bool,
+}
+
 /// Hosts, links, a clock, and what was captured.
+#[derive(Clone)]
 pub(super) struct World {
     interfaces: Vec<Interface>,
     frames: BTreeMap<String, Vec<(i64, Vec<u8>)>>,
@@ -61,6 +82,10 @@ pub(super) struct World {
     ids: BTreeMap<u16, u16>,
     hidden: Vec<String>,
     anonymous: bool,
+    quirks: BTreeMap<String, Quirk>,
+    flooding: Vec<String>,
+    /// Interfaces, each with another device of the same host that shows its frames too; or instead, on the way in, for a bond.
+    stacked: Vec<(String, String, bool)>,
     pub(super) hints: Hints,
 }
 
@@ -81,6 +106,9 @@ impl World {
             ids: BTreeMap::new(),
             hidden: Vec::new(),
             anonymous: false,
+            quirks: BTreeMap::new(),
+            flooding: Vec::new(),
+            stacked: Vec::new(),
             hints: Hints::default(),
         }
     }
@@ -93,6 +121,12 @@ impl World {
         self.frames.insert(interface.to_string(), Vec::new());
         self.interfaces.push(Interface { host: host.into(), name: name.into(), segment: segment.into(), mac, addr: ip(addr) });
         self
+    }
+
+    /// Adds a tunnel device, `host.name`, on which [`World::unpack`] shows packets.
+    pub(super) fn tunnel_device(mut self, device: &str) -> Self {
+        self.frames.insert(device.to_string(), Vec::new());
+        self.bare(device)
     }
 
     /// LVS-NAT: client 10.1.0.x, director 10.1.0.1 (the VIP) and 10.2.0.1, real servers 10.2.0.11 and .12.
@@ -145,6 +179,84 @@ impl World {
         self
     }
 
+    fn quirk(mut self, interface: &str, change: impl Fn(&mut Quirk)) -> Self {
+        assert!(self.frames.contains_key(interface), "{interface}");
+        change(self.quirks.entry(interface.to_string()).or_default());
+        self
+    }
+
+    /// Captured with `-i any`: the frames have no destination MAC.
+    pub(super) fn cooked(self, interface: &str) -> Self {
+        self.quirk(interface, |q| q.link = Some(LinkType::LINUX_SLL))
+    }
+
+    /// A tunnel device: bare IP packets.
+    pub(super) fn bare(self, interface: &str) -> Self {
+        self.quirk(interface, |q| q.link = Some(LinkType::RAW))
+    }
+
+    /// The clock at an interface is ahead.
+    pub(super) fn ahead(self, interface: &str, seconds: f64) -> Self {
+        self.quirk(interface, |q| q.ahead = (seconds * 1e9) as i64)
+    }
+
+    /// The capture at an interface says that it lost packets.
+    pub(super) fn lossy(self, interface: &str, packets: u64) -> Self {
+        self.quirk(interface, |q| q.lost = packets)
+    }
+
+    /// The capture at an interface kept so many bytes of each frame.
+    pub(super) fn snapped(self, interface: &str, bytes: usize) -> Self {
+        self.quirk(interface, |q| q.snap = Some(bytes))
+    }
+
+    /// An interface leaves its checksums to the network card.
+    pub(super) fn offloading(self, interface: &str) -> Self {
+        self.quirk(interface, |q| q.unfinished = true)
+    }
+
+    /// The capture at an interface shows a VLAN tag.
+    pub(super) fn tagged(self, interface: &str, vlan: u16) -> Self {
+        self.quirk(interface, |q| q.tag = Some(vlan))
+    }
+
+    /// A host forwards outside its kernel: its captures show ARP alone.
+    pub(super) fn blind(self, host: &str) -> Self {
+        let interfaces: Vec<String> = self.frames.keys().filter(|name| name.starts_with(&format!("{host}."))).cloned().collect();
+        interfaces.iter().fold(self, |world, interface| world.quirk(interface, |q| q.blind = true))
+    }
+
+    /// A device on top of an interface is captured too, and shows the same frames.
+    pub(super) fn stacked(mut self, interface: &str, above: &str) -> Self {
+        self.frames.insert(above.to_string(), Vec::new());
+        self.stacked.push((interface.to_string(), above.to_string(), false));
+        self
+    }
+
+    /// An interface is one slave of a bond: frames for it arrive by another one.
+    pub(super) fn bonded(mut self, interface: &str, other: &str) -> Self {
+        self.frames.insert(other.to_string(), Vec::new());
+        self.stacked.push((interface.to_string(), other.to_string(), true));
+        self
+    }
+
+    /// The bridge of a segment knows no MAC: everybody sees everything.
+    pub(super) fn flooding(mut self, segment: &str) -> Self {
+        self.flooding.push(segment.to_string());
+        self
+    }
+
+    /// An interface is down: its capture is there, and empty.
+    pub(super) fn unplugged(mut self, interface: &str) -> Self {
+        self.frames.insert(interface.to_string(), Vec::new());
+        self
+    }
+
+    /// The captures begin only now.
+    pub(super) fn begin_here(&mut self) {
+        self.frames.values_mut().for_each(Vec::clear);
+    }
+
     fn interface(&self, host: &str, segment: &str) -> &Interface {
         self.interfaces.iter().find(|i| i.host == host && i.segment == segment).unwrap_or_else(|| panic!("{host} is not on {segment}"))
     }
@@ -171,8 +283,20 @@ impl World {
         let (sender, receiver) = self.link(from, to);
         let bytes = frame(sender.mac, receiver.mac);
         let (a, b) = (format!("{}.{}", sender.host, sender.name), format!("{}.{}", receiver.host, receiver.name));
-        self.seen(a, &bytes);
-        self.seen(b, &bytes);
+        let flooded = self.flooding.contains(&sender.segment);
+        let segment = self.interfaces.iter().filter(|i| flooded && i.segment == sender.segment);
+        let others: Vec<String> = segment.map(|i| format!("{}.{}", i.host, i.name)).filter(|name| *name != a && *name != b).collect();
+        let sends_unfinished = self.quirks.get(&a).is_some_and(|q| q.unfinished);
+        self.seen(a.clone(), &if sends_unfinished { unfinish(&bytes) } else { bytes.clone() });
+        let stacked: Vec<(String, String, bool)> = self.stacked.iter().filter(|(at, ..)| *at == a || *at == b).cloned().collect();
+        let instead = stacked.iter().find(|(at, _, bond)| *bond && *at == b).map(|(_, other, _)| other.clone());
+        self.seen(instead.unwrap_or(b), &bytes);
+        for (_, above, _) in stacked.into_iter().filter(|(.., bond)| !bond) {
+            self.seen(above, &bytes);
+        }
+        for other in others {
+            self.seen(other, &bytes);
+        }
     }
 
     /// A broadcast, seen by everybody on the segment.
@@ -202,6 +326,19 @@ impl World {
         }
     }
 
+    /// `asker` asks for addresses of a host that answers by each of its cards on the segment for all of them.
+    pub(super) fn interchange(&mut self, host: &str, segment: &str, addrs: &[&str], asker: &str) {
+        let cards: Vec<MacAddr> = self.interfaces.iter().filter(|i| i.host == host && i.segment == segment).map(|i| i.mac).collect();
+        let (mac, tell) = (self.interface(asker, segment).mac, self.interface(asker, segment).addr);
+        for addr in addrs {
+            self.who_has(asker, segment, addr, &[]);
+            let (IpAddr::V4(tell), IpAddr::V4(addr)) = (tell, ip(addr)) else { panic!("ARP is for IPv4") };
+            for card in &cards {
+                self.cross(host, asker, |_, _| build::arp(mac, 2, (*card, addr), (mac, tell), &[]));
+            }
+        }
+    }
+
     /// `host` announces `addr` on `segment`: gratuitous ARP.
     pub(super) fn announce(&mut self, host: &str, segment: &str, addr: &str) {
         let (mac, addr) = (self.interface(host, segment).mac, ip(addr));
@@ -223,6 +360,22 @@ impl World {
         let message = build::icmp(src, all, type_number, 0, flags, &body);
         let packet = build::ip(src, all, 58, build::IpFields { ttl: 255, ..Default::default() }, &message);
         self.shout(host, segment, &build::ethernet(mac, MacAddr([0x33, 0x33, 0, 0, 0, 1]), &[], &packet));
+    }
+
+    /// `host` asks for an IPv6 neighbour.
+    pub(super) fn solicit(&mut self, host: &str, segment: &str, addr: &str) {
+        let (mac, target) = (self.interface(host, segment).mac, ip(addr));
+        // Linux asks from its link-local address when it forwards.
+        let src = ip(&format!("fe80::5054:ff:fe00:{:x}", mac.0[5]));
+        let IpAddr::V6(target) = target else { panic!("neighbour discovery is for IPv6") };
+        let [.., a, b, c] = target.octets();
+        let group: IpAddr = ip(&format!("ff02::1:ff{a:02x}:{b:02x}{c:02x}"));
+        let mut body = target.octets().to_vec();
+        body.extend([1, 1]);
+        body.extend(mac.0);
+        let message = build::icmp(src, group, 135, 0, 0, &body);
+        let packet = build::ip(src, group, 58, build::IpFields { ttl: 255, ..Default::default() }, &message);
+        self.shout(host, segment, &build::ethernet(mac, MacAddr([0x33, 0x33, 0xff, a, b, c]), &[], &packet));
     }
 
     /// A VRRP advertisement (version 2) of `host` for one address.
@@ -269,6 +422,14 @@ impl World {
             let packet = conn.packet(back, flags, payload, ttl, id, &at);
             self.cross(from, to, |src, dst| build::ethernet(src, dst, &[], &packet));
         }
+    }
+
+    /// The last request packet of a connection, unpacked on a tunnel device of its server.
+    pub(super) fn unpack(&mut self, conn: &Conn, flags: u8, payload: &[u8], device: &str, ttl: u8) {
+        let host = device.split('.').next().unwrap_or_default();
+        let (id, at) = (self.ids.get(&conn.client.port).copied().unwrap_or(0), self.view(conn, host, false));
+        let packet = conn.packet(false, flags, payload, ttl, id, &at);
+        self.seen(device.to_string(), &build::ethernet(MacAddr::ZERO, MacAddr::ZERO, &[], &packet));
     }
 
     /// The addresses as they stand where a request arrives at `host`, or where a reply leaves it.
@@ -328,8 +489,19 @@ impl World {
     ) {
         let at = self.view(conn, quoted_at, about_reply);
         let quoted = conn.packet(about_reply, if conn.udp { 0 } else { SYN }, b"", 62, 7, &at);
+        self.icmp_quoting(&quoted, (type_number, code, rest), src, dst, route);
+    }
+
+    /// An ICMP error about a request in the tunnel into which `director` puts it.
+    pub(super) fn icmp_about_tunnel(&mut self, conn: &Conn, what: (u8, u8, u32), src: &str, dst: &str, director: &str, route: &str) {
+        let at = conn.pass(director, false, self.view(conn, director, false));
+        let quoted = conn.packet(false, if conn.udp { 0 } else { SYN }, b"", 62, 7, &at);
+        self.icmp_quoting(&quoted, what, src, dst, route);
+    }
+
+    fn icmp_quoting(&mut self, quoted: &[u8], (type_number, code, rest): (u8, u8, u32), src: &str, dst: &str, route: &str) {
         let (src, dst) = (ip(src), ip(dst));
-        let message = build::icmp(src, dst, type_number, code, rest, &quoted);
+        let message = build::icmp(src, dst, type_number, code, rest, quoted);
         let protocol = if src.is_ipv4() { 1 } else { 58 };
         let hosts: Vec<&str> = route.split_whitespace().collect();
         for (hop, pair) in hosts.windows(2).enumerate() {
@@ -341,33 +513,37 @@ impl World {
     /// The trace of everything captured.
     pub(super) fn trace(&self) -> Trace {
         let mut tracer = Tracer::new(Options { hints: self.hints.clone(), ..Options::default() });
-        let mut all: Vec<(i64, u32, u64, &[u8])> = Vec::new();
+        let mut all: Vec<(i64, u32, u64, Vec<u8>, u32)> = Vec::new();
+        let mut links: BTreeMap<u32, LinkType> = BTreeMap::new();
         let shown = |name: &str| !self.hidden.iter().any(|h| name == h || name.starts_with(&format!("{h}.")));
         for (file, (name, frames)) in self.frames.iter().filter(|(name, _)| shown(name)).enumerate() {
             let file_name = if self.anonymous { format!("{}.pcap", char::from(b'a' + file as u8)) } else { format!("{name}.pcap") };
+            let quirk = self.quirks.get(name).copied().unwrap_or_default();
             let source = Source {
                 file,
                 file_name,
                 given: None,
                 interface_name: None,
                 one_of_several: false,
-                link_type: LinkType::ETHERNET,
-                snap_len: 0,
+                link_type: quirk.link.unwrap_or(LinkType::ETHERNET),
+                snap_len: quirk.snap.unwrap_or(0) as u32,
             };
             let point = tracer.point(&source);
-            all.extend(frames.iter().enumerate().map(|(n, (time, bytes))| (*time, point, n as u64 + 1, bytes.as_slice())));
+            links.insert(point, source.link_type);
+            if quirk.lost > 0 {
+                tracer.dropped(point, quirk.lost);
+            }
+            let shown = |bytes: &[u8]| !quirk.blind || bytes.get(12..14) == Some(&[8, 6]);
+            all.extend(frames.iter().filter(|(_, bytes)| shown(bytes)).enumerate().map(|(n, (time, bytes))| {
+                let whole = captured(bytes, quirk);
+                let kept = quirk.snap.unwrap_or(whole.len()).min(whole.len());
+                (*time + quirk.ahead, point, n as u64 + 1, whole[..kept].to_vec(), whole.len() as u32)
+            }));
         }
-        all.sort_by_key(|(time, point, number, _)| (*time, *point, *number));
-        for (time, point, number, bytes) in all {
-            let frame = Frame {
-                bytes,
-                wire_len: bytes.len() as u32,
-                link_type: LinkType::ETHERNET,
-                time: Timestamp(time),
-                number,
-                interface: 0,
-                heading: None,
-            };
+        all.sort_by_key(|(time, point, number, ..)| (*time, *point, *number));
+        for (time, point, number, bytes, wire_len) in all {
+            let link_type = links.get(&point).copied().unwrap_or(LinkType::ETHERNET);
+            let frame = Frame { bytes: &bytes, wire_len, link_type, time: Timestamp(time), number, interface: 0, heading: None };
             tracer.observe(point, &frame);
         }
         tracer.finish()
@@ -454,6 +630,35 @@ impl World {
     pub(super) fn cannot_judge(&self, rule: &Rule) -> bool {
         self.diagnose().not_judged.iter().any(|(r, _)| *r == rule)
     }
+}
+
+/// An Ethernet frame as a capture shows it.
+fn captured(frame: &[u8], quirk: Quirk) -> Vec<u8> {
+    match quirk.link {
+        Some(LinkType::LINUX_SLL) => {
+            let mut out = vec![0, 0, 0, 1, 0, 6];
+            out.extend(&frame[6..12]);
+            out.extend([0, 0]);
+            out.extend(&frame[12..]);
+            out
+        }
+        Some(LinkType::RAW) => frame[14..].to_vec(),
+        _ => match quirk.tag {
+            Some(tag) => [&frame[..12], &[0x81, 0], &tag.to_be_bytes(), &frame[12..]].concat(),
+            None => frame.to_vec(),
+        },
+    }
+}
+
+/// An Ethernet frame with a TCP segment over IPv4 whose checksum covers only the pseudo-header, as it is before the network card's work.
+fn unfinish(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if frame.get(12..15) == Some(&[8, 0, 0x45]) && frame[23] == 6 {
+        let len = frame.len() as u64 - 34;
+        let sum = crate::packet::fold(crate::packet::sum(6 + len, &frame[26..34]));
+        frame[50..52].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
 }
 
 fn summary(diagnosis: &Diagnosis) -> Vec<String> {

@@ -36,6 +36,7 @@ pub(super) struct Draft {
     pub(super) request: Path,
     pub(super) reply: Path,
     flooded: usize,
+    flooded_at: Option<(u32, u32, i64)>,
 }
 
 /// An unanswered question counts as unanswered, not as cut off by the end of the capture, after so long.
@@ -49,13 +50,14 @@ impl Assembler {
         let (request, reply) =
             (course(&self.store, &self.topology, &self.places, &request), course(&self.store, &self.topology, &self.places, &reply));
         let flooded = request.flooded + reply.flooded;
+        let flooded_at = request.flooded_at.or(reply.flooded_at);
         let open = |course: &Course| path(&self.store, &self.places, course);
-        Draft { flow, protocol, request: open(&request), reply: open(&reply), flooded }
+        Draft { flow, protocol, request: open(&request), reply: open(&reply), flooded, flooded_at }
     }
 
     /// The whole flow, of group `group`.
     pub(super) fn flow(&self, draft: Draft, group: usize) -> Flow {
-        let Draft { flow, protocol, request, reply, flooded } = draft;
+        let Draft { flow, protocol, request, reply, flooded, flooded_at } = draft;
         let members = self.store.members(flow);
         let verdict = self.balance.judge(protocol, &request, &reply, &self.hosts);
         let first_conversation = self.store.conversation(members[0]);
@@ -109,6 +111,7 @@ impl Assembler {
             notes,
             errors,
             flooded,
+            flooded_at: flooded_at.map(|(point, frame, time)| (point, frame.into(), Timestamp(time))),
             ambiguous: members.iter().any(|c| self.store.conversation(*c).known.has(Known::AMBIGUOUS)),
             request,
             reply,

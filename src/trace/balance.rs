@@ -66,7 +66,6 @@ impl<'a> Step<'a> {
 
     /// Into a tunnel of the kinds that IPVS uses.
     fn encapsulates(&self) -> bool {
-        let tunnel = |hop: &Hop| hop.outer.filter(|(kind, ..)| matches!(kind, TunnelKind::IpIp | TunnelKind::Gre | TunnelKind::Gue));
         tunnel(self.before).is_none() && tunnel(self.after).is_some()
     }
 
@@ -74,6 +73,11 @@ impl<'a> Step<'a> {
     fn only_macs(&self) -> bool {
         !self.translates_destination() && !self.translates_source() && self.before.outer == self.after.outer && self.after.dst_mac.is_some()
     }
+}
+
+/// The tunnel that a hop is in, of the kinds that IPVS uses.
+fn tunnel(hop: &Hop) -> Option<(TunnelKind, IpAddr, IpAddr)> {
+    hop.outer.filter(|(kind, ..)| matches!(kind, TunnelKind::IpIp | TunnelKind::Gre | TunnelKind::Gue))
 }
 
 /// What the flows showed together.
@@ -85,10 +89,14 @@ pub(super) struct Balance {
     handed_to: HashMap<(Option<HostId>, Protocol, Endpoint), HashSet<MacAddr>>,
     /// Virtual services of directors that route directly or tunnel.
     vips: HashSet<(Protocol, Endpoint)>,
+    /// Who handed requests for them on without a change.
+    balancers: HashSet<(HostId, Protocol, Endpoint)>,
     /// Hosts that claim an address.
     claimants: HashMap<IpAddr, HashSet<HostId>>,
     /// Hosts that answered for an address, or announced it: not only used it as sender.
     answerers: HashMap<IpAddr, HashSet<HostId>>,
+    /// Hosts that asked who has an address: to them it is a neighbour's.
+    askers: HashMap<IpAddr, HashSet<HostId>>,
     /// Addresses whose host asks in vain for neighbours, with this address as sender.
     asks_in_vain: HashSet<IpAddr>,
     /// Capture points on machines that no flow reached.
@@ -130,6 +138,9 @@ impl Balance {
             }
         }
         for question in &claims.questions {
+            if let (Some(host), Some(_)) = (hosts.of_mac(Some(question.mac)), question.asker) {
+                balance.askers.entry(question.target).or_default().insert(host);
+            }
             let answered =
                 claims.claims.iter().any(|c| c.addr == question.target && matches!(c.kind, ClaimKind::Reply | ClaimKind::Announcement));
             if let (Some(asker), false, true) = (question.asker, answered, question.times.count >= 2) {
@@ -154,11 +165,12 @@ impl Balance {
                 }
             } else if step.encapsulates() {
                 self.vips.insert((protocol, step.before.dst));
-            } else if step.only_macs() {
+            } else if step.only_macs() && !self.delivers(protocol, &step) {
                 let macs = self.handed_to.entry(key).or_default();
                 macs.extend(step.after.dst_mac);
                 if macs.len() > 1 || self.routes_directly(protocol, &step, reply) {
                     self.vips.insert((protocol, step.before.dst));
+                    self.balancers.extend(step.forwarder().map(|f| (f, protocol, step.before.dst)));
                 }
             }
         }
@@ -210,17 +222,27 @@ impl Balance {
         if self.hints.is_vip(protocol, before) || self.hints.is_real_server(after) {
             return true;
         }
-        if self.is_virtual(protocol, after) {
+        let targets = self.targets.get(&(step.forwarder(), protocol, before));
+        let named = |host: Option<HostId>| host.and_then(|h| hosts.list.get(h)).map_or("", |h| h.name.as_str());
+        let called_director = role_of_name(named(step.forwarder())) == Role::Director;
+        // A real server's address may be claimed twice by mistake, as a virtual one is claimed on purpose.
+        let several = targets.is_some_and(|t| t.endpoints.len() > 1) && !self.vips.contains(&(protocol, after));
+        if several || called_director {
+            return true;
+        }
+        // What is translated once more, by somebody else, was the address of a virtual service and not of a real server.
+        let again = |(host, p, dst): &(Option<HostId>, Protocol, Endpoint)| *host != step.forwarder() && *p == protocol && *dst == after;
+        if self.is_virtual(protocol, after) || self.targets.keys().any(again) {
             return false;
         }
-        let Some(targets) = self.targets.get(&(step.forwarder(), protocol, before)) else { return true };
+        let Some(targets) = targets else { return true };
         if targets.endpoints.len() > 1 || targets.served {
             return true;
         }
         // One target that never served: a real server that is down, or the address of a director behind a router.
-        let named = |host: Option<HostId>| host.and_then(|h| hosts.list.get(h)).map_or("", |h| h.name.as_str());
-        if role_of_name(named(step.forwarder())) == Role::Director {
-            return true;
+        // A router with one target, which never served, does not look like a director, unless the user says so.
+        if role_of_name(named(step.forwarder())) == Role::Router {
+            return false;
         }
         if self.asks_in_vain.contains(&after.addr) || role_of_name(named(step.after.to)) == Role::Director {
             return false;
@@ -231,15 +253,19 @@ impl Balance {
     /// What the way of one flow, and all others, say about it.
     pub(super) fn judge(&self, protocol: Protocol, request: &Path, reply: &Path, hosts: &Hosts) -> Verdict {
         let steps = Step::all(request);
-        let tunnel = steps.iter().rposition(Step::encapsulates);
-        let direct = steps.iter().rposition(|s| {
+        let wrapped = steps.iter().rposition(Step::encapsulates);
+        let hands_on = |s: &Step<'_>| {
             s.only_macs()
+                && !self.delivers(protocol, s)
                 && (self.vips.contains(&(protocol, s.before.dst)) || self.routes_directly(protocol, s, reply))
                 && self.still_at_director(s, &steps)
-        });
+        };
+        // In a loop, who hands a packet back to where it came from does not balance it, unless the address is its own.
+        let onwards = (0..steps.len()).rev().find(|&i| hands_on(&steps[i]) && (!returns(&steps, i) || self.answers(&steps[i])));
+        let direct = onwards.or_else(|| steps.iter().rposition(hands_on));
         let translated = steps.iter().rposition(|s| s.translates_destination() && self.balances(protocol, s, hosts));
         let last = request.last();
-        let director_at = tunnel.or(translated.filter(|t| direct.is_none_or(|d| *t > d))).or(direct).or(translated);
+        let director_at = wrapped.or(translated.filter(|t| direct.is_none_or(|d| *t > d))).or(direct).or(translated);
         let mut verdict = Verdict {
             method: Method::Unknown,
             vip: last.map(|hop| hop.dst),
@@ -254,7 +280,9 @@ impl Balance {
             }
         }
         let Some(at) = director_at else {
-            self.without_director(protocol, request, reply, hosts, &mut verdict);
+            if !self.out_of_tunnel(request, reply, &mut verdict) {
+                self.without_director(protocol, request, reply, hosts, &mut verdict);
+            }
             return verdict;
         };
         let step = steps[at];
@@ -262,7 +290,7 @@ impl Balance {
         verdict.vip = Some(step.before.dst);
         verdict.director = step.forwarder();
         verdict.server_host = end.to.or(end.at);
-        if tunnel == Some(at) {
+        if wrapped == Some(at) {
             verdict.method = Method::Tunnel;
             verdict.real_server = step.after.outer.map(|(_, _, dst)| Endpoint::new(dst, step.before.dst.port));
             verdict.server_host = step.after.to.or(verdict.server_host);
@@ -273,16 +301,46 @@ impl Balance {
             verdict.real_server = Some(step.after.dst);
         } else {
             verdict.method = Method::DirectRouting;
-            verdict.server_host = end.to;
-            verdict.real_server = end.to.and_then(|host| self.own_address(protocol, host, step.before.dst, hosts));
+            // A packet that went round and round was handed to whom the director gave it first; a router that had it before is no server.
+            let round = returns(&steps, at) || steps[at + 1..].iter().any(|s| s.after.to.is_some() && s.after.to == verdict.director);
+            verdict.server_host = if round { step.after.to.filter(|_| !returns(&steps, at)) } else { end.to };
+            verdict.real_server = verdict.server_host.and_then(|host| self.own_address(protocol, host, step.before.dst, hosts));
         }
         verdict
+    }
+
+    /// Whether a step brings a packet to its owner on the link: its forwarder asked for that address and never claimed it; or, by other
+    /// flows, the next host balances and the forwarder does not.
+    fn delivers(&self, protocol: Protocol, step: &Step<'_>) -> bool {
+        let dst = step.before.dst;
+        let has = |hosts: Option<&HashSet<HostId>>| step.forwarder().is_some_and(|f| hosts.is_some_and(|hosts| hosts.contains(&f)));
+        let balances = |host: Option<HostId>| host.is_some_and(|h| self.balancers.contains(&(h, protocol, dst)));
+        (has(self.askers.get(&dst.addr)) && !has(self.claimants.get(&dst.addr))) || (balances(step.after.to) && !balances(step.forwarder()))
+    }
+
+    /// Whether the forwarder of a step answered for the address that the packet is for.
+    fn answers(&self, step: &Step<'_>) -> bool {
+        step.forwarder().is_some_and(|f| self.answerers.get(&step.before.dst.addr).is_some_and(|hosts| hosts.contains(&f)))
     }
 
     /// A MAC-only step is the director's only if the packet had not been balanced before: behind a NAT director, a router may follow.
     fn still_at_director(&self, step: &Step<'_>, steps: &[Step<'_>]) -> bool {
         let at = steps.iter().position(|s| std::ptr::eq(s.before, step.before)).unwrap_or(0);
         !steps[..at].iter().any(Step::encapsulates)
+    }
+
+    /// Nobody was seen to put the request into the tunnel in which it comes, as when only real servers were captured. The tunnel tells where
+    /// it goes, and where from; answers of a tunnel between two networks come back through it.
+    fn out_of_tunnel(&self, request: &Path, reply: &Path, verdict: &mut Verdict) -> bool {
+        let Some((hop, (_, src, dst))) = request.hops.iter().find_map(|hop| Some((hop, tunnel(hop)?))) else { return false };
+        if reply.hops.iter().any(|hop| hop.outer.is_some()) {
+            return false;
+        }
+        verdict.method = Method::Tunnel;
+        verdict.real_server = Some(Endpoint::new(dst, hop.dst.port));
+        verdict.server_host = hop.to.or(hop.at);
+        verdict.director = hop.from.filter(|from| self.claimants.get(&src).is_some_and(|hosts| hosts.contains(from)));
+        true
     }
 
     /// No forwarder balanced it: it ended before, or went past the director.
@@ -319,13 +377,19 @@ impl Balance {
     }
 }
 
+/// True when a step hands the packet to a host that had it before.
+fn returns(steps: &[Step<'_>], at: usize) -> bool {
+    let next = steps[at].after.to;
+    next.is_some() && steps[..at].iter().any(|s| s.forwarder() == next)
+}
+
 /// A TTL that a host sets itself; forwarded packets have less (Linux 64, Windows 128, others 255 or 32).
 pub(super) fn is_initial(ttl: u8) -> bool {
     matches!(ttl, 32 | 64 | 128 | 255)
 }
 
 /// The role that a name asserts. Packets go before names; a name counts where packets leave it open.
-pub(super) fn role_of_name(name: &str) -> Role {
+pub fn role_of_name(name: &str) -> Role {
     let word = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_').to_ascii_lowercase();
     match word.as_str() {
         "director" | "dir" | "lvs" | "lb" | "ld" | "ipvs" | "balancer" | "loadbalancer" | "load-balancer" | "vs" | "keepalived" => {

@@ -88,14 +88,21 @@ pub struct Occurrences {
 /// So many occurrences are kept one by one: enough for evidence and for telling the order of events.
 const KEPT: usize = 32;
 
+/// Of VRRP speakers, which are few and speak every second: who spoke while another one did must not be guessed.
+const ADVERTS_KEPT: usize = 1024;
+
 impl Occurrences {
     pub(super) fn at(at: At) -> Self {
         Occurrences { count: 1, first: vec![(at.frame, at.time)], last: (at.frame, at.time) }
     }
 
     pub(super) fn push(&mut self, at: At) {
+        self.push_up_to(at, KEPT);
+    }
+
+    fn push_up_to(&mut self, at: At, kept: usize) {
         self.count += 1;
-        if self.first.len() < KEPT {
+        if self.first.len() < kept {
             self.first.push((at.frame, at.time));
         }
         self.last = (at.frame, at.time);
@@ -181,7 +188,7 @@ impl Claims {
     pub(super) fn vrrp(&mut self, at: At, mac: Option<MacAddr>, addr: IpAddr, vrrp: &Vrrp) {
         if let Some(known) = self.advertisers.iter_mut().find(|a| a.point == at.point && a.mac == mac && a.addr == addr && a.vrrp == *vrrp)
         {
-            return known.times.push(at);
+            return known.times.push_up_to(at, ADVERTS_KEPT);
         }
         if self.advertisers.len() < 1000 {
             let times = Occurrences::at(at);

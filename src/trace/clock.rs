@@ -55,6 +55,9 @@ const PIECES: usize = 64;
 /// No bound: the points were never crossed that way.
 const OPEN: i64 = i64::MAX / 4;
 
+/// The latest time that is believed, in the year 2116. Damaged files hold any number; of times up to here any two have a distance.
+pub(super) const LATEST: i64 = (1 << 62) - 1;
+
 impl Clocks {
     /// Without corrections.
     pub(super) fn raw(file_of: Vec<usize>) -> Self {
@@ -108,7 +111,7 @@ impl Clocks {
     /// A time on the clock of `point`, on the common clock.
     pub(super) fn common(&self, point: u32, time: i64) -> i64 {
         let Some(correction) = self.file_of.get(point as usize).and_then(|file| self.files.get(*file)) else { return time };
-        time.saturating_sub(correction.offset).saturating_sub(slide(correction.drift, time, correction.middle))
+        time.saturating_sub(correction.offset).saturating_sub(slide(correction.drift, time, correction.middle)).clamp(-LATEST, LATEST)
     }
 
     /// The file that a point belongs to.
@@ -165,7 +168,7 @@ fn shortest(most: &mut [Vec<i64>]) {
             }
             for to in 0..n {
                 if most[via][to] < OPEN / 2 {
-                    let sum = most[from][via].saturating_add(most[via][to]);
+                    let sum = most[from][via].saturating_add(most[via][to]).max(-OPEN);
                     if sum < most[from][to] {
                         most[from][to] = sum;
                     }
@@ -305,6 +308,21 @@ mod tests {
         for offset in clocks.offsets {
             let truth = [0, 5 * SECOND, 9 * SECOND];
             assert!((offset.offset - (truth[offset.file] - truth[offset.reference])).abs() <= offset.bound + 1, "{offset:?}");
+        }
+    }
+
+    #[test]
+    fn absurd_times_overflow_nothing() {
+        let times = [0, 1, SECOND, 60 * SECOND, LATEST / 2, LATEST];
+        let mut passages = Vec::new();
+        for (i, left) in times.into_iter().enumerate() {
+            for (j, arrived) in times.into_iter().enumerate() {
+                passages.push(Passage { from_file: i % 3, to_file: j % 3, left, arrived });
+            }
+        }
+        let clocks = Clocks::estimate(vec![0, 1, 2], &passages);
+        for time in [i64::MIN, 0, LATEST, i64::MAX] {
+            assert!((0..3).all(|point| clocks.common(point, time).unsigned_abs() <= LATEST.unsigned_abs()));
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct Flow {
     pub errors: Vec<FlowError>,
     /// Sightings of flooded frames that are no hops.
     pub flooded: usize,
+    /// The first of them: capture point, frame number, time on that point's clock.
+    pub flooded_at: Option<(u32, u64, Timestamp)>,
     /// Part of it fitted several flows equally well and was left out.
     pub ambiguous: bool,
 }

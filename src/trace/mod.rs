@@ -50,7 +50,7 @@ mod transit;
 mod tuple;
 mod wire;
 
-pub use balance::Hints;
+pub use balance::{Hints, role_of_name};
 pub use claims::{Advertiser, Claim, ClaimKind, Claims, Occurrences, Question};
 pub use clock::ClockOffset;
 pub use flow::{Flow, FlowError, FlowNote, FlowState, Method, Way};
@@ -109,6 +109,8 @@ pub struct Trace {
     pub packets: u64,
     /// Frames whose checksum was left to the sender's network card (CAP001): seen among the packets that were looked at closely.
     pub unfinished_checksums: u64,
+    /// The same by capture point, with frame numbers.
+    pub unfinished: BTreeMap<u32, Occurrences>,
     assembler: Assembler,
     /// Group of each flow.
     group_of: Vec<u32>,
@@ -161,7 +163,8 @@ impl Trace {
             clocks,
             unplaced,
             packets,
-            unfinished_checksums: unfinished.values().sum(),
+            unfinished_checksums: unfinished.values().map(|times| times.count).sum(),
+            unfinished,
             assembler,
             group_of,
             journal,

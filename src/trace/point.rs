@@ -61,6 +61,13 @@ pub struct Source {
     pub snap_len: u32,
 }
 
+impl Source {
+    /// What the point is called as long as nothing is known of its packets.
+    pub fn point_name(&self) -> String {
+        name(self).0
+    }
+}
+
 /// The points of a trace, each with its number.
 #[derive(Default)]
 pub(super) struct Points {

@@ -6,12 +6,14 @@
 //!   time passes between question and answer. That needs no common clock.
 //! - MACs belong to one host when a packet that arrived for one left again from the other, with the TTL one lower.
 
+use super::balance::role_of_name;
 use super::claims::{ClaimKind, Claims};
 use super::clock::{Clocks, Passage};
 use super::point::CapturePoint;
 use super::store::{Spot, Store};
 use super::table::{NoteKind, PacketKind};
 use super::wire::Wire;
+use crate::ipvs::Role;
 use crate::net::MacAddr;
 use crate::packet::Heading;
 use hashbrown::{HashMap, HashSet};
@@ -57,7 +59,9 @@ impl Topology {
             topology.unite_forwarders(store, &sample);
             topology.settle_owners(points, &candidates);
         }
+        topology.settle_insides(store, &sample, points, &candidates);
         topology.settle_askers(points, claims);
+        topology.settle_searchers(points, &candidates, claims);
         topology.clocks = Clocks::estimate(points.iter().map(|p| p.file).collect(), &topology.passages(store, &sample));
         topology
     }
@@ -237,6 +241,34 @@ impl Topology {
         }
     }
 
+    /// A host that never says a word on its network cannot be told from its neighbours, to whom a bridge floods the same frames. But when
+    /// what came for a MAC is then seen inside a host, on its loopback or behind its tunnel, the MAC is that host's.
+    fn settle_insides(&mut self, store: &Store, sample: &[Sampled], points: &[CapturePoint], candidates: &[Vec<MacAddr>]) {
+        let unicast = |mac: Option<MacAddr>| mac.filter(|mac| mac.is_unicast());
+        let mut seen: HashMap<&str, HashSet<MacAddr>> = HashMap::new();
+        for Sampled { request, reply, .. } in sample {
+            let lowest = request.iter().filter(|s| unicast(store.wire(s.wire).dst).is_some()).map(|s| s.ttl).min();
+            let last: HashSet<MacAddr> =
+                request.iter().filter(|s| Some(s.ttl) == lowest).filter_map(|s| unicast(store.wire(s.wire).dst)).collect();
+            if last.len() != 1 {
+                continue;
+            }
+            for spot in request.iter().chain(reply).filter(|s| unicast(store.wire(s.wire).dst).is_none()) {
+                if let Some(host) = &points[spot.point as usize].host {
+                    seen.entry(host).or_default().extend(&last);
+                }
+            }
+        }
+        for (at, point) in points.iter().enumerate() {
+            let Some(macs) = point.host.as_deref().and_then(|host| seen.get(host)) else { continue };
+            let shared = |mac: &MacAddr| seen.iter().any(|(host, macs)| Some(*host) != point.host.as_deref() && macs.contains(mac));
+            let fitting: Vec<MacAddr> = macs.iter().copied().filter(|mac| candidates[at].contains(mac) && !shared(mac)).collect();
+            if let (None, [mac]) = (self.own[at], &fitting[..]) {
+                self.take(points, at, *mac);
+            }
+        }
+    }
+
     /// An interface on which nothing happens but ARP that nobody answers belongs to who asks there, when the user says that it is on a host
     /// whose other interfaces are busy, and the asker is nobody else: a forwarder that looks for its next hop.
     fn settle_askers(&mut self, points: &[CapturePoint], claims: &Claims) {
@@ -252,6 +284,29 @@ impl Topology {
             let here = strangers(point);
             let rivals = open.iter().any(|&q| q != point && points[q].host != points[point].host && !strangers(q).is_disjoint(&here));
             if let (1, false, Some(mac)) = (here.len(), rivals, here.iter().next().copied()) {
+                self.take(points, point, mac);
+            }
+        }
+    }
+
+    /// At the end of a link of two hosts, on a machine that is called a director and has no other capture: the one of both that asks for
+    /// several neighbours, and gets no answer here. A router asks for the director alone, and the answers that a router's point misses go
+    /// to somebody else.
+    fn settle_searchers(&mut self, points: &[CapturePoint], candidates: &[Vec<MacAddr>], claims: &Claims) {
+        for (point, macs) in candidates.iter().enumerate().filter(|(_, macs)| macs.len() > 1) {
+            let alone = |host: &String| points.iter().filter(|p| p.host.as_ref() == Some(host)).count() == 1;
+            let director = points[point].host.as_ref().is_some_and(|host| role_of_name(host) == Role::Director && alone(host));
+            if self.own[point].is_some() || !director {
+                continue;
+            }
+            let searches = |mac: &&MacAddr| {
+                let asked = claims.questions.iter().filter(|q| q.point as usize == point && q.mac == **mac && q.asker.is_some());
+                let answered =
+                    |addr| claims.claims.iter().any(|c| c.addr == addr && c.point as usize == point && c.kind == ClaimKind::Reply);
+                asked.map(|q| q.target).filter(|addr| !answered(*addr)).collect::<HashSet<_>>().len() > 1
+            };
+            let mut searchers = macs.iter().filter(searches);
+            if let (Some(mac), None) = (searchers.next().copied(), searchers.next()) {
                 self.take(points, point, mac);
             }
         }
@@ -302,7 +357,16 @@ impl Topology {
         };
         match open[..] {
             [only] => Some(only),
-            [..] => open.iter().find(sibling).copied(),
+            [..] => open.iter().find(sibling).copied().or_else(|| {
+                // Two interfaces of one machine, neither of them settled: what came for one of these MACs went on from one of those.
+                let joined = |mac: &&MacAddr| {
+                    let other = |p: usize| p != point as usize && points[p].host == *host && self.own[p].is_none();
+                    let pair = |p: usize| candidates[p].iter().any(|m| m != *mac && self.same_host(*m, **mac));
+                    host.is_some() && (0..points.len()).any(|p| other(p) && pair(p))
+                };
+                let mut joined = open.iter().filter(joined);
+                joined.next().copied().filter(|_| joined.next().is_none())
+            }),
         }
     }
 

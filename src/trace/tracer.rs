@@ -1,6 +1,7 @@
 //! Packets in, one by one: each is placed, or counted with the reason why not.
 
-use super::claims::{At, Claims};
+use super::claims::{At, Claims, Occurrences};
+use super::clock::LATEST;
 use super::correlate;
 use super::error::Errors;
 use super::journal::{Journal, segment_mark};
@@ -11,7 +12,7 @@ use super::table::{Known, Look, NONE, Sighting, Table, gate};
 use super::tuple::{AddressBook, CompactEndpoint, Tuple};
 use super::wire::Wires;
 use super::{Options, Trace};
-use crate::net::{FiveTuple, Protocol};
+use crate::net::{FiveTuple, Protocol, Timestamp};
 use crate::packet::{
     ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport,
     checksum_state, dissect, glance, is_partial,
@@ -34,8 +35,8 @@ pub struct Tracer {
     pub(super) told_clients: HashMap<u32, CompactEndpoint>,
     /// Packets that belong to no connection, by reason.
     pub(super) unplaced: BTreeMap<String, u64>,
-    /// Frames on each wire whose checksum was left to the network card: the capturing host sent them.
-    pub(super) unfinished: HashMap<u32, u64>,
+    /// Frames at each point whose checksum was left to the network card.
+    pub(super) unfinished: BTreeMap<u32, Occurrences>,
     fragments: Fragments,
     pub(super) packets: u64,
     /// Plain packets whose look-up has not been made yet.
@@ -124,7 +125,7 @@ impl Tracer {
             errors: Errors::default(),
             told_clients: HashMap::new(),
             unplaced: BTreeMap::new(),
-            unfinished: HashMap::new(),
+            unfinished: BTreeMap::new(),
             fragments: Fragments::default(),
             packets: 0,
             batch: Vec::with_capacity(BATCH),
@@ -153,8 +154,9 @@ impl Tracer {
         {
             point = self.points.of_interface_index(point, u32::from_be_bytes(*index));
         }
-        self.points.saw(point, frame.time);
-        let at = At { point, frame: frame.number, time: frame.time };
+        let time = Timestamp(frame.time.0.clamp(0, LATEST));
+        self.points.saw(point, time);
+        let at = At { point, frame: frame.number, time };
         match glance(frame) {
             Some(plain) if frame.heading.is_none() => self.plain(at, frame, plain),
             _ => {
@@ -335,7 +337,8 @@ impl Tracer {
             Look::Closer(conversation) => conversation,
         };
         if features.unfinished {
-            *self.unfinished.entry(s.wire).or_insert(0) += 1;
+            let at = At { point: self.wires.get(s.wire).point, frame: s.frame.into(), time: Timestamp(s.time) };
+            self.unfinished.entry(at.point).and_modify(|times| times.push(at)).or_insert_with(|| Occurrences::at(at));
         }
         let c = self.table.conversations[conversation as usize];
         let from_b = s.tuple.canonical().1;

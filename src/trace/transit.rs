@@ -42,6 +42,8 @@ pub(super) struct Course {
     pub(super) strays: Vec<Transit>,
     /// Sightings of flooded frames, at hosts that are neither sender nor receiver.
     pub(super) flooded: usize,
+    /// The first of those: point, frame, time on that point's clock.
+    pub(super) flooded_at: Option<(u32, u32, i64)>,
 }
 
 /// Groups, orders and sorts out the sightings of one direction.
@@ -55,6 +57,7 @@ pub(super) fn course(store: &Store, topology: &Topology, places: &[Place], spots
         let (wire, place) = (store.wire(spot.wire), &places[spot.wire as usize]);
         if place.bystander {
             course.flooded += 1;
+            course.flooded_at = course.flooded_at.or(Some((spot.point, spot.frame, spot.time)));
             continue;
         }
         let time = topology.clocks.common(spot.point, spot.time);

@@ -1,1 +1,9 @@
-fn main() {}
+//! Tests of the whole, in one binary.
+
+mod cases;
+mod cli;
+mod docs;
+mod replay;
+mod robust;
+mod support;
+mod tidy;

@@ -53,7 +53,11 @@ fn check(facts: &Facts<'_>) -> Outcome {
 fn looped(facts: &Facts<'_>) -> Vec<Finding> {
     let mut by_server: BTreeMap<HostId, (Vec<&Flow>, &Hop)> = BTreeMap::new();
     for flow in answered_directly(facts).filter(|f| !f.state.is_complete()) {
-        let zero = |hop: &&Hop| hop.at == flow.server_host && hop.dst_mac.is_none_or(|mac| mac == MacAddr::ZERO) && hop.outer.is_none();
+        // A loopback that nobody is known to own is the server's, if the server's answer is on it.
+        let nobodys = |hop: &Hop| hop.at.is_none_or(|at| facts.trace.hosts[at].macs.is_empty());
+        let zero = |hop: &&Hop| {
+            (hop.at == flow.server_host || nobodys(hop)) && hop.dst_mac.is_none_or(|mac| mac == MacAddr::ZERO) && hop.outer.is_none()
+        };
         let left = flow.reply.hops.iter().any(|hop| hop.from == flow.server_host && hop.dst_mac.is_some_and(|mac| mac != MacAddr::ZERO));
         if let (Some(server), Some(hop), false) = (flow.server_host, flow.reply.hops.iter().find(zero), left) {
             by_server.entry(server).or_insert_with(|| (Vec::new(), hop)).0.push(flow);

@@ -23,7 +23,8 @@ rule! {
     /// The real servers' default route through the router that translates, or a policy rule for packets from the VIP.
     ///
     /// # When it is not a fault
-    /// Without translation answers may take any router: the client sees the address that it dialled.
+    /// Without translation answers may take any router: the client sees the address that it dialled. A client on the servers' own link
+    /// that dials the router's address is a test from the wrong place (NET005).
     ///
     /// # Reproduce
     /// A DR service behind a router with DNAT, a second router on the servers' network as their gateway.
@@ -34,7 +35,8 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let stray: Vec<&Flow> = answered_directly(facts).filter(|f| !f.state.is_complete() && other_way(f).is_some()).collect();
+    let strays = |f: &&Flow| !f.state.is_complete() && other_way(f).is_some() && facts.tested_from_inside(f).is_none();
+    let stray: Vec<&Flow> = answered_directly(facts).filter(strays).collect();
     let found: Vec<Finding> = by_server(stray)
         .into_iter()
         .filter_map(|(server, flows)| {

@@ -90,11 +90,13 @@ mod tests {
         w.who_has("router", "int", "10.2.0.100", &["director"]);
         let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
         w.syn(&c, "client router director", 1);
-        for _ in 0..3 {
-            w.who_has_tell("director", "int", "10.2.0.11", tell.parse().expect("an address"), &[]);
-            w.wait(1.0);
+        for server in ["10.2.0.11", "10.2.0.12"] {
+            for _ in 0..3 {
+                w.who_has_tell("director", "int", server, tell.parse().expect("an address"), &[]);
+                w.wait(1.0);
+            }
+            w.syn(&c, "client router director", 2);
         }
-        w.syn(&c, "client router director", 2);
         w
     }
 

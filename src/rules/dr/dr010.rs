@@ -3,6 +3,7 @@
 use super::super::facts::ids;
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
 use crate::trace::{Claim, ClaimKind, Flow};
 
 rule! {
@@ -32,10 +33,13 @@ rule! {
 
 fn check(facts: &Facts<'_>) -> Outcome {
     let mut found: Vec<Finding> = Vec::new();
+    let hood = facts.neighbourhood();
     for vip in facts.vips().into_iter().filter(|vip| vip.is_ipv4()) {
         let by_interface = |c: &&Claim| c.addr == vip && matches!(c.kind, ClaimKind::Announcement | ClaimKind::Probe);
         let mut claims: Vec<&Claim> = facts.trace.claims.claims.iter().filter(by_interface).collect();
-        claims.retain(|c| facts.trace.host_of(c.mac).is_some_and(|host| facts.is_real_server(host)));
+        claims.retain(|c| {
+            facts.trace.host_of(c.mac).is_some_and(|host| facts.is_real_server(host) && hood.standing(host, vip) != Role::Director)
+        });
         claims.sort_by_key(|c| (facts.trace.host_of(c.mac), c.kind == ClaimKind::Probe, c.point));
         claims.dedup_by_key(|c| facts.trace.host_of(c.mac));
         for claim in claims {
@@ -81,6 +85,17 @@ mod tests {
         w.announce("web1", "int", "10.2.0.100");
         let found = w.expect(&DR010, Confidence::Certain, "web1");
         assert_eq!(found.severity, Severity::Degraded);
+    }
+
+    #[test]
+    fn a_real_server_that_becomes_master_may_too() {
+        let mut w = served();
+        w.vrrp("director", "int", 51, 150, "10.2.0.100");
+        w.wait(4.0);
+        w.vrrp("web1", "int", 51, 100, "10.2.0.100");
+        w.announce("web1", "int", "10.2.0.100");
+        w.deny(&DR010);
+        w.healthy();
     }
 
     #[test]

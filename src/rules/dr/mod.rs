@@ -50,8 +50,8 @@ struct Loop<'a> {
     flow: &'a Flow,
     /// Handed on by the director …
     there: &'a Hop,
-    /// … and handed back.
-    back: &'a Hop,
+    /// … and handed back, where that is not the way by which it came first.
+    back: Option<&'a Hop>,
     director: HostId,
     other: HostId,
 }
@@ -68,6 +68,8 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
         let kind = match facts.role(Some(l.other)) {
             _ if before => Round::Router,
             Role::Director => Round::Director,
+            // It was handed a packet as a real server is; its name says what else it is.
+            _ if facts.is_called(l.other) == Role::Director => Round::Director,
             _ if balances() => Round::Director,
             Role::Router if !facts.is_real_server(l.other) => Round::Router,
             _ => Round::Server,
@@ -81,19 +83,20 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
 
 /// The request went from one host to another and back again, with a lower TTL each time and its addresses as they were.
 fn loop_of(flow: &Flow) -> Option<Loop<'_>> {
-    let hops = || flow.request.hops.iter().chain(&flow.request.strays);
-    let links: Vec<&Hop> = hops().collect();
+    let links: Vec<&Hop> = flow.request.hops.iter().chain(&flow.request.strays).collect();
     for (i, there) in links.iter().enumerate() {
-        let (Some(director), Some(other)) = (there.from, there.to) else { continue };
+        let (Some(from), Some(to)) = (there.from, there.to) else { continue };
         let returns = |h: &&&Hop| {
-            (h.from, h.to, h.src, h.dst) == (Some(other), Some(director), there.src, there.dst)
-                && h.ttl < there.ttl
-                && h.outer == there.outer
+            (h.from, h.to, h.src, h.dst) == (Some(to), Some(from), there.src, there.dst) && h.ttl < there.ttl && h.outer == there.outer
         };
         if let Some(back) = links[i..].iter().find(returns)
-            && director != other
+            && from != to
         {
-            return Some(Loop { flow, there, back, director, other });
+            // Seen from the director: it may have had the packet from whom it hands it to.
+            return Some(match flow.director == Some(to) {
+                true => Loop { flow, there: back, back: None, director: to, other: from },
+                false => Loop { flow, there, back: Some(back), director: from, other: to },
+            });
         }
     }
     None
@@ -118,7 +121,7 @@ impl Loop<'_> {
             summary,
             facts.seen_with(first.there, &format!("TTL {}", first.there.ttl)),
         )
-        .and([facts.seen_with(first.back, &format!("back again, TTL {}", first.back.ttl))])
+        .and(first.back.map(|back| facts.seen_with(back, &format!("back again, TTL {}", back.ttl))))
         .and(again)
         .and(expired)
         .on(ids(&flows))

@@ -4,6 +4,7 @@ use super::Facts;
 use crate::net::Protocol;
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowState, Hop, HostId, NoteKind, Path, Question, Way};
+use std::collections::BTreeSet;
 
 /// An answer comes within a second, or the question is asked again.
 const PATIENCE: i64 = 1_000_000_000;
@@ -52,9 +53,27 @@ impl<'a> Facts<'a> {
         self.trace.points[point as usize].dropped.unwrap_or(0) == 0
     }
 
-    /// Where a host's silence can be seen: the hop at its own interface, or at a mirror port that also shows what the host sends.
+    /// Where a host's silence can be seen: the hop at its own interface, or at a mirror port that also shows what the host sends, or at one
+    /// of several interfaces of which one must be its own.
     pub fn reached(&self, path: &'a Path, host: HostId) -> Option<&'a Hop> {
-        path.received_by(host).or_else(|| path.towards(host).find(|hop| hop.at_sender.is_none() && self.speaks_at(host, hop.point)))
+        let mirrored = || path.towards(host).find(|hop| hop.at_sender.is_none() && self.speaks_at(host, hop.point));
+        path.received_by(host).or_else(mirrored).or_else(|| self.flooded_to(path, host))
+    }
+
+    /// Hosts that never say a word look alike: a bridge that does not know their MACs floods what is for one of them to all, and no capture
+    /// shows whose it is. But where there are as many interfaces with such frames as silent hosts, one of them is this host's, and at none
+    /// did anybody answer.
+    fn flooded_to(&self, path: &'a Path, host: HostId) -> Option<&'a Hop> {
+        let nobodys = |point: u32| self.trace.host_at(point).is_none_or(|at| self.trace.hosts[at].macs.is_empty());
+        let mute = |h: HostId| self.trace.hosts[h].points.is_empty() && !self.trace.hosts[h].macs.is_empty();
+        if !mute(host) {
+            return None;
+        }
+        let hops = |f: &'a Flow| f.request.hops.iter().filter(|h| h.at_sender.is_none() && nobodys(h.point));
+        let silent: BTreeSet<HostId> = self.flows().flat_map(hops).filter_map(|h| h.to).filter(|to| mute(*to)).collect();
+        let here: Vec<&Hop> = path.towards(host).filter(|h| h.at_sender.is_none() && nobodys(h.point)).collect();
+        let speaks = here.iter().any(|h| silent.iter().any(|host| self.speaks_at(*host, h.point)));
+        (here.len() > 1 && here.len() >= silent.len() && !speaks).then(|| here[0])
     }
 
     /// True when any frame of the host was seen at the point.
@@ -75,8 +94,18 @@ impl<'a> Facts<'a> {
         let inside = flow.request.hops.iter().rev().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none());
         let hop = inside.or_else(|| self.reached(&flow.request, server))?;
         let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
-        let silent = flow.state == FlowState::Unanswered && !answered && self.waited(flow, hop);
-        (silent && !self.asks_in_vain(server, flow, hop).any(|_| true)).then_some(hop)
+        let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
+        let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
+        let silent = flow.state == FlowState::Unanswered && !answered && self.waited(flow, hop) && !hands_on();
+        (silent && !self.asks_in_vain(server, flow, hop).any(|_| true) && !self.asks_as(server, hop)).then_some(hop)
+    }
+
+    /// True when a host, having received a packet, asks for a neighbour with the packet's destination as its own address: it wants to answer.
+    fn asks_as(&self, host: HostId, hop: &Hop) -> bool {
+        let since = self.trace.common_time(hop.point, hop.time);
+        let macs = &self.trace.hosts[host].macs;
+        let asks = |q: &&Question| macs.contains(&q.mac) && q.asker == Some(hop.dst.addr) && self.last_asked(q) >= since;
+        self.trace.claims.questions.iter().any(|q| asks(&q))
     }
 
     /// Questions of a host, asked while packets of a flow wanted to be handed on, to which nobody answered.
@@ -91,7 +120,7 @@ impl<'a> Facts<'a> {
 
     /// The host that received a direction's first packet and handed it on to nobody, although somebody watched. Not for the host that the
     /// packet was for in the end.
-    pub fn swallowed(&self, flow: &'a Flow, way: Way) -> Option<Swallowed<'a>> {
+    pub(in crate::rules) fn swallowed(&self, flow: &'a Flow, way: Way) -> Option<Swallowed<'a>> {
         let (path, other) = match way {
             Way::Request => (&flow.request, &flow.reply),
             Way::Reply => (&flow.reply, &flow.request),
@@ -138,7 +167,7 @@ impl<'a> Facts<'a> {
     }
 
     /// The host at which a request waits for a neighbour that does not answer.
-    pub fn unresolved(&self, flow: &'a Flow, way: Way) -> Option<Unresolved<'a>> {
+    pub(in crate::rules) fn unresolved(&self, flow: &'a Flow, way: Way) -> Option<Unresolved<'a>> {
         let (path, answered) = match way {
             Way::Request => (&flow.request, flow.is_answered()),
             Way::Reply => (&flow.reply, flow.state.is_complete()),

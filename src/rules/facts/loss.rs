@@ -5,7 +5,7 @@ use super::Facts;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::ipvs::Role;
 use crate::net::Protocol;
-use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, PacketKind, Way};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, PacketKind, Path, Way};
 use std::collections::BTreeMap;
 
 /// Requests that ended at one host, with the cause that packets suggest first, and those that they leave open.
@@ -53,11 +53,19 @@ impl<'a> Facts<'a> {
         let mut stories: BTreeMap<(HostId, Vec<&'static str>, Confidence), Loss> = BTreeMap::new();
         for flow in self.flows().filter(|f| f.director.is_none()) {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
+            // A router translates for those outside; a test from inside proves nothing (NET005).
+            if self.is_contested(host, hop) || self.tested_from_inside(flow).is_some() {
+                continue;
+            }
             let verdict = match refusal {
-                None => self.swallowed_by(host, hop),
+                None => self.swallowed_by(flow, host, hop),
                 Some(_) => self.refused_by(host, hop),
             };
-            let Some((_, others, confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
+            let Some((_, others, mut confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
+            let other_port = || matches!(code, "NET002" | "NET008") && self.serves_other_port(flow, hop);
+            if !self.concerns_a_service(flow, hop) || other_port() {
+                confidence = Confidence::Possible;
+            }
             let new = || Loss { others: others.clone(), confidence, host, flows: Vec::new(), hop, watched, refusal };
             stories.entry((host, others.clone(), confidence)).or_insert_with(new).flows.push(flow);
         }
@@ -67,7 +75,9 @@ impl<'a> Facts<'a> {
     /// The host at which a request ended, where, what was watched, and how it refused.
     fn ended_at(&self, flow: &'a Flow) -> Option<(HostId, &'a Hop, Vec<u32>, Option<&'a Hop>)> {
         if let Some(swallowed) = self.swallowed(flow, Way::Request) {
-            let unanswered = flow.state == FlowState::Unanswered && flow.errors.is_empty();
+            // Of a connection that began before the capture: data again and again, and nothing came back.
+            let repeats = || flow.noted(NoteKind::DataRepeat).filter(|n| n.point == swallowed.hop.point).count() >= 2;
+            let unanswered = (flow.state == FlowState::Unanswered || !flow.from_start && repeats()) && flow.errors.is_empty();
             return unanswered.then_some((swallowed.host, swallowed.hop, swallowed.watched, None));
         }
         let hop = flow.request.last()?;
@@ -78,13 +88,19 @@ impl<'a> Facts<'a> {
         (own && flow.state == FlowState::Refused && flow.protocol == Protocol::Tcp).then_some((host, hop, others, Some(refusal)))
     }
 
-    fn swallowed_by(&self, host: HostId, hop: &Hop) -> Option<Verdict> {
+    fn swallowed_by(&self, flow: &Flow, host: HostId, hop: &Hop) -> Option<Verdict> {
         let owns = self.holds(host, hop);
         let verdict = match (self.role_in(host, hop), owns) {
             (Role::RealServer | Role::Client, _) => return None,
+            // A director that does not know a connection resets it; it knows this one, and its server is gone.
+            (Role::Director, true) if !flow.from_start => ("SVC012", vec!["NAT008", "SVC013"], Confidence::Likely),
+            _ if !flow.from_start => return None,
             (Role::Director, true) => ("NAT008", vec!["HA003", "SVC001", "NET007"], Confidence::Likely),
             (Role::Director, false) => ("SVC001", vec!["NAT008", "HA003"], Confidence::Likely),
             (Role::Router, true) => ("NET002", vec!["NET008", "NET001"], Confidence::Likely),
+            // Forwarding is a property of the interface by which packets arrive: what it does for others, it can do.
+            (Role::Router | Role::Unknown, false) if self.forwards(host, hop, true) => ("NET008", vec!["NET007"], Confidence::Possible),
+            (Role::Router | Role::Unknown, false) if self.forwards(host, hop, false) => ("NET008", vec!["NET007"], Confidence::Likely),
             (Role::Router, false) => ("NET001", vec!["NET008", "NET007"], Confidence::Likely),
             (Role::Unknown, true) => ("NAT008", vec!["NET002", "HA003", "SVC001", "NET008"], Confidence::Likely),
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
@@ -107,7 +123,7 @@ impl<'a> Facts<'a> {
     }
 
     /// What a host is with regard to a service: the user's word, then what it did, then its name.
-    fn role_in(&self, host: HostId, hop: &Hop) -> Role {
+    pub fn role_in(&self, host: HostId, hop: &Hop) -> Role {
         let said =
             self.hints.services.iter().any(|e| e.addr == hop.dst.addr) || self.hints.rules.iter().any(|rule| rule.is_for(hop.dst.addr));
         if said || self.is_director(host) {
@@ -117,20 +133,96 @@ impl<'a> Facts<'a> {
         if self.flows().any(routes) { Role::Router } else { self.role(Some(host)) }
     }
 
+    /// True when a request is for an address of a known service; or no service is known, and it may be what the captures were taken for. Where
+    /// services are known, what else ends at a router is nobody's fault so far.
+    pub(in crate::rules) fn concerns_a_service(&self, flow: &Flow, hop: &Hop) -> bool {
+        let vips = self.vips();
+        let dialled = |f: &Flow| f.director.is_some() && f.service.addr == flow.service.addr;
+        vips.is_empty() || vips.contains(&hop.dst.addr) || vips.contains(&flow.service.addr) || self.flows().any(dialled)
+    }
+
+    /// True when the address is served, on another port than the one that a request is for: that one may be closed on purpose.
+    pub(in crate::rules) fn serves_other_port(&self, flow: &Flow, hop: &Hop) -> bool {
+        let served = |f: &Flow| f.director.is_some() && f.state.is_complete();
+        let same = |f: &Flow| f.service == flow.service || f.vip == Some(hop.dst);
+        let near = |f: &Flow| f.service.addr == flow.service.addr || f.vip.is_some_and(|vip| vip.addr == hop.dst.addr);
+        self.flows().any(|f| served(f) && near(f)) && !self.flows().any(|f| served(f) && same(f))
+    }
+
+    /// True when the host was seen to forward packets that it received by the interface at which `hop` shows it; with `alike` only those
+    /// for the same address and port count.
+    pub(in crate::rules) fn forwards(&self, host: HostId, hop: &Hop, alike: bool) -> bool {
+        let comes = |h: &Hop| h.to == Some(host) && h.dst_mac.is_some() && h.dst_mac == hop.dst_mac && (!alike || h.dst == hop.dst);
+        let passes = |path: &Path| {
+            let arrived = path.hops.iter().find(|h| comes(h));
+            arrived.is_some_and(|a| path.hops.iter().any(|h| h.from == Some(host) && h.transit > a.transit))
+        };
+        self.flows().any(|f| passes(&f.request) || passes(&f.reply))
+    }
+
+    /// A router's translation of a request's destination, in front of the director: the router, where it received the request, and where it
+    /// sent it on.
+    pub(in crate::rules) fn translation(&self, flow: &'a Flow) -> Option<(HostId, &'a Hop, &'a Hop)> {
+        let links: Vec<&Hop> = flow.request.links().collect();
+        links.windows(2).find_map(|pair| {
+            let router = pair[1].from.filter(|r| Some(*r) != flow.director && Some(*r) == pair[0].to)?;
+            (pair[0].dst != pair[1].dst && !self.is_director(router)).then_some((router, pair[0], pair[1]))
+        })
+    }
+
+    /// The router whose translation, made for clients outside, a connection missed because it was opened on the router itself, or inside:
+    /// it came by the interface by which theirs leave, or from one of the machines that the translation leads to.
+    pub(in crate::rules) fn tested_from_inside(&self, flow: &Flow) -> Option<HostId> {
+        if flow.state.is_complete() {
+            return None;
+        }
+        let reached = |router: HostId| flow.request.hops.iter().find(|hop| hop.to == Some(router) && hop.dst == flow.service);
+        // By the interface through which the others' requests leave the router, which is not the one by which they enter it.
+        let by_other_side = |router: HostId, outside: &Hop, inside: &Hop| {
+            let entered = |hop: &Hop| hop.dst_mac.is_some() && hop.dst_mac == inside.src_mac && hop.dst_mac != outside.dst_mac;
+            reached(router).is_some_and(entered) || flow.client_host == Some(router)
+        };
+        let others = self.flows().filter(|f| f.id != flow.id && (f.protocol, f.service) == (flow.protocol, flow.service));
+        let missed = others.filter_map(|f| self.translation(f)).find(|(router, outside, inside)| by_other_side(*router, outside, inside));
+        // It may have been translated, too, and be answered past the router: then the answer comes from an address that was not dialled.
+        let answered = flow.reply.first().is_some_and(|hop| hop.first != PacketKind::Reset && hop.to != flow.client_host);
+        if let Some((router, ..)) = missed.filter(|_| !answered) {
+            return Some(router);
+        }
+        let inside =
+            flow.client_host.is_some_and(|c| self.is_real_server(c) || self.is_director(c) || self.role(Some(c)) == Role::Director);
+        let router = flow.request.last()?.to.filter(|_| inside && flow.director.is_none())?;
+        let is_its = self.trace.hosts[router].addresses.contains(&flow.service.addr) || flow.request.links().count() == 1;
+        (is_its && self.role(Some(router)) == Role::Router).then_some(router)
+    }
+
     /// True when the address that a packet is for belongs to the host.
     fn holds(&self, host: HostId, hop: &Hop) -> bool {
         let neighbours = self.claimants(hop.dst.addr);
         neighbours.iter().any(|c| c.host == host) || self.trace.hosts[host].addresses.contains(&hop.dst.addr)
     }
 
+    /// True when another host claims the address that a packet was for: it came to the wrong one, and that is the story.
+    pub fn is_contested(&self, host: HostId, hop: &Hop) -> bool {
+        self.claimants(hop.dst.addr).iter().any(|c| c.host != host && c.answers().is_some())
+    }
+
     /// True when there are captures of at least one other machine that no connection reached.
-    fn is_expected_further(&self, host: HostId) -> bool {
+    pub fn is_expected_further(&self, host: HostId) -> bool {
         let touched = |h: HostId| {
             self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.from == Some(h) || hop.to == Some(h)))
         };
-        let idle = |point: u32| self.trace.host_at(point).is_none_or(|h| h != host && !touched(h));
+        let used = |point: u32| self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.point == point));
+        let idle = |point: u32| !used(point) && self.trace.host_at(point).is_none_or(|h| h != host && !touched(h));
         self.trace.hosts[host].points.len() > 1 && (0..self.trace.points.len() as u32).any(idle)
             || (0..self.trace.points.len() as u32).filter(|p| idle(*p)).count() > 1
+    }
+
+    /// The name of a host at which unanswered requests ended, if not all of its interfaces were watched: whether it handed them on is open.
+    pub fn half_seen_director(&self) -> Option<&'a str> {
+        let lost = |f: &&Flow| f.director.is_none() && f.state == FlowState::Unanswered && f.errors.is_empty();
+        let unwatched = self.flows().filter(lost).filter(|f| self.swallowed(f, Way::Request).is_none());
+        unwatched.filter_map(|f| f.request.last()?.to).next().map(|host| self.name(Some(host)))
     }
 
     /// True for a flow that no director took part in and that nobody refused or swallowed: an ordinary connection.

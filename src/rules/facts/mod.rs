@@ -3,15 +3,19 @@
 mod fate;
 mod loss;
 mod neighbours;
+mod rivals;
 mod silence;
+mod size;
 mod words;
 
-pub(super) use loss::is_initial;
+pub(super) use loss::{Loss, is_initial};
+pub(super) use neighbours::Claimant;
+pub(super) use rivals::Neighbourhood;
 pub(super) use words::{list, plural, seconds};
 
 use crate::ipvs::{Match, Role};
 use crate::net::MacAddr;
-use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace};
+use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace, role_of_name};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -70,7 +74,13 @@ impl<'a> Facts<'a> {
     /// True for a host that packets were handed to by a director, or that is called a real server.
     pub fn is_real_server(&self, host: HostId) -> bool {
         let handed = |f: &Flow| f.director.is_some() && f.server_host == Some(host) && f.director != Some(host);
-        !self.is_director(host) && (self.flows().any(handed) || self.role(Some(host)) == Role::RealServer)
+        !self.is_director(host) && (self.flows().any(handed) || self.is_called(host) == Role::RealServer)
+    }
+
+    /// The role that the user's name for a host asserts.
+    pub fn is_called(&self, host: HostId) -> Role {
+        let known = &self.trace.hosts[host];
+        if known.named { role_of_name(&known.name) } else { Role::Unknown }
     }
 
     /// True for a host that balances.
@@ -110,6 +120,14 @@ impl<'a> Facts<'a> {
         let director = flow.director?;
         let arrived = flow.request.towards(director).next()?.dst_mac?;
         Some(arrived == flow.request.sent_by(director)?.src_mac?)
+    }
+
+    /// True when no other forwarder fits between the place where a request was seen before its director and the one behind it. Where
+    /// several fit, a translation may be the work of another one, and the method is a guess.
+    pub fn is_work_seen(&self, flow: &Flow) -> bool {
+        let Some(at) = flow.request.hops.iter().position(|hop| hop.from.is_some() && hop.from == flow.director) else { return false };
+        let (before, sent) = (flow.request.hops[..at].last(), &flow.request.hops[at]);
+        before.is_none_or(|hop| hop.to == flow.director || hop.ttl.saturating_sub(sent.ttl) <= 1)
     }
 
     /// The hop that brought the request to its director, at the place nearest to it.

@@ -29,7 +29,7 @@ impl<'a> Claimant<'a> {
 
 impl<'a> Facts<'a> {
     /// Who claims an address, host by host, in whatever way but by a mere probe.
-    pub fn claimants(&self, addr: IpAddr) -> Vec<Claimant<'a>> {
+    pub(in crate::rules) fn claimants(&self, addr: IpAddr) -> Vec<Claimant<'a>> {
         let mut claimants: BTreeMap<HostId, Vec<&Claim>> = BTreeMap::new();
         for claim in self.trace.claims.claims.iter().filter(|c| c.addr == addr && c.is_earnest()) {
             if let Some(host) = self.trace.host_of(claim.mac) {
@@ -55,7 +55,7 @@ impl<'a> Facts<'a> {
     }
 
     /// A question counts as answered when the address was claimed while it was being asked, or later, wherever the answer was seen.
-    pub(super) fn is_answered(&self, question: &Question) -> bool {
+    pub(in crate::rules) fn is_answered(&self, question: &Question) -> bool {
         let asked = self.trace.common_time(question.point, question.times.since());
         let about = |c: &&Claim| c.addr == question.target && c.is_earnest() && c.mac != question.mac;
         self.trace.claims.claims.iter().filter(about).any(|c| self.trace.common_time(c.point, c.times.last.1) + PATIENCE >= asked)

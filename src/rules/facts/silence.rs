@@ -5,13 +5,12 @@
 
 use super::{Facts, by_server};
 use crate::finding::{Confidence, Finding, Severity};
+use crate::packet::{LinkType, TunnelKind};
 use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind};
 use std::collections::BTreeMap;
 
 /// Silent servers, with the cause that packets suggest first, and those that they leave open.
 pub(in crate::rules) struct Silence<'a> {
-    /// Code of the likeliest cause.
-    pub(in crate::rules) code: &'static str,
     /// Codes of others.
     pub(in crate::rules) others: Vec<&'static str>,
     /// The server serves other connections of the same kind: then hardly anything is likely.
@@ -69,7 +68,7 @@ impl<'a> Facts<'a> {
             if cause != code {
                 continue;
             }
-            let new = || Silence { code: cause, others: others.clone(), serves_others, servers: Vec::new(), flows: Vec::new(), hop };
+            let new = || Silence { others: others.clone(), serves_others, servers: Vec::new(), flows: Vec::new(), hop };
             let story = stories.entry((cause, others.clone(), serves_others)).or_insert_with(new);
             story.servers.extend(flow.server_host.filter(|s| !story.servers.contains(s)));
             story.flows.push(flow);
@@ -85,6 +84,7 @@ impl<'a> Facts<'a> {
         let alike = served.contains(&on_link);
         match flow.method {
             Method::Nat if self.is_hairpin(flow) => ("NAT011", Vec::new(), false),
+            Method::Nat if !self.is_work_seen(flow) => ("NET008", vec!["NAT001", "DR001", "DR004"], true),
             _ if alike => ("NET008", vec!["DR018", "NET013"], true),
             Method::Nat if served.is_empty() => ("NAT001", vec!["NET008", "DR018"], false),
             Method::Nat => ("NAT006", vec!["NET008", "DR018"], false),
@@ -99,11 +99,27 @@ impl<'a> Facts<'a> {
         if outer.is_some_and(|(_, src, _)| Some(src) == flow.vip.map(|vip| vip.addr)) {
             return ("TUN011", vec!["TUN001", "NET008"], false);
         }
-        match hop.outer {
+        let plain = outer.is_none_or(|(kind, ..)| kind == TunnelKind::IpIp);
+        let (cause, mut others) = match hop.outer {
+            // Only IPv4 knows reverse path filtering.
+            _ if hop.src.addr.is_ipv6() => ("DR001", vec!["NET008", "DR004", "TUN007", "TUN006"]),
             // Seen behind the tunnel: it was unpacked, and then dropped.
-            None => ("TUN002", vec!["TUN003", "NET008", "DR001", "DR004"], false),
-            Some(_) => ("TUN002", vec!["TUN003", "TUN007", "TUN006", "NET008", "DR001", "DR004"], false),
+            None => ("TUN002", vec!["TUN003", "NET008", "DR001", "DR004"]),
+            // The filter looks at packets behind the place where the tunnel device shows them; there is none.
+            Some(_) if self.watches_tunnel(flow.server_host, hop) => ("NET008", vec!["TUN007", "TUN006", "TUN001"]),
+            Some(_) => ("TUN002", vec!["TUN003", "TUN007", "TUN006", "NET008", "DR001", "DR004"]),
+        };
+        // A GRE key or a GUE checksum that the other end does not expect is dropped without a word.
+        if !plain && hop.outer.is_some() {
+            others.push("TUN009");
         }
+        (cause, others, false)
+    }
+
+    /// True when a tunnel device of the host was captured while it received a packet.
+    fn watches_tunnel(&self, host: Option<HostId>, hop: &Hop) -> bool {
+        let bare = |point: u32| matches!(self.trace.points[point as usize].link_type, LinkType::RAW | LinkType::RAW_BSD | LinkType::IPV4);
+        host.is_some_and(|host| self.trace.hosts[host].points.iter().any(|p| bare(*p) && self.is_whole(*p) && self.covers(*p, hop)))
     }
 
     fn cause_in_direct_routing(

@@ -32,6 +32,13 @@ impl Facts<'_> {
         name.filter(|name| !name.contains('.')).unwrap_or("IF").to_string()
     }
 
+    /// The name of the interface that a capture point is on, as the point has it; or `IF`.
+    pub fn device(&self, point: u32) -> &str {
+        let known = &self.trace.points[point as usize];
+        let name = known.host.as_ref().and_then(|host| known.name.strip_prefix(host.as_str())?.strip_prefix('.'));
+        name.filter(|name| !name.contains('.')).unwrap_or("IF")
+    }
+
     /// `to the MAC of web1`, or the MAC itself where its host has no name.
     pub fn to_whom(&self, hop: &Hop) -> String {
         match (hop.to, hop.dst_mac) {

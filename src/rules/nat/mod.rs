@@ -63,7 +63,7 @@ fn bypass<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(Bypass, &'a Hop)> {
     let (director, server) = (flow.director?, flow.server_host?);
     let hop = flow.reply.first().filter(|hop| hop.from == Some(server) && hop.dst_mac.is_some())?;
     let next = hop.to?;
-    if next == director || flow.reply.towards(director).next().is_some() {
+    if next == director || flow.reply.towards(director).next().is_some() || !facts.is_work_seen(flow) {
         return None;
     }
     let client_mac = flow.request.first().filter(|_| flow.client_host.is_some()).and_then(|first| first.src_mac);

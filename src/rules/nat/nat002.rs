@@ -96,6 +96,17 @@ mod tests {
     }
 
     #[test]
+    fn a_translation_by_somebody_unseen_is_not_the_directors() {
+        // Direct routing behind a router that translates; neither of them was captured.
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        w.syn(&c, "client router director web1", 1);
+        w.carry(&c, true, 0x14, b"", "web1 router client");
+        w.without(&["router", "director"]).deny(&NAT002);
+    }
+
+    #[test]
     fn answers_go_to_another_router() {
         let mut w = world();
         for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {

@@ -45,13 +45,8 @@ fn check(facts: &Facts<'_>) -> Outcome {
 
 /// Requests that came to a host of which only one interface was captured.
 fn need(facts: &Facts<'_>) -> Option<String> {
-    let lost = |f: &&crate::trace::Flow| f.director.is_none() && f.state == crate::trace::FlowState::Unanswered && f.errors.is_empty();
-    let host = facts
-        .flows()
-        .filter(lost)
-        .filter(|f| facts.swallowed(f, crate::trace::Way::Request).is_none())
-        .find_map(|f| f.request.last()?.to)?;
-    Some(format!("captures on all interfaces of {}, and on a real server", facts.name(Some(host))))
+    let host = facts.half_seen_director()?;
+    Some(format!("captures on all interfaces of {host}, and on a real server"))
 }
 
 #[cfg(test)]

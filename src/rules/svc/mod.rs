@@ -1,15 +1,110 @@
 //! Services, scheduling, persistence, and the table of connections: what goes wrong with a path that is right.
 
+mod affinity;
+pub(super) mod svc001;
+pub(super) mod svc002;
+pub(super) mod svc003;
 pub(super) mod svc004;
+pub(super) mod svc006;
+pub(super) mod svc008;
+pub(super) mod svc012;
+pub(super) mod svc013;
+pub(super) mod svc027;
 
 use super::Facts;
-use crate::trace::{Flow, FlowState, PacketKind};
+use super::facts::is_initial;
+use crate::finding::{Confidence, Evidence};
+use crate::ipvs::{Match, Role, VirtualService};
+use crate::net::{Endpoint, Protocol};
+use crate::trace::{Flow, FlowError, FlowState, Hop, HostId, Method, PacketKind, Way};
 
-/// Connections that a director handed on and that the real server itself refused: a reset or a port unreachable from its own MAC.
+/// Connections that a director handed on and that the real server itself refused: a reset, or for UDP a port unreachable, from its own
+/// MAC. To TCP a kernel without a listener answers with a reset; port unreachable is a packet filter's word (NET008), or, about the outer
+/// packet of a tunnel, that of a server which does not unpack it (TUN001).
 pub(super) fn refusals<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Flow> + use<'a> {
     let handed = |f: &&Flow| f.director.is_some() && f.server_host.is_some() && f.server_host != f.director;
     facts.flows().filter(handed).filter(|f| f.state == FlowState::Refused).filter(|f| {
         let reset = f.reply.first().is_some_and(|hop| hop.first == PacketKind::Reset && hop.from == f.server_host);
-        reset || f.errors.iter().any(|e| e.refuses() && e.from == f.server_host && (e.type_number, e.code) != (3, 2))
+        let udp = f.protocol == Protocol::Udp;
+        reset
+            || (udp && f.errors.iter().any(|e| e.refuses() && !e.tunnelled && e.from == f.server_host && (e.type_number, e.code) != (3, 2)))
     })
+}
+
+/// A request that a host turned away with ICMP port unreachable, in its own name and with the service's address.
+struct TurnedAway<'a> {
+    flow: &'a Flow,
+    host: HostId,
+    /// Where the host received it.
+    hop: &'a Hop,
+    error: &'a FlowError,
+    confidence: Confidence,
+    /// What the host is: a director, or not to be told.
+    role: Role,
+}
+
+/// Requests that no director handed on, and that a host answered with ICMP port unreachable from the address that was asked for.
+///
+/// IPVS answers so when a service has no usable server. A socket that is missing does the same for UDP, but never for TCP.
+fn turned_away<'a>(facts: &Facts<'a>) -> Vec<TurnedAway<'a>> {
+    let refused = |f: &&Flow| f.director.is_none() && f.state == FlowState::Refused && f.reply.is_empty();
+    let found = facts.flows().filter(refused).filter_map(|flow| {
+        let hop = flow.request.last()?;
+        let host = hop.to?;
+        let own = |e: &&FlowError| {
+            let port = (e.type_number, e.code) == (3, 3) || (e.type_number, e.code) == (1, 4);
+            let its_own = e.from == Some(host) && is_initial(e.ttl) && e.src == hop.dst.addr;
+            port && its_own && e.about == Way::Request && e.quoted_dst == hop.dst
+        };
+        let error = flow.errors.iter().find(own)?;
+        // A director passes on what a real server says of its tunnel, in its own name (kernel ip_vs_core.c, ip_vs_in_icmp).
+        let tunnels = |f: &Flow| f.vip == Some(hop.dst) && f.method == Method::Tunnel;
+        if facts.is_contested(host, hop) || facts.flows().any(tunnels) {
+            return None;
+        }
+        let role = facts.role_in(host, hop);
+        let confidence = match role {
+            Role::Director => Confidence::Likely,
+            Role::Unknown if facts.is_expected_further(host) => Confidence::Likely,
+            Role::Unknown => Confidence::Possible,
+            _ => return None,
+        };
+        Some(TurnedAway { flow, host, hop, error, confidence, role })
+    });
+    found.collect()
+}
+
+/// True when it is known that a director has a virtual service at an address: it hands connections on, or the user says so.
+fn is_service(facts: &Facts<'_>, protocol: Protocol, vip: Endpoint) -> bool {
+    rule_for(facts, protocol, vip).is_some() || facts.flows().any(|f| f.director.is_some() && (f.protocol, f.vip) == (protocol, Some(vip)))
+}
+
+/// The rule that the user gave for a virtual service.
+fn rule_for<'a>(facts: &Facts<'a>, protocol: Protocol, vip: Endpoint) -> Option<&'a VirtualService> {
+    let fits = |e: &Endpoint| e.addr == vip.addr && (e.port == vip.port || e.port == 0);
+    facts.hints.rules.iter().find(|rule| matches!(&rule.matches, Match::Endpoint(p, e) if *p == protocol && fits(e)))
+}
+
+/// What the user's rules say, as evidence.
+fn stated(what: String) -> Evidence {
+    Evidence::Statement { by: "--ipvs".to_string(), what }
+}
+
+/// `-t 192.0.2.1:80`: a virtual service as ipvsadm(8) takes it.
+fn service_option(protocol: Protocol, vip: Endpoint) -> String {
+    let option = match protocol {
+        Protocol::Udp => "-u",
+        Protocol::Sctp => "--sctp-service",
+        _ => "-t",
+    };
+    format!("{option} {vip}")
+}
+
+/// The option of ipvsadm(8) for a method; without one ipvsadm takes `-g`.
+fn method_option(method: Method) -> &'static str {
+    match method {
+        Method::Nat | Method::FullNat => "-m",
+        Method::Tunnel => "-i",
+        _ => "-g",
+    }
 }

@@ -1,0 +1,31 @@
+# Thin names for what README.md says. Each target sets up what it needs.
+CASE ?= fixtures/faults/nat-rs-no-gateway
+CARGO ?= cargo
+
+.PHONY: demo test lint bench bless setup
+
+# The C parts of the build: libpcap compiles tcpdump's filters. Installed only where it is missing.
+setup:
+	@.ci/setup
+
+# Builds, and diagnoses a real recorded case.
+demo: setup
+	@$(CARGO) build --release --quiet
+	@echo '$$ lvscope diagnose $(CASE)/*.pcap*'
+	@target/release/lvscope diagnose $(CASE)/*.pcap* || true
+
+test: setup
+	$(CARGO) test --locked
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Measures speed and memory beside tcpdump and tshark.
+bench: setup
+	benches/compare
+
+# Writes generated documentation and the expectations of fixtures anew.
+bless: setup
+	LVSCOPE_BLESS=1 $(CARGO) test --locked --test it docs
+	$(CARGO) run --release --quiet -- replay --bless fixtures

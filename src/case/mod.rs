@@ -1,0 +1,15 @@
+//! WINDOW: evidence in. Capture files become a [`Trace`](crate::trace::Trace); folders of evidence are cases, with what has to come out.
+
+mod difference;
+mod evidence;
+mod expectation;
+mod folder;
+mod manifest;
+mod replay;
+
+pub use difference::{Difference, Line};
+pub use evidence::{CaptureArg, Limits, Progress, Reading, SourceFile, read};
+pub use expectation::{Code, Expectation, ExpectedFinding, FlowGroup, accuses};
+pub use folder::{Case, CaseError, MANIFEST, find};
+pub use manifest::{Manifest, ManifestError, Provenance};
+pub use replay::{Replayed, replay};

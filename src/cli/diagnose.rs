@@ -1,0 +1,95 @@
+//! `lvscope diagnose`: the main job.
+
+use super::captures::{Captures, Known};
+use super::output::Output;
+use super::{FINDINGS, FINE, Failure, Format, INPUT, NOTHING};
+use crate::finding::Severity;
+use crate::report::{self, Outcome, Page, Report};
+use crate::rules::{self, Facts};
+use crate::trace::Trace;
+use clap::{Args, ValueEnum};
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  lvscope diagnose *.pcap
+  lvscope diagnose director.eth0=d.pcap web1.eth0=w.pcap --ipvs rules.txt
+  ssh web1 tcpdump -i eth0 -w - | lvscope diagnose web1.eth0=- director.pcap")]
+pub(super) struct Diagnose {
+    #[command(flatten)]
+    captures: Captures,
+    #[command(flatten)]
+    known: Known,
+    /// Exit with 1 for findings of this severity or worse
+    #[arg(long, value_enum, default_value_t = FailOn::Broken, value_name = "SEVERITY")]
+    fail_on: FailOn,
+    /// List the rules that lacked evidence, and what they would need
+    #[arg(long)]
+    not_judged: bool,
+    /// Show MAC addresses instead of host names
+    #[arg(short = 'e', long = "macs")]
+    macs: bool,
+    /// What to write
+    #[arg(short = 'o', long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    format: Format,
+    /// Short for --format json
+    #[arg(short = 'j', long, conflicts_with = "format")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FailOn {
+    Broken,
+    Degraded,
+    Risky,
+    Note,
+    Never,
+}
+
+impl FailOn {
+    fn reached(self, severity: Severity) -> bool {
+        let least = match self {
+            FailOn::Broken => Severity::Broken,
+            FailOn::Degraded => Severity::Degraded,
+            FailOn::Risky => Severity::Risky,
+            FailOn::Note => Severity::Note,
+            FailOn::Never => return false,
+        };
+        severity >= least
+    }
+}
+
+pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
+    let hints = args.known.hints()?;
+    let traced = args.captures.trace(hints.clone(), false)?;
+    let diagnosis = rules::diagnose(&Facts { trace: &traced.trace, hints: &hints });
+    let report = Report { inputs: &traced.inputs, trace: &traced.trace, diagnosis: Some(&diagnosis) };
+    match if args.json { Format::Json } else { args.format } {
+        Format::Table => {
+            let width = out.width;
+            report::diagnosis(&mut Page::new(out, width, args.macs), &report, args.not_judged)?;
+        }
+        Format::Json => {
+            traced.warn();
+            report::json::write_report(report, out)?;
+        }
+        Format::Ndjson => {
+            traced.warn();
+            report::json::write_lines(report, out)?;
+        }
+    }
+    Ok(if diagnosis.findings.iter().any(|f| args.fail_on.reached(f.severity)) {
+        FINDINGS
+    } else if traced.unreadable {
+        INPUT
+    } else if !anything_judged(&traced.trace) && diagnosis.findings.iter().all(|f| f.severity == Severity::Note) {
+        NOTHING
+    } else {
+        FINE
+    })
+}
+
+/// True when the packets prove of any connection what became of it.
+fn anything_judged(trace: &Trace) -> bool {
+    trace.flows.iter().any(|flow| Outcome::of(flow) != Outcome::Unseen)
+}

@@ -1,0 +1,144 @@
+//! A neighbour on the way does not answer ARP or neighbour discovery.
+
+use super::super::facts::{ids, list, plural};
+use super::super::remedy::{ip_for, look};
+use super::super::{Facts, rule};
+use super::{Vain, in_vain};
+use crate::finding::{Confidence, Finding, Outcome, Severity};
+use crate::ipvs::Role;
+
+rule! {
+    /// # What it sees
+    /// The director (or a router) receives a request, and asks for the next hop three times, a second apart, without an answer. The request
+    /// never leaves. After the third question Linux tells the client: ICMP host unreachable.
+    ///
+    /// # Why it breaks
+    /// The neighbour is down, unplugged, in another VLAN, or has another address than the director's table says. IPVS has no health checks
+    /// of its own: it goes on giving the dead server its share of the connections.
+    ///
+    /// # Confirm it by hand
+    /// On the asker: `ip neigh show ADDRESS` says INCOMPLETE or FAILED (STALE is healthy). `arping -I IF ADDRESS` from another host.
+    ///
+    /// # Remedy
+    /// Revive the neighbour, or take the server out: `ipvsadm -e … -r RIP -w 0`. A health checker (keepalived, ldirectord) does so by itself.
+    ///
+    /// # When it is not a fault
+    /// One lost question that is answered when it is repeated. Questions that no request waits for.
+    ///
+    /// # Reproduce
+    /// A healthy service; on a real server `ip link set eth0 down`.
+    ///
+    /// # References
+    /// kernel `net/core/neighbour.c`, `neigh_timer_handler`; ip-neighbour(8); ipvsadm(8).
+    ARP011 "neighbour-incomplete" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let hood = facts.neighbourhood();
+    let found = in_vain(&hood).iter().filter(|v| v.code() == "ARP011").map(|vain| finding(&hood, vain)).collect::<Vec<_>>();
+    found.into()
+}
+
+fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
+    let facts = &hood.facts;
+    let (name, target) = (facts.name(Some(vain.asker)), vain.question.target);
+    let times = plural(vain.question.times.count as usize, "time");
+    let is_director = hood.standing(vain.asker, target) == Role::Director;
+    let summary = format!("{name} asked {times} for {target}, and nobody answers; requests wait there and are dropped.");
+    let heard: Vec<&str> = vain.heard.iter().map(|(host, _)| facts.name(Some(*host))).collect();
+    let mut alternatives: Vec<&'static str> = if is_director { vec!["SVC003"] } else { vec!["ARP006"] };
+    if target.is_ipv4() {
+        alternatives.push("ARP005");
+    }
+    let settle = match heard.is_empty() {
+        true => format!("is {target} up? `arping` or `ping` it from a third host; a capture on its interface: does the question arrive?"),
+        false => format!("the question arrives at {}: is {target} its address?", list(&heard)),
+    };
+    let waiting = vain.flows.first().and_then(|f| f.request.last()).map(|hop| facts.seen(hop));
+    let service = vain.flows.first().and_then(|f| f.vip).map_or_else(|| "VIP:PORT".to_string(), |vip| vip.to_string());
+    let family = ip_for(&target.to_string());
+    let port = service.rsplit(':').next().unwrap_or("PORT");
+    let server = if target.is_ipv6() { format!("[{target}]:{port}") } else { format!("{target}:{port}") };
+    let option = if vain.flows.first().is_some_and(|f| f.protocol == crate::net::Protocol::Udp) { "-u" } else { "-t" };
+    let weight = |w| format!("ipvsadm -e {option} {service} -r {server} {}-w {w}", vain.method(facts));
+    let out = crate::finding::Remedy::new(name, weight(0), "a health checker: keepalived or ldirectord", weight(1));
+    let alive = look(name, format!("{family} neigh show {target}; {family} route get {target}"), "revive the machine, or mend its link");
+    Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(vain.question))
+        .and(waiting)
+        .and(vain.errors(facts))
+        .unless(&alternatives, settle)
+        .mend(is_director.then_some(out).into_iter().chain([alive]))
+        .on(ids(&vain.flows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::dr::dr008::DR008;
+    use super::super::super::testing::World;
+    use super::*;
+
+    fn world(answers: &[&str]) -> World {
+        let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        let good = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.12:80");
+        w.who_has("director", "int", "10.2.0.12", &["web2"]);
+        w.talk(&good, "client director web2", "web2 director client");
+        let bad = World::tcp("10.1.0.100:40002", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&bad, "client director", 1);
+        for n in 0..3 {
+            w.who_has("director", "int", "10.2.0.11", if n == 2 { answers } else { &[] });
+            w.wait(1.0);
+        }
+        match answers.is_empty() {
+            true => w.icmp(&bad, false, (3, 1, 0), "10.1.0.1", "10.1.0.100", "client", "director client"),
+            false => w.talk(&bad, "client director web1", "web1 director client"),
+        }
+        w
+    }
+
+    #[test]
+    fn a_dead_server() {
+        let w = world(&[]).without(&["web1"]);
+        let found = w.expect(&ARP011, Confidence::Likely, "director");
+        assert_eq!((found.flows.as_slice(), found.alternatives[0]), (&[2][..], "SVC003"));
+        assert_eq!(found.remedy[0].command, "ipvsadm -e -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0");
+        w.deny(&DR008);
+        assert_eq!(world(&[]).without(&["web1", "web2", "client"]).finding(&ARP011).flows, [2]);
+    }
+
+    #[test]
+    fn a_late_answer_is_an_answer() {
+        let w = world(&["web1"]);
+        w.deny(&ARP011);
+        w.healthy();
+    }
+
+    #[test]
+    fn questions_that_nothing_waits_for() {
+        let mut w = world(&["web1"]);
+        for _ in 0..5 {
+            w.who_has("director", "int", "10.2.0.99", &[]);
+            w.who_has("web2", "int", "10.2.0.98", &[]);
+            w.wait(1.0);
+        }
+        w.healthy();
+    }
+
+    #[test]
+    fn over_ipv6_as_well() {
+        let mut w = World::dr6();
+        w.neighbour("director", "int", "2001:db8:2::100", false);
+        let c = World::tcp("[2001:db8:1::100]:40001", "[2001:db8:2::100]:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        let bad = World::tcp("[2001:db8:1::100]:40002", "[2001:db8:2::100]:80");
+        w.syn(&bad, "client router director", 1);
+        for _ in 0..3 {
+            w.solicit("director", "int", "2001:db8:2::12");
+            w.wait(1.0);
+        }
+        w.icmp(&bad, false, (1, 3, 0), "2001:db8:2::100", "2001:db8:1::100", "client", "director router client");
+        let found = w.finding(&ARP011);
+        assert!(found.summary.contains("2001:db8:2::12"), "{}", found.summary);
+        w.deny(&super::super::arp006::ARP006);
+    }
+}

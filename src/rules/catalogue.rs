@@ -1,0 +1,129 @@
+//! Causes that findings leave open and that packets alone never prove: they have a code and a name, and no rule of their own.
+
+/// A cause that is only ever an alternative.
+pub struct Cause {
+    /// Its code in the catalogue.
+    pub code: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// What it is, and where to look.
+    pub what: &'static str,
+}
+
+const fn cause(code: &'static str, name: &'static str, what: &'static str) -> Cause {
+    Cause { code, name, what }
+}
+
+/// All of them, by code.
+pub static CAUSES: &[Cause] = &[
+    cause(
+        "ARP003",
+        "arp-sysctl-on-wrong-interface",
+        "arp_ignore is set on lo or tunl0 alone. The interface at which the question arrives counts, and `all`: sysctl -a -r arp_ignore.",
+    ),
+    cause(
+        "ARP004",
+        "arp-level-insufficient",
+        "arp_ignore is 3 or 4 to 7, or arp_announce is 1: an address on lo has global scope and is still answered for. 1 and 2 are right.",
+    ),
+    cause(
+        "ARP008",
+        "bond-alb-or-mac-rewrite",
+        "A bond in mode 5 or 6 shows one address with the MACs of several ports: cat /proc/net/bonding/*.",
+    ),
+    cause("ARP009", "garp-ignored", "Gratuitous ARP updates only entries that exist, unless arp_accept is set; switches may filter it."),
+    cause("ARP010", "proxy-arp-answers-vip", "A host answers for an address that it only has a route to: sysctl -a -r proxy_arp."),
+    cause(
+        "HA003",
+        "vrrp-strict-drops-vip",
+        "keepalived with vrrp_strict drops packets to the VIP: nft list table ip keepalived, or iptables -S INPUT.",
+    ),
+    cause("HA004", "no-state-after-failover", "The new director has no entry for the connection: ipvsadm -ln --daemon, sloppy_tcp."),
+    cause(
+        "NET004",
+        "director-or-vip-no-route-back",
+        "The director has no route to the client, so its ICMP errors and resets stay away: ip route get CLIENT.",
+    ),
+    cause(
+        "NET007",
+        "conntrack-table-full",
+        "New connections vanish while old ones go on: sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max.",
+    ),
+    cause(
+        "NET013",
+        "listen-overflow-or-synflood",
+        "The server's queue of half-open connections is full: nstat -az TcpExtListenOverflows TcpExtListenDrops.",
+    ),
+    cause(
+        "SVC005",
+        "rules-not-persisted-or-drifted",
+        "The table in the kernel is not the one in the file: ipvsadm -Sn beside /etc/sysconfig/ipvsadm or keepalived.conf.",
+    ),
+    cause(
+        "SVC010",
+        "template-pins-dead-or-drained-rs",
+        "A persistence template keeps clients at a server that is dead or has weight 0: ipvsadm -lnc, sysctl net.ipv4.vs.expire_quiescent_template.",
+    ),
+    cause(
+        "SVC011",
+        "weight0-never-drains",
+        "Clients that use their ports again follow old entries to a server of weight 0: sysctl net.ipv4.vs.conn_reuse_mode.",
+    ),
+    cause(
+        "SVC015",
+        "mark-or-port-zero-mismatch",
+        "The service is for a firewall mark that no rule sets, or for port 0 without persistence: nft list ruleset, ipvsadm -ln.",
+    ),
+    cause(
+        "SVC018",
+        "threshold-overload-hysteresis",
+        "A server is over its upper threshold until it falls below the lower one: ipvsadm -ln --thresholds.",
+    ),
+    cause(
+        "SVC022",
+        "module-missing",
+        "The kernel has no IPVS, not this scheduler, or not in this network namespace: lsmod | grep ip_vs, dmesg.",
+    ),
+    cause(
+        "SVC024",
+        "health-check-wrong-target",
+        "The health check asks the real server's own address while clients are served at the VIP, or the other way round.",
+    ),
+    cause(
+        "SVC025",
+        "fullnat-local-address",
+        "A FULLNAT service without local addresses, or a server whose answer comes to another core or card.",
+    ),
+    cause("TUN006", "fixed-remote-endpoint", "The server's tunnel device accepts packets of one director only: ip -d link show type ipip."),
+    cause(
+        "TUN007",
+        "proto4-filtered",
+        "A filter drops IP protocol 4 before the tunnel device sees it: nft list ruleset on the server, security groups.",
+    ),
+];
+
+/// The cause with a code, whatever its case.
+pub fn cause_of(code: &str) -> Option<&'static Cause> {
+    CAUSES.iter().find(|cause| cause.code.eq_ignore_ascii_case(code))
+}
+
+/// The name that belongs to a code, be it a rule's or a cause's.
+pub fn name_of(code: &str) -> Option<&'static str> {
+    super::find(code).map(|rule| rule.name).or_else(|| cause_of(code).map(|cause| cause.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorted_and_none_has_a_rule() {
+        assert!(CAUSES.windows(2).all(|pair| pair[0].code < pair[1].code));
+        for cause in CAUSES {
+            assert!(super::super::find(cause.code).is_none(), "{} has a rule", cause.code);
+            assert_eq!(name_of(&cause.code.to_lowercase()), Some(cause.name));
+        }
+        assert_eq!(name_of("NAT001"), Some("rs-no-default-route"));
+        assert_eq!(name_of("NAT999"), None);
+    }
+}

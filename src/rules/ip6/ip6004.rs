@@ -1,0 +1,152 @@
+//! A forwarder has no link-local address on an interface, and so cannot ask for neighbours there.
+
+use super::super::facts::{ids, seconds};
+use super::super::{Facts, rule};
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::packet::IcmpKind;
+use crate::trace::{Flow, FlowError, Hop, HostId};
+use std::collections::BTreeMap;
+
+rule! {
+    /// # What it sees
+    /// A request arrives at the director (or a router), and some seconds later it says ICMPv6 address unreachable. In between it asked
+    /// nobody: no neighbour solicitation for the next hop was seen, although its other interfaces were watched.
+    ///
+    /// # Why it breaks
+    /// For packets that it forwards Linux asks for neighbours from its link-local address. Without one no question can be sent; the entry
+    /// becomes FAILED as if nobody had answered.
+    ///
+    /// # Confirm it by hand
+    /// On that host: `ip -6 addr show dev IF scope link` is empty. `sysctl net.ipv6.conf.IF.addr_gen_mode`: 1 means none.
+    ///
+    /// # Remedy
+    /// `addr_gen_mode=0` and the interface down and up; or an address by hand.
+    ///
+    /// # When it is not a fault
+    /// When questions are seen and nobody answers (ARP011). When the interface towards the next hop was not captured.
+    ///
+    /// # Reproduce
+    /// A NAT service over IPv6; on the director `ip -6 addr flush dev INNER scope link`.
+    ///
+    /// # References
+    /// kernel `net/ipv6/ndisc.c`, `ndisc_send_ns`; RFC 4861, section 7.2.2.
+    IP6004 "no-link-local" check
+}
+
+/// Flows, where the first of them arrived, what was said of it, and where no question was seen.
+type Story<'a> = (Vec<&'a Flow>, &'a Hop, &'a FlowError, Vec<u32>);
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let mut found: BTreeMap<HostId, Story> = BTreeMap::new();
+    let mut unseen: Option<HostId> = None;
+    for flow in facts.flows().filter(|f| f.service.addr.is_ipv6() && !f.is_answered()) {
+        let Some(hop) = flow.request.last() else { continue };
+        let Some(host) = hop.to.filter(|h| flow.server_host != Some(*h) || flow.director == Some(*h)) else { continue };
+        // Address unreachable, of its own.
+        let mut errors = flow.errors.iter();
+        let own = |e: &&FlowError| e.kind == IcmpKind::Unreachable && (e.type_number, e.code) == (1, 3) && e.from == Some(host);
+        let Some(error) = errors.find(own) else { continue };
+        let watched: Vec<u32> = facts.trace.hosts[host].points.iter().copied().filter(|p| *p != hop.point && facts.is_whole(*p)).collect();
+        if watched.is_empty() {
+            unseen = Some(host);
+            continue;
+        }
+        let macs = &facts.trace.hosts[host].macs;
+        let since = facts.trace.common_time(hop.point, hop.time);
+        // By its MAC, or, where no frame says which that is, by anybody on those interfaces: nobody must have asked there.
+        let asks = facts.trace.claims.questions.iter().any(|q| {
+            let here = watched.contains(&q.point) && q.asker.is_some() && q.target.is_ipv6();
+            (macs.contains(&q.mac) && q.target != hop.src.addr || here) && facts.last_asked(q) >= since
+        });
+        if !asks {
+            found.entry(host).or_insert_with(|| (Vec::new(), hop, error, watched)).0.push(flow);
+        }
+    }
+    let found: Vec<Finding> = found.into_iter().map(|(host, story)| finding(facts, host, story)).collect();
+    Outcome::or_need(found, unseen.map(|host| format!("a capture on the other interfaces of {}", facts.name(Some(host)))))
+}
+
+fn finding(facts: &Facts<'_>, host: HostId, (flows, hop, error, watched): Story<'_>) -> Finding {
+    let name = facts.name(Some(host));
+    let device = match watched[..] {
+        [only] => facts.device(only),
+        _ => "IF",
+    };
+    let late = facts.trace.common_time(error.point, error.time) - facts.trace.common_time(hop.point, hop.time);
+    let summary = format!("{name} finds no neighbour for requests, {} after they came, and never asked for one.", seconds(late));
+    let host_part = "fe80::1/64";
+    Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen(hop))
+        .and([facts.error(error)])
+        .and(facts.nowhere(&watched, &format!("no neighbour solicitation by {name}")))
+        .unless(&["ARP011", "NET008"], format!("on {name}: `ip -6 addr show dev {device} scope link`, `ip -6 neigh show dev {device}`"))
+        .mend([Remedy::new(
+            name,
+            format!("sysctl -w net.ipv6.conf.{device}.addr_gen_mode=0; ip -6 addr add {host_part} dev {device}"),
+            "the sysctl in /etc/sysctl.d, before the interface comes up: then it makes its own link-local address",
+            format!("ip -6 addr del {host_part} dev {device}"),
+        )])
+        .on(ids(&flows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::*;
+
+    fn nat6() -> World {
+        World::new()
+            .plug("client.eth0", "ext", "2001:db8:1::100")
+            .plug("director.ext", "ext", "2001:db8:1::1")
+            .plug("director.int", "int", "2001:db8:2::1")
+            .plug("web1.eth0", "int", "2001:db8:2::11")
+    }
+
+    fn world(asks: bool) -> World {
+        let mut w = nat6();
+        w.solicit("client", "ext", "2001:db8:1::1");
+        w.neighbour("director", "ext", "2001:db8:1::1", false);
+        // A name is looked up at the director itself.
+        w.talk(&World::udp("[2001:db8:1::100]:5353", "[2001:db8:1::1]:53"), "client director", "director client");
+        for port in [40001, 40002] {
+            let c = World::tcp(&format!("[2001:db8:1::100]:{port}"), "[2001:db8:1::1]:80").dnat("director", "[2001:db8:2::11]:80");
+            w.syn(&c, "client director", 1);
+            for _ in 0..3 {
+                if asks {
+                    w.solicit("director", "int", "2001:db8:2::11");
+                }
+                w.wait(1.0);
+            }
+            w.icmp(&c, false, (1, 3, 0), "2001:db8:1::1", "2001:db8:1::100", "client", "director client");
+        }
+        w
+    }
+
+    #[test]
+    fn nobody_is_asked() {
+        let found = world(false).expect(&IP6004, Confidence::Likely, "director");
+        assert_eq!(found.flows, [2, 3]);
+        assert!(found.remedy[0].command.contains("net.ipv6.conf.int.addr_gen_mode=0"), "{:?}", found.remedy);
+    }
+
+    #[test]
+    fn asked_in_vain_is_another_story() {
+        world(true).deny(&IP6004);
+    }
+
+    #[test]
+    fn where_nobody_looked_nothing_is_said() {
+        let w = world(false).without(&["director.int"]);
+        w.deny(&IP6004);
+        assert!(w.cannot_judge(&IP6004));
+    }
+
+    #[test]
+    fn a_served_connection_is_right() {
+        let mut w = nat6();
+        let c = World::tcp("[2001:db8:1::100]:40001", "[2001:db8:1::1]:80").dnat("director", "[2001:db8:2::11]:80");
+        w.solicit("director", "int", "2001:db8:2::11");
+        w.talk(&c, "client director web1", "web1 director client");
+        w.deny(&IP6004);
+        w.healthy();
+    }
+}

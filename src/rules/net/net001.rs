@@ -1,0 +1,168 @@
+//! A router that does not forward.
+
+use super::super::facts::ids;
+use super::super::{Facts, rule};
+use super::half_seen_router;
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
+use crate::trace::{Flow, Hop, HostId, Method, NoteKind, Way};
+use std::collections::BTreeMap;
+
+rule! {
+    /// # What it sees
+    /// Packets for somebody else arrive at one interface of a router, and none leaves by another: no RST, no ICMP error, and no ARP question
+    /// for the next hop, which would mean that it tried. It is the same for every connection that comes in there. Requests or answers.
+    ///
+    /// # Why it breaks
+    /// Linux forwards a packet only if `forwarding` is on for the interface by which it **arrives**. `ip_forward` sets it for all interfaces
+    /// at the moment when it is written; an interface may differ, and it is off after a reboot unless a file under /etc/sysctl.d says so.
+    ///
+    /// # Confirm it by hand
+    /// On the router: `sysctl net.ipv4.ip_forward net.ipv4.conf.IF.forwarding`; `nstat -az IpInAddrErrors IpForwDatagrams`: the first counts
+    /// up, the second does not.
+    ///
+    /// # Remedy
+    /// `sysctl -w net.ipv4.ip_forward=1`, and the same in /etc/sysctl.d.
+    ///
+    /// # When it is not a fault
+    /// When a filter in the FORWARD chain drops the packets on purpose (NET008): packets look the same. A host that is no router and got the
+    /// packets by mistake forwards nothing, rightly.
+    ///
+    /// # Reproduce
+    /// A healthy service behind a router; on the router `sysctl -w net.ipv4.ip_forward=0`.
+    ///
+    /// # References
+    /// kernel `net/ipv4/route.c`, `ip_route_input_slow`; `Documentation/networking/ip-sysctl.rst`: ip_forward.
+    NET001 "router-forwarding-off" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let mut found: Vec<Finding> = Vec::new();
+    for loss in facts.losses("NET001") {
+        let name = facts.name(Some(loss.host));
+        let summary = format!("{name} receives requests for {}, which is not its own, and hands none on.", loss.service());
+        let settle = settle(name, loss.hop);
+        found.push(loss.finding(facts, summary, &settle).mend([forward(name, loss.hop)]));
+    }
+    let mut stuck: BTreeMap<HostId, Vec<&Flow>> = BTreeMap::new();
+    for flow in facts.flows() {
+        if let Some(router) = keeps_answers(facts, flow) {
+            stuck.entry(router).or_default().push(flow);
+        }
+    }
+    found.extend(stuck.into_iter().filter_map(|(router, flows)| answers(facts, router, &flows)));
+    Outcome::or_need(found, half_seen_router(facts))
+}
+
+/// The router into which the answers of a flow go and do not come out of.
+fn keeps_answers<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<HostId> {
+    let swallowed = facts.swallowed(flow, Way::Reply)?;
+    let (router, hop) = (swallowed.host, swallowed.hop);
+    let no_router = Some(router) == flow.director
+        || Some(router) == flow.server_host
+        || Some(router) == flow.client_host
+        || matches!(facts.role(Some(router)), Role::RealServer | Role::Client | Role::Director)
+        || facts.is_director(router)
+        || facts.trace.hosts[router].addresses.contains(&hop.dst.addr);
+    // An answer that has to pass somebody else first is lost for that reason (NAT002, NAT003, DR005).
+    let behind_director = !matches!(flow.method, Method::Nat | Method::FullNat)
+        || flow.director.is_some_and(|director| flow.reply.sent_by(director).is_some());
+    let on_its_way = facts.translation(flow).is_none_or(|(translator, ..)| translator == router);
+    (!no_router && behind_director && on_its_way && !facts.forwards(router, hop, false)).then_some(router)
+}
+
+fn answers<'a>(facts: &Facts<'a>, router: HostId, flows: &[&'a Flow]) -> Option<Finding> {
+    let flow = *flows.first()?;
+    let (name, swallowed) = (facts.name(Some(router)), facts.swallowed(flow, Way::Reply)?);
+    let hop = swallowed.hop;
+    let summary = format!("Answers from {} arrive at {name} and do not leave it.", hop.src);
+    let silence = facts.nowhere(&swallowed.watched, &format!("no answer to {}", flow.client));
+    Some(
+        Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen(hop))
+            .and(facts.repeats(flow, hop, NoteKind::SynAckRepeat))
+            .and(silence)
+            .unless(&["NET008", "NET004"], settle(name, hop))
+            .mend([forward(name, hop)])
+            .on(ids(flows)),
+    )
+}
+
+fn key(hop: &Hop) -> &'static str {
+    if hop.dst.addr.is_ipv6() { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" }
+}
+
+fn settle(name: &str, hop: &Hop) -> String {
+    format!("on {name}: `sysctl {}`, `nft list ruleset` (counters of drops in FORWARD), or a snapshot", key(hop))
+}
+
+fn forward(name: &str, hop: &Hop) -> Remedy {
+    let key = key(hop);
+    let keep = format!("{key} = 1 in /etc/sysctl.d/90-lvs.conf");
+    Remedy::new(name, format!("sysctl -w {key}=1"), keep, format!("sysctl -w {key}=0"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{SYN_ACK, World};
+    use super::*;
+
+    fn requests_end() -> World {
+        let mut w = World::dr();
+        w.who_has("client", "ext", "10.1.0.1", &["router"]);
+        for port in [40001, 40002] {
+            w.syn(&World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80"), "client router", 3);
+        }
+        w
+    }
+
+    #[test]
+    fn requests_end_at_the_router() {
+        let found = requests_end().expect(&NET001, Confidence::Likely, "router");
+        assert_eq!(found.remedy[0].command, "sysctl -w net.ipv4.ip_forward=1");
+        assert_eq!(found.flows, [1, 2]);
+        assert!(found.alternatives.contains(&"NET008"));
+    }
+
+    #[test]
+    fn one_side_of_the_router_is_not_enough() {
+        let w = requests_end().without(&["router.int", "director", "web1", "web2"]);
+        w.deny(&NET001);
+        assert!(w.cannot_judge(&NET001));
+    }
+
+    #[test]
+    fn answers_end_at_the_router() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        for _ in 0..3 {
+            w.syn(&c, "client router director web1", 1);
+            w.carry(&c, true, SYN_ACK, b"", "web1 router");
+            w.wait(1.0);
+        }
+        let found = w.expect(&NET001, Confidence::Likely, "router");
+        assert!(found.summary.starts_with("Answers"), "{}", found.summary);
+    }
+
+    #[test]
+    fn a_router_that_forwards_others_forwards() {
+        let mut w = requests_end();
+        let c = World::tcp("10.1.0.100:40009", "10.2.0.100:22");
+        w.talk(&c, "client router director", "director router client");
+        w.deny(&NET001);
+    }
+
+    #[test]
+    fn a_router_that_looks_for_the_next_hop_forwards() {
+        let mut w = World::dr();
+        w.who_has("client", "ext", "10.1.0.1", &["router"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client router", 1);
+        for _ in 0..3 {
+            w.who_has("router", "int", "10.2.0.100", &[]);
+            w.wait(1.0);
+        }
+        w.syn(&c, "client router", 2);
+        w.deny(&NET001);
+    }
+}

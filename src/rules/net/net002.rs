@@ -1,0 +1,138 @@
+//! A router that should translate requests to the VIP, and does not.
+
+use super::super::{Facts, rule};
+use super::half_seen_router;
+use crate::finding::{Outcome, Remedy};
+
+rule! {
+    /// # What it sees
+    /// The SYN to the router's outer address arrives at the router. The router refuses it itself (RST with its own MAC and TTL) or stays
+    /// silent, and no SYN to the VIP leaves by its inner interface.
+    ///
+    /// # Why it breaks
+    /// Behind a translating router, clients know only the router's address. Without a DNAT rule that matches, the router takes the request
+    /// for itself. Typical: `-i` names an interface that does not exist or is the inner one, another port or protocol, another address.
+    ///
+    /// # Confirm it by hand
+    /// On the router: `iptables -t nat -L PREROUTING -v -n` or `nft list ruleset`: is the rule there, does it name the interface by which
+    /// requests arrive, does it count?
+    ///
+    /// # Remedy
+    /// The DNAT rule with the right interface and port, saved.
+    ///
+    /// # When it is not a fault
+    /// Connections that the router opens itself, or that come from inside, never match a rule for the outer interface (NET005). When the
+    /// address is the VIP itself and this host the director, it has no such virtual service (SVC027).
+    ///
+    /// # Reproduce
+    /// A DR service behind a router; its DNAT rule with the name of another interface.
+    ///
+    /// # References
+    /// iptables-extensions(8), DNAT; nft(8), nat statements; kernel `net/netfilter/nf_nat_core.c`.
+    NET002 "router-dnat-missing-or-wrong-iface" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let found = facts.losses("NET002").into_iter().map(|loss| {
+        let (name, flow) = (facts.name(Some(loss.host)), loss.flows[0]);
+        let summary = match loss.refusal {
+            Some(_) => format!("{name} refuses requests for {} itself instead of translating them to a virtual service.", loss.service()),
+            None => format!("{name} receives requests for {}, its own address, and neither translates nor refuses them.", loss.service()),
+        };
+        let (tables, save) = match loss.hop.dst.addr.is_ipv6() {
+            true => ("ip6tables", "/etc/sysconfig/ip6tables or /etc/iptables/rules.v6"),
+            false => ("iptables", "/etc/sysconfig/iptables or /etc/iptables/rules.v4"),
+        };
+        let interface = facts.interface(Some(loss.host), &flow.request);
+        let (protocol, dst) = (flow.protocol.to_string().to_lowercase(), loss.hop.dst);
+        let target = target(facts, loss.host).unwrap_or_else(|| format!("VIP:{}", dst.port));
+        let rule =
+            format!("PREROUTING -i {interface} -d {} -p {protocol} --dport {} -j DNAT --to-destination {target}", dst.addr, dst.port);
+        let mended = Remedy::new(
+            name,
+            format!("{tables} -t nat -A {rule}"),
+            format!("{tables}-save into {save}"),
+            format!("{tables} -t nat -D {rule}"),
+        );
+        loss.finding(facts, summary, &format!("on {name}: `{tables} -t nat -L PREROUTING -v -n`, or a snapshot")).mend([mended])
+    });
+    Outcome::or_need(found.collect(), half_seen_router(facts))
+}
+
+/// Where the router sends what it does translate.
+fn target(facts: &Facts<'_>, router: usize) -> Option<String> {
+    let translated = facts.flows().filter_map(|f| facts.translation(f)).find(|(by, ..)| *by == router).map(|(_, _, after)| after.dst);
+    translated.or_else(|| facts.hints.services.first().copied()).map(|vip| vip.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{REFUSE, World};
+    use super::*;
+    use crate::finding::Confidence;
+
+    #[test]
+    fn the_router_refuses() {
+        let mut w = World::dr();
+        w.who_has("client", "ext", "10.1.0.1", &["router"]);
+        for port in [40001, 40002] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80");
+            w.syn(&c, "client router", 1);
+            w.carry(&c, true, REFUSE, b"", "router client");
+        }
+        let found = w.expect(&NET002, Confidence::Likely, "router");
+        assert_eq!(found.flows, [1, 2]);
+        let rule = "iptables -t nat -A PREROUTING -i ext -d 10.1.0.1 -p tcp --dport 80 -j DNAT --to-destination VIP:80";
+        assert_eq!(found.remedy[0].command, rule);
+    }
+
+    #[test]
+    fn the_router_is_silent() {
+        let mut w = World::dr();
+        w.who_has("client", "ext", "10.1.0.1", &["router"]);
+        w.syn(&World::tcp("10.1.0.100:40001", "10.1.0.1:80"), "client router", 3);
+        let found = w.expect(&NET002, Confidence::Likely, "router");
+        assert!(found.alternatives.contains(&"NET008"));
+    }
+
+    #[test]
+    fn a_closed_port_beside_a_service_may_be_meant_so() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        let closed = World::tcp("10.1.0.100:40002", "10.1.0.1:23");
+        w.syn(&closed, "client router", 1);
+        w.carry(&closed, true, REFUSE, b"", "router client");
+        w.expect(&NET002, Confidence::Possible, "router");
+    }
+
+    #[test]
+    fn a_second_uplink_without_the_rule() {
+        let mut w = World::dr().plug("other.eth0", "ext2", "10.4.0.100").plug("router.ext2", "ext2", "10.4.0.1");
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        let missed = World::tcp("10.4.0.100:40002", "10.1.0.1:80");
+        w.syn(&missed, "other router", 1);
+        w.carry(&missed, true, REFUSE, b"", "router other");
+        let found = w.expect(&NET002, Confidence::Likely, "router");
+        assert!(found.remedy[0].command.ends_with("-i ext2 -d 10.1.0.1 -p tcp --dport 80 -j DNAT --to-destination 10.2.0.100:80"));
+    }
+
+    #[test]
+    fn a_router_that_translates_is_right() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        w.deny(&NET002);
+    }
+
+    #[test]
+    fn a_real_server_that_refuses_through_the_router_is_another_story() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.syn(&c, "client router director web1", 1);
+        w.carry(&c, true, REFUSE, b"", "web1 router client");
+        w.deny(&NET002);
+    }
+}

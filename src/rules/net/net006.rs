@@ -1,0 +1,220 @@
+//! A stateful filter that sees one direction only.
+
+use super::super::facts::ids;
+use super::super::{Facts, rule};
+use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::net::Protocol;
+use crate::trace::{Flow, FlowNote, Hop, HostId, NoteKind, PacketKind, Way};
+use std::collections::BTreeMap;
+
+rule! {
+    /// # What it sees
+    /// The SYN passes a firewall, or the director. The SYN-ACK takes another way to the client. The client's ACK and data arrive at the same
+    /// firewall and do not leave it. The client believes that it is connected; the server repeats its SYN-ACK, the client its data.
+    ///
+    /// # Why it breaks
+    /// With direct routing and tunnels, answers do not pass the director, and often not the firewall in front of it. Its connection tracking
+    /// never sees the SYN-ACK, stays at SYN_SENT, and calls the ACK INVALID. A rule `ctstate INVALID drop`, or one that accepts only NEW and
+    /// ESTABLISHED, drops it.
+    ///
+    /// # Confirm it by hand
+    /// On the firewall: `conntrack -L -d VIP` says SYN_SENT and UNREPLIED, `conntrack -S` counts up under `invalid`.
+    ///
+    /// # Remedy
+    /// Accept packets for the virtual service before the rules that ask for state, or exempt them from tracking (NOTRACK in the raw table).
+    ///
+    /// # When it is not a fault
+    /// A lost ACK: the client's next packet passes, and all is well. This rule asks for a handshake that stays unfinished at the server.
+    ///
+    /// # Reproduce
+    /// A DR service behind a firewall with `ct state invalid drop` in FORWARD; real servers whose gateway is another router.
+    ///
+    /// # References
+    /// kernel `net/netfilter/nf_conntrack_proto_tcp.c`, `tcp_conntracks`; LVS-HOWTO, chapter on filter rules.
+    NET006 "conntrack-invalid-drop" check
+}
+
+/// A handshake that one host on the way cuts off.
+struct Cut<'a> {
+    host: HostId,
+    flow: &'a Flow,
+    before: &'a Hop,
+    after: &'a Hop,
+    answer: &'a Hop,
+    /// Packets sent again because the ACK did not arrive.
+    repeats: Vec<&'a FlowNote>,
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let mut cuts: BTreeMap<HostId, Vec<Cut>> = BTreeMap::new();
+    for cut in facts.flows().filter_map(|f| cut(facts, f)) {
+        cuts.entry(cut.host).or_default().push(cut);
+    }
+    cuts.values().filter_map(|cuts| finding(facts, cuts)).collect::<Vec<_>>().into()
+}
+
+/// The host that let the SYN of a flow pass and nothing after it, without having seen the answer.
+fn cut<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Cut<'a>> {
+    let answer = flow.reply.hops.iter().find(|hop| hop.seen.has(PacketKind::SynAck))?;
+    if flow.protocol != Protocol::Tcp || !flow.from_start {
+        return None;
+    }
+    let links: Vec<&Hop> = flow.request.links().collect();
+    links.windows(2).find_map(|pair| {
+        let host = pair[1].from.filter(|host| Some(*host) == pair[0].to)?;
+        // Whoever translates must see the answer; that it does not is the fault then (DR005).
+        let alike = (pair[0].src, pair[0].dst) == (pair[1].src, pair[1].dst);
+        let before = flow.request.hops.iter().rfind(|hop| hop.transit == pair[0].transit)?;
+        let went_on = |hop: &Hop| [PacketKind::Ack, PacketKind::Data, PacketKind::Fin].iter().any(|kind| hop.seen.has(*kind));
+        let behind = || flow.request.hops.iter().filter(|hop| hop.transit >= pair[1].transit);
+        let nothing = behind().all(|hop| !went_on(hop) && facts.is_whole(hop.point)) && flow.request.strays.iter().all(|hop| !went_on(hop));
+        let answers = || flow.reply.hops.iter().chain(&flow.reply.strays);
+        let unseen = answers().all(|hop| hop.from != Some(host) && hop.to != Some(host) && hop.at != Some(host));
+        let repeats = repeats(facts, flow, before, pair[1]);
+        (alike && went_on(before) && nothing && unseen && !repeats.is_empty()).then_some(Cut {
+            host,
+            flow,
+            before,
+            after: pair[1],
+            answer,
+            repeats,
+        })
+    })
+}
+
+/// What shows that the handshake stays unfinished: the server's SYN-ACK again, or the client's data again where it is cut off, twice at
+/// least.
+fn repeats<'a>(facts: &Facts<'_>, flow: &'a Flow, before: &Hop, after: &Hop) -> Vec<&'a FlowNote> {
+    let answers: Vec<&FlowNote> = flow.noted(NoteKind::SynAckRepeat).collect();
+    if let Some(first) = answers.first() {
+        return answers.iter().copied().filter(|n| n.point == first.point).collect();
+    }
+    let here =
+        |n: &&FlowNote| n.way == Way::Request && (n.point, n.src, n.dst, n.from) == (before.point, before.src, before.dst, before.from);
+    let data: Vec<&FlowNote> = flow.noted(NoteKind::DataRepeat).filter(here).collect();
+    // The capture behind must have gone on for so long.
+    let end = facts.trace.common_time(after.point, facts.trace.points[after.point as usize].last);
+    let watched = data.get(1).is_some_and(|second| facts.trace.common_time(second.point, second.time) <= end);
+    if watched { data } else { Vec::new() }
+}
+
+fn finding(facts: &Facts<'_>, cuts: &[Cut<'_>]) -> Option<Finding> {
+    let cut = cuts.first()?;
+    let (name, dst) = (facts.name(Some(cut.host)), cut.before.dst);
+    let flows: Vec<&Flow> = cuts.iter().map(|c| c.flow).collect();
+    let summary = format!("{name} lets the SYN to {dst} pass and drops the client's ACK: the SYN-ACK took another way, unseen by {name}.");
+    let repeated = match cut.repeats[0].kind {
+        NoteKind::SynAckRepeat => "the same SYN-ACK again",
+        _ => "the client's data again",
+    };
+    let again = Evidence::frames(cut.repeats[0].point, cut.repeats.iter().map(|n| n.frame).collect(), repeated);
+    // What the director receives is delivered to it; what a router receives is forwarded.
+    let chain = if flows.iter().any(|f| f.director == Some(cut.host)) { "INPUT" } else { "FORWARD" };
+    let tables = if dst.addr.is_ipv6() { "ip6tables" } else { "iptables" };
+    let accept = format!("-d {} -p tcp --dport {} -j ACCEPT", dst.addr, dst.port);
+    let mended = Remedy::new(
+        name,
+        format!("{tables} -I {chain} 1 {accept}"),
+        format!("the same rule in front of those that ask for state, in the saved rules ({tables}-save) or in nftables.conf"),
+        format!("{tables} -D {chain} {accept}"),
+    );
+    Some(
+        Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen_with(cut.after, "handed on; nothing after it"))
+            .and([
+                facts.seen_with(cut.before, "the ACK and data that follow end here"),
+                facts.seen_with(cut.answer, "past the firewall"),
+                again,
+            ])
+            .and([Evidence::absence(cut.after.point, "no ACK and no data of the connection")])
+            .unless(&["NET008"], format!("on {name}: `conntrack -S` (invalid), `nft list ruleset` (counters), or a snapshot"))
+            .mend([mended])
+            .on(ids(&flows)),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{ACK, PSH, SYN_ACK, World};
+    use super::*;
+
+    /// Requests come through fw, answers leave by gw.
+    fn world() -> World {
+        World::new()
+            .plug("client.eth0", "ext", "10.1.0.100")
+            .plug("fw.ext", "ext", "10.1.0.1")
+            .plug("fw.int", "int", "10.2.0.1")
+            .plug("gw.int", "int", "10.2.0.254")
+            .plug("gw.ext", "ext", "10.1.0.254")
+            .plug("director.eth0", "int", "10.2.0.100")
+            .plug("web1.eth0", "int", "10.2.0.11")
+    }
+
+    fn cut_off(w: &mut World, stop: &str, route: &str) {
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, route, 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 gw client");
+        w.carry(&c, false, ACK, b"", stop);
+        w.carry(&c, false, PSH, b"GET /", stop);
+        w.wait(1.0);
+        w.carry(&c, true, SYN_ACK, b"", "web1 gw client");
+        w.carry(&c, false, PSH, b"GET /", stop);
+        w.wait(2.0);
+        w.carry(&c, true, SYN_ACK, b"", "web1 gw client");
+        w.carry(&c, false, PSH, b"GET /", stop);
+    }
+
+    #[test]
+    fn the_ack_ends_at_the_firewall() {
+        let mut w = world();
+        cut_off(&mut w, "client fw", "client fw director web1");
+        let found = w.expect(&NET006, Confidence::Likely, "fw");
+        assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -d 10.2.0.100 -p tcp --dport 80 -j ACCEPT");
+        assert_eq!(found.alternatives, ["NET008"]);
+    }
+
+    #[test]
+    fn the_ack_ends_at_the_director() {
+        let mut w = world();
+        cut_off(&mut w, "client fw director", "client fw director web1");
+        let found = w.expect(&NET006, Confidence::Likely, "director");
+        assert_eq!(found.remedy[0].command, "iptables -I INPUT 1 -d 10.2.0.100 -p tcp --dport 80 -j ACCEPT");
+    }
+
+    #[test]
+    fn a_lost_ack_is_loss() {
+        let mut w = world();
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client fw director web1", 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 gw client");
+        w.carry(&c, false, ACK, b"", "client fw");
+        w.wait(1.0);
+        w.carry(&c, true, SYN_ACK, b"", "web1 gw client");
+        w.carry(&c, false, ACK, b"", "client fw director web1");
+        w.carry(&c, false, PSH, b"GET /", "client fw director web1");
+        w.carry(&c, true, PSH, b"200 OK", "web1 gw client");
+        w.deny(&NET006);
+        w.healthy();
+    }
+
+    #[test]
+    fn answers_that_pass_another_router_are_no_fault() {
+        let mut w = world();
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.talk(&c, "client fw director web1", "web1 gw client");
+        w.deny(&NET006);
+        w.healthy();
+    }
+
+    #[test]
+    fn a_firewall_that_sees_both_directions_has_other_reasons() {
+        let mut w = world();
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client fw director web1", 1);
+        for _ in 0..3 {
+            w.carry(&c, true, SYN_ACK, b"", "web1 fw client");
+            w.carry(&c, false, PSH, b"GET /", "client fw");
+            w.wait(1.0);
+        }
+        w.deny(&NET006);
+    }
+}

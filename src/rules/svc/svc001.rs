@@ -1,0 +1,94 @@
+//! The director does not hold the address of its virtual service.
+
+use super::super::facts::plural;
+use super::super::remedy::ip_for;
+use super::super::{Facts, rule};
+use crate::finding::{Finding, Outcome, Remedy, Severity};
+
+rule! {
+    /// # What it sees
+    /// Requests for the VIP reach the director by a route, and the director neither hands them on nor refuses them. Nobody, and it neither,
+    /// ever claimed the VIP: no ARP answer, no announcement.
+    ///
+    /// # Why it breaks
+    /// IPVS looks at packets that are delivered to the director itself. A packet for an address that is not local is forwarded or dropped
+    /// as any other, and the table of virtual services is never asked.
+    ///
+    /// # Confirm it by hand
+    /// On the director: `ip route get VIP` must begin with `local VIP`; `ipvsadm -lnc` has no entry.
+    ///
+    /// # Remedy
+    /// Add the VIP to the director, or let keepalived add it. For services by firewall mark a local route is enough:
+    /// `ip rule add fwmark N table 100` and `ip route add local default dev lo table 100`.
+    ///
+    /// # When it is not a fault
+    /// When this host is the standby of a pair, and another one holds the VIP: then the route in front points to the wrong one (ARP007).
+    ///
+    /// # Reproduce
+    /// A healthy service whose VIP is routed to the director; `ip addr del VIP/32 dev IF` on the director.
+    ///
+    /// # References
+    /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_ops4`: hooks LOCAL_IN; LVS-HOWTO, "Routing to VIP-less director".
+    SVC001 "vip-not-on-director" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let found: Vec<Finding> = facts.losses("SVC001").into_iter().map(|loss| finding(facts, &loss)).collect();
+    let need = facts.half_seen_director().map(|host| format!("captures on all interfaces of {host}, or a snapshot of it"));
+    Outcome::or_need(found, need)
+}
+
+fn finding(facts: &Facts<'_>, loss: &super::super::facts::Loss<'_>) -> Finding {
+    let (name, vip) = (facts.name(Some(loss.host)), loss.hop.dst.addr);
+    let lost = plural(loss.flows.len(), "connection");
+    let summary = format!("{name} takes no notice of {lost} to {}: it does not seem to hold that address.", loss.service());
+    let (ip, length) = (ip_for(&vip.to_string()), if vip.is_ipv6() { 128 } else { 32 });
+    let on = facts.interface(Some(loss.host), &loss.flows[0].request);
+    let mend = Remedy::new(
+        name,
+        format!("{ip} addr add {vip}/{length} dev {on}"),
+        format!("{vip}/{length} among the virtual_ipaddress of keepalived, or on the interface in netplan, networkd or ifcfg"),
+        format!("{ip} addr del {vip}/{length} dev {on}"),
+    );
+    let mut finding = loss.finding(facts, summary, &format!("on {name}: `{ip} route get {vip}` (it should say local), or a snapshot"));
+    finding.severity = Severity::Broken;
+    finding.mend([mend])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::*;
+    use crate::finding::Confidence;
+
+    #[test]
+    fn a_routed_vip_that_nobody_holds() {
+        let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.9.0.9:80");
+        w.syn(&c, "client director", 3);
+        let found = w.expect(&SVC001, Confidence::Likely, "director");
+        assert!(found.alternatives.contains(&"NAT008"));
+        assert_eq!(found.remedy[0].command, "ip addr add 10.9.0.9/32 dev ext");
+        let w = w.without(&["director.int", "web1", "web2"]);
+        w.deny(&SVC001);
+        assert!(w.cannot_judge(&SVC001));
+    }
+
+    #[test]
+    fn a_director_that_answers_for_its_vip_holds_it() {
+        let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        w.syn(&World::tcp("10.1.0.100:40001", "10.1.0.1:80"), "client director", 3);
+        w.deny(&SVC001);
+    }
+
+    #[test]
+    fn a_routed_vip_that_is_served() {
+        let mut w = World::nat();
+        let c = World::tcp("10.1.0.100:40001", "10.9.0.9:80").dnat("director", "10.2.0.11:80");
+        w.talk(&c, "client director web1", "web1 director client");
+        w.deny(&SVC001);
+        w.healthy();
+    }
+}

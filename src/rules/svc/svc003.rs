@@ -1,0 +1,391 @@
+//! A dead real server that goes on getting connections.
+
+use super::super::dr::dr012::is_bound_elsewhere;
+use super::super::facts::{ids, plural, seconds};
+use super::super::{Facts, rule};
+use super::{method_option, refusals, rule_for, service_option, stated};
+use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
+use crate::net::{Endpoint, Protocol, Timestamp};
+use crate::packet::IcmpKind;
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, TracedHost, Way};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+rule! {
+    /// # What it sees
+    /// A share of the connections goes to one server that is dead, while other servers of the same service serve. Dead is a server that the
+    /// director asks for by ARP in vain, or for which it sends ICMP host unreachable, that refuses every connection, or whose MAC is sent
+    /// requests and never says a word, not even ARP.
+    ///
+    /// # Why it breaks
+    /// IPVS itself checks nothing. A server keeps its weight, and its share of the connections, until somebody takes it out: a health check
+    /// (keepalived, ldirectord), or the administrator. Why the server is dead is another finding (ARP011, SVC004).
+    ///
+    /// # Confirm it by hand
+    /// On the director: `ipvsadm -ln` shows the dead server with a weight above 0; `systemctl status keepalived ldirectord`.
+    ///
+    /// # Remedy
+    /// Take it out now (weight 0), and let a health check do that from now on.
+    ///
+    /// # When it is not a fault
+    /// Within the first seconds: a health check needs some attempts to notice. It is only called likely when a connection went there more
+    /// than 3 s after another one had been lost, and not when only the others got connections in the end.
+    ///
+    /// # Reproduce
+    /// Two servers and no health check; stop one.
+    ///
+    /// # References
+    /// keepalived.conf(5), real_server: TCP_CHECK, delay_loop, retry; ldirectord(8).
+    SVC003 "dead-rs-still-scheduled" check
+}
+
+/// A connection that was begun so long after another one had been lost was given to a server known to be dead.
+const PATIENCE: i64 = 3_000_000_000;
+/// So many connections to other servers in a row, and the dead one has probably been taken out.
+const IN_A_ROW: usize = 4;
+
+/// What is known of the server that connections were lost to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Server {
+    Host(HostId),
+    /// An address that the director asks for in vain.
+    Address(IpAddr),
+    /// Only that the director could not reach it.
+    Somewhere,
+}
+
+/// Director, protocol, service, server.
+type Story = (Option<HostId>, Protocol, Endpoint, Server);
+/// The same, to sort by.
+type Key = (Option<HostId>, u8, Endpoint, Server);
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let mut lost: BTreeMap<Key, Vec<(&Flow, Evidence)>> = BTreeMap::new();
+    let refused = refusals(facts).filter(|f| !is_bound_elsewhere(facts, f)).filter_map(|flow| {
+        let (server, vip) = (flow.server_host?, flow.vip?);
+        let proof = flow.reply.first().map(|hop| facts.seen_with(hop, "refused by the server"));
+        let proof = proof.or_else(|| flow.errors.iter().find(|e| e.refuses()).map(|e| facts.error(e)))?;
+        Some(((flow.director, flow.protocol.number(), vip, Server::Host(server)), (flow, proof)))
+    });
+    let unreached = facts.flows().filter_map(|flow| unreached(facts, flow));
+    for (key, loss) in refused.chain(unreached) {
+        lost.entry(key).or_default().push(loss);
+    }
+    let found = lost
+        .iter()
+        .filter_map(|(&(director, protocol, vip, server), flows)| finding(facts, (director, Protocol::from(protocol), vip, server), flows));
+    Outcome::or_need(found.collect(), need(facts))
+}
+
+/// A story's key, and one connection of it with its proof.
+type Loss<'a> = (Key, (&'a Flow, Evidence));
+
+/// A connection that a director could not hand on, because it found no neighbour for it.
+fn unreached<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Loss<'a>> {
+    if !matches!(flow.state, FlowState::Unanswered | FlowState::Unreachable) || flow.is_answered() {
+        return None;
+    }
+    let director = flow.director.or_else(|| flow.request.last()?.to)?;
+    let hop = facts.at_director(flow).or_else(|| flow.request.last())?;
+    let vip = hop.dst;
+    let clients = |addr: IpAddr| addr == flow.client.addr || addr == hop.src.addr;
+    let of_director = facts.is_director(director) || facts.role(Some(director)) == Role::Director;
+    // Addresses that a server was reached at are a server's; a gateway would be every server's.
+    if of_director && let Some(question) = facts.asks_in_vain(director, flow, hop).find(|q| !clients(q.target)) {
+        let server = facts.owner(question.target).map_or(Server::Address(question.target), Server::Host);
+        return Some(((Some(director), flow.protocol.number(), vip, server), (flow, facts.question(question))));
+    }
+    let host = |e: &&crate::trace::FlowError| {
+        let unreachable = e.kind == IcmpKind::Unreachable && matches!((e.type_number, e.code), (3, 1) | (1, 3));
+        unreachable && e.about == Way::Request && e.src == vip.addr && e.from == Some(director)
+    };
+    if let Some(error) = flow.errors.iter().find(host) {
+        return Some(((Some(director), flow.protocol.number(), vip, Server::Somewhere), (flow, facts.error(error))));
+    }
+    // Handed to a MAC that never speaks.
+    let (server, sent) = (flow.server_host?, flow.request.sent_by(director)?);
+    let repeats = flow.noted(NoteKind::SynRepeat).any(|n| n.point == sent.point) || facts.waited(flow, sent);
+    if flow.director.is_none() || !flow.errors.is_empty() || !is_mute(facts, server) || !repeats || !would_show(facts, flow, sent) {
+        return None;
+    }
+    let what = format!("{}, and no answer", facts.to_whom(sent));
+    Some(((Some(director), flow.protocol.number(), vip, Server::Host(server)), (flow, facts.seen_with(sent, &what))))
+}
+
+/// True when nobody ever heard a word of a host, and nobody captured on it.
+fn is_mute(facts: &Facts<'_>, host: HostId) -> bool {
+    let known = &facts.trace.hosts[host];
+    let speaks = |f: &Flow| {
+        let paths = [&f.request, &f.reply];
+        paths.into_iter().flat_map(|p| p.hops.iter().chain(&p.strays)).any(|hop| hop.from == Some(host))
+            || f.errors.iter().any(|e| e.from == Some(host))
+    };
+    let claims = &facts.trace.claims;
+    known.points.is_empty()
+        && !claims.claims.iter().any(|c| known.macs.contains(&c.mac))
+        && !claims.questions.iter().any(|q| known.macs.contains(&q.mac))
+        && !facts.flows().any(speaks)
+}
+
+/// True when an answer would have been seen: answers of other servers were, at a place that was captured then too.
+fn would_show(facts: &Facts<'_>, flow: &Flow, sent: &Hop) -> bool {
+    let served = |f: &&Flow| f.vip == flow.vip && f.server_host != flow.server_host && f.state.is_complete();
+    let shows = |hop: &Hop| facts.is_whole(hop.point) && facts.covers(hop.point, sent);
+    facts.flows().filter(served).any(|f| f.reply.hops.iter().any(shows))
+}
+
+/// The one real server, by its name, on which a capture ran and shows nothing at all.
+fn empty_capture<'a>(facts: &Facts<'a>) -> Option<(&'a str, u32)> {
+    let points = |host: &TracedHost| host.points.iter().all(|p| facts.trace.points[*p as usize].frames == 0);
+    let empty = |host: &&TracedHost| host.macs.is_empty() && host.role == Role::RealServer && !host.points.is_empty() && points(host);
+    let mut found = facts.trace.hosts.iter().filter(empty);
+    let (host, mutes) = (found.next()?, (0..facts.trace.hosts.len()).filter(|h| facts.is_real_server(*h) && is_mute(facts, *h)).count());
+    (found.next().is_none() && mutes == 1).then(|| (host.name.as_str(), host.points[0]))
+}
+
+fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Option<Finding> {
+    let (director, protocol, vip, server) = story;
+    let (first, proof) = lost.first()?;
+    let (began, last) = (first.first, lost.iter().map(|(f, _)| f.first).max()?);
+    let served: Vec<&Flow> =
+        facts.flows().filter(|f| (f.protocol, f.vip) == (protocol, Some(vip)) && f.state.is_complete() && is_other(f, server)).collect();
+    // Others must have served while this one did not, and it must not have come back.
+    let meanwhile = served.iter().find(|f| f.last >= began)?;
+    if came_back(facts, story, began) {
+        return None;
+    }
+    let name = facts.name(director);
+    let who = match server {
+        Server::Host(host) => match empty_capture(facts).filter(|_| is_mute(facts, host)) {
+            Some((name, _)) => name.to_string(),
+            None => facts.name(Some(host)).to_string(),
+        },
+        Server::Address(addr) => addr.to_string(),
+        Server::Somewhere => "a server that cannot be reached".to_string(),
+    };
+    let address = address(facts, server, lost);
+    let weight = rule_for(facts, protocol, vip).and_then(|rule| {
+        let addr = address.parse::<IpAddr>().ok()?;
+        rule.real_servers.iter().find(|rs| rs.addr == addr).map(|rs| rs.weight)
+    });
+    let checked = director.is_some_and(|d| facts.flows().any(|f| f.client_host == Some(d) && is_to(f, server)));
+    let afterwards = served.iter().filter(|f| f.first > last).count();
+    // A server that nobody heard of may be silent for other reasons, unless its own capture is empty.
+    let mute = matches!(server, Server::Host(host) if is_mute(facts, host));
+    let empty = if mute { empty_capture(facts) } else { None };
+    let known = server != Server::Somewhere && (!mute || empty.is_some());
+    let confidence = match weight {
+        Some(0) => Confidence::Possible,
+        _ if last - began >= PATIENCE && known && !checked && afterwards < IN_A_ROW => Confidence::Likely,
+        _ => Confidence::Possible,
+    };
+    let mut open = match weight {
+        Some(0) => vec!["SVC010", "SVC011"],
+        _ if checked => vec!["SVC024", "SVC010"],
+        _ => vec!["SVC010"],
+    };
+    if mute {
+        open.extend(match first.method {
+            Method::Nat => ["NAT001", "NET008"],
+            Method::Tunnel => ["TUN001", "NET008"],
+            _ => ["DR001", "NET008"],
+        });
+    }
+    if mute || server == Server::Somewhere {
+        open.insert(0, "ARP011");
+    }
+    let times = plural(lost.len(), "connection");
+    let span = if lost.len() > 1 { format!(" within {}", seconds(last - began)) } else { String::new() };
+    let summary = format!("{name} gives {times}{span} to {who}, which is dead, while others serve {vip}: nothing has taken it out.");
+    let service = service_option(protocol, vip);
+    let port = first.real_server.or(meanwhile.real_server).map_or(vip.port, |rs| rs.port);
+    let target = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+    let option = method_option(meanwhile.method);
+    let mend = Remedy::new(
+        name,
+        format!("ipvsadm -e {service} -r {target} {option} -w 0"),
+        "a real_server with TCP_CHECK or HTTP_GET in keepalived.conf, or ldirectord",
+        format!("ipvsadm -e {service} -r {target} {option} -w 1"),
+    );
+    let flows: Vec<&Flow> = lost.iter().map(|(f, _)| *f).collect();
+    let found = Finding::new(name, Severity::Degraded, confidence, summary, proof.clone())
+        .and(lost.iter().skip(1).map(|(_, proof)| proof.clone()).filter(|p| p != proof).take(2))
+        .and(meanwhile.reply.first().map(|hop| facts.seen_with(hop, "another server serves meanwhile")))
+        .and(empty.map(|(_, point)| Evidence::absence(point, "no frame at all")))
+        .and(weight.map(|w| stated(format!("{service}: server {target} has weight {w}"))))
+        .unless(&open, format!("on {name}: `ipvsadm -ln` (its weight), `systemctl status keepalived ldirectord`, or a snapshot"));
+    Some(found.mend([mend]).on(ids(&flows)))
+}
+
+/// The dead server's address, as the director's table has it; or a word for it.
+fn address(facts: &Facts<'_>, server: Server, lost: &[(&Flow, Evidence)]) -> String {
+    match server {
+        Server::Address(addr) => addr.to_string(),
+        Server::Host(_) => lost.iter().map(|(f, _)| facts.server_address(f)).find(|a| a != "RIP").unwrap_or_else(|| "RIP".to_string()),
+        Server::Somewhere => "RIP".to_string(),
+    }
+}
+
+/// True for a connection to another server than this one.
+fn is_other(flow: &Flow, server: Server) -> bool {
+    match server {
+        Server::Host(host) => flow.server_host.is_some() && flow.server_host != Some(host),
+        Server::Address(addr) => flow.real_server.is_none_or(|rs| rs.addr != addr),
+        Server::Somewhere => true,
+    }
+}
+
+/// True for a connection addressed to this server itself.
+fn is_to(flow: &Flow, server: Server) -> bool {
+    match server {
+        Server::Host(host) => flow.server_host == Some(host) || flow.request.last().is_some_and(|hop| hop.to == Some(host)),
+        Server::Address(addr) => flow.service.addr == addr,
+        Server::Somewhere => false,
+    }
+}
+
+/// True when the server served a connection that began after the first loss: it was being restarted.
+fn came_back(facts: &Facts<'_>, (_, protocol, vip, server): Story, since: Timestamp) -> bool {
+    let serves = |f: &Flow| (f.protocol, f.vip) == (protocol, Some(vip)) && f.state.is_complete() && f.first > since;
+    server != Server::Somewhere && facts.flows().any(|f| serves(f) && !is_other(f, server))
+}
+
+/// Connections that a director handed to a server on which nobody looked, and that stayed unanswered while others were served.
+fn need(facts: &Facts<'_>) -> Option<String> {
+    let open = |f: &&Flow| f.director.is_some() && f.state == FlowState::Unanswered && !f.is_answered() && facts.others_serve(f);
+    let unseen = facts.flows().filter(open).find(|f| f.server_host.is_some_and(|s| facts.reached(&f.request, s).is_none()));
+    unseen.map(|f| format!("a capture on {}, or the director's table (`ipvsadm -ln`)", facts.name(f.server_host)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{REFUSE, World};
+    use super::*;
+
+    fn served(w: &mut World, port: u16) {
+        let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", "10.2.0.12:80");
+        w.talk(&c, "client director web2", "web2 director client");
+    }
+
+    /// A connection for which the director finds no neighbour: it asks three times, and says so to the client.
+    fn nobody_there(w: &mut World, port: u16) {
+        let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80");
+        w.syn(&c, "client director", 1);
+        for _ in 0..3 {
+            w.who_has("director", "int", "10.2.0.11", &[]);
+            w.wait(1.0);
+        }
+        w.icmp(&c, false, (3, 1, 0), "10.1.0.1", "10.1.0.100", "director", "director client");
+    }
+
+    #[test]
+    fn a_server_that_is_gone_keeps_its_share() {
+        let mut w = World::nat();
+        for port in 0..4 {
+            nobody_there(&mut w, 40001 + 2 * port);
+            served(&mut w, 40002 + 2 * port);
+            w.wait(4.0);
+        }
+        let found = w.expect(&SVC003, Confidence::Likely, "director");
+        assert_eq!((found.severity, found.flows.as_slice()), (Severity::Degraded, &[1, 3, 5, 7][..]));
+        assert_eq!(found.remedy[0].command, "ipvsadm -e -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0");
+        // Weight 0 is taken out already: then something pins its clients.
+        let w = w
+            .ipvs("-A -t 10.1.0.1:80 -s rr -p 300\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0\n-a -t 10.1.0.1:80 -r 10.2.0.12:80 -m -w 1\n");
+        assert!(w.expect(&SVC003, Confidence::Possible, "director").alternatives.contains(&"SVC010"));
+    }
+
+    #[test]
+    fn the_first_seconds_prove_nothing() {
+        let mut w = World::nat();
+        served(&mut w, 40001);
+        nobody_there(&mut w, 40002);
+        served(&mut w, 40003);
+        w.expect(&SVC003, Confidence::Possible, "director");
+    }
+
+    fn refused(w: &mut World, port: u16) {
+        let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        w.carry(&c, true, REFUSE, b"", "web1 director client");
+    }
+
+    #[test]
+    fn a_server_that_refuses_keeps_its_share() {
+        let mut w = World::nat();
+        for port in 0..3 {
+            refused(&mut w, 40001 + 2 * port);
+            served(&mut w, 40002 + 2 * port);
+            w.wait(8.0);
+        }
+        w.expect(&SVC003, Confidence::Likely, "director");
+    }
+
+    #[test]
+    fn a_health_check_that_looks_makes_it_less_likely() {
+        let mut w = World::nat();
+        for port in 0..3 {
+            refused(&mut w, 40001 + 2 * port);
+            served(&mut w, 40002 + 2 * port);
+            let check = World::tcp(&format!("10.2.0.1:{}", 50000 + port), "10.2.0.11:8080");
+            w.talk(&check, "director web1", "web1 director");
+            w.wait(8.0);
+        }
+        assert!(w.expect(&SVC003, Confidence::Possible, "director").alternatives.contains(&"SVC024"));
+    }
+
+    #[test]
+    fn a_server_that_was_taken_out_in_the_end() {
+        let mut w = World::nat();
+        for port in 0..3 {
+            refused(&mut w, 40001 + 2 * port);
+            served(&mut w, 40002 + 2 * port);
+            w.wait(2.0);
+        }
+        for port in 0..4 {
+            served(&mut w, 41000 + port);
+        }
+        w.expect(&SVC003, Confidence::Possible, "director");
+    }
+
+    #[test]
+    fn a_mac_that_never_speaks() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        w.who_has("web2", "int", "10.2.0.1", &["router"]);
+        for (port, web) in [(40001, 2), (40003, 1), (40005, 2), (40007, 1)] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+            match web {
+                2 => w.talk(&c, "client router director web2", "web2 router client"),
+                _ => w.syn(&c, "client router director web1", 2),
+            }
+            w.wait(2.0);
+        }
+        // Nothing was captured on web1: it may be alive and silent.
+        let unplugged = w.clone().unplugged("web1.eth0");
+        let w = w.without(&["web1"]);
+        let found = w.expect(&SVC003, Confidence::Possible, "director");
+        assert!(found.alternatives.contains(&"ARP011") && found.alternatives.contains(&"DR001"));
+        // Its own capture is empty: nothing came there.
+        let found = unplugged.expect(&SVC003, Confidence::Likely, "director");
+        assert!(found.summary.contains("to web1, which is dead"), "{}", found.summary);
+    }
+
+    #[test]
+    fn a_restart_and_a_service_that_is_down_altogether() {
+        let mut w = World::nat();
+        refused(&mut w, 40001);
+        served(&mut w, 40002);
+        w.wait(12.0);
+        refused(&mut w, 40003);
+        let c = World::tcp("10.1.0.100:40005", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.talk(&c, "client director web1", "web1 director client");
+        w.deny(&SVC003);
+        let mut w = World::nat();
+        refused(&mut w, 40001);
+        w.wait(20.0);
+        refused(&mut w, 40003);
+        w.deny(&SVC003);
+    }
+}

@@ -1,0 +1,167 @@
+//! Persistence: a client comes to the same server again, which is meant so.
+
+use super::super::facts::{list, plural};
+use super::super::{Facts, rule};
+use super::affinity::{Affinity, affinities};
+use super::{service_option, stated};
+use crate::finding::{Confidence, Evidence, Finding, Need, Outcome, Remedy, Severity};
+use crate::net::Protocol;
+
+rule! {
+    /// # What it sees
+    /// All connections of a client go to one server, although the service has several; each new connection of another client may go
+    /// elsewhere. With the director's rules (`--ipvs`) it says whether the service is persistent.
+    ///
+    /// # Why it breaks
+    /// Nothing breaks. A persistent service (`-p`, keepalived's persistence_timeout) keeps a client at its server for the timeout, whatever
+    /// the scheduler. One who tests with one client takes that for a scheduler that does not balance. It hurts when the server is dead: the
+    /// client stays with it until the timeout is over, or the server is taken out.
+    ///
+    /// # Confirm it by hand
+    /// On the director: `ipvsadm -ln` shows `persistent N`; `ipvsadm -lnc` shows a template, the row with client port 0.
+    ///
+    /// # Remedy
+    /// None, if it is wanted. Without it: `ipvsadm -E` with the same scheduler and no `-p`, or drop persistence_timeout. Against dead
+    /// servers: a health check, and `net.ipv4.vs.expire_quiescent_template=1`.
+    ///
+    /// # When it is not a fault
+    /// Almost always. With a router in front that hides its clients behind one address, all of them are one client to the director (NET003).
+    ///
+    /// # Reproduce
+    /// `ipvsadm -A -t VIP:80 -s rr -p 50`, two servers, several requests from one client.
+    ///
+    /// # References
+    /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_sched_persist`; ipvsadm(8), `-p`.
+    SVC008 "persistence-looks-like-broken-rr" check
+}
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    if facts.trace.flow_count() > facts.trace.flows.len() && facts.flows().any(|f| f.director.is_some()) {
+        return Outcome::NotJudged(Need("fewer connections: a filter for one client, `host CLIENT`".to_string()));
+    }
+    affinities(facts).iter().filter(|a| !a.is_hashed()).map(|a| finding(facts, a)).collect::<Vec<_>>().into()
+}
+
+fn finding(facts: &Facts<'_>, affinity: &Affinity<'_>) -> Finding {
+    let (name, told) = (facts.name(Some(affinity.director)), affinity.is_persistent());
+    let stuck = affinity.stuck(facts).filter(|_| told);
+    let confidence = match (told, stuck) {
+        (true, None) => Confidence::Certain,
+        (true, Some(_)) => Confidence::Likely,
+        (false, _) if affinity.surprise >= 8.0 => Confidence::Likely,
+        (false, _) => Confidence::Possible,
+    };
+    let severity = if stuck.is_some() { Severity::Degraded } else { Severity::Note };
+    let service = service_option(affinity.protocol, affinity.vip);
+    let summary = match stuck {
+        Some(at) => format!(
+            "{} comes to {} again and again, which does not serve it: persistence holds it there.",
+            affinity.clients[at].0,
+            facts.name(affinity.clients[at].1[0].server_host)
+        ),
+        None => format!("Each client of {} stays with one server: that is persistence, not a scheduler that fails.", affinity.vip),
+    };
+    let said = affinity.rule.map(|rule| match rule.persistence {
+        Some(timeout) => stated(format!("{service} is persistent for {timeout} s")),
+        None => stated(format!("{service} is scheduled by {}", rule.scheduler)),
+    });
+    let mut found = Finding::new(name, severity, confidence, summary, stays(facts, affinity, stuck.unwrap_or(0)))
+        .and((0..affinity.clients.len()).filter(|at| *at != stuck.unwrap_or(0)).take(2).map(|at| stays(facts, affinity, at)))
+        .and(said);
+    if !told {
+        found = found.unless(&["SVC006"], format!("on {name}: `ipvsadm -ln` (persistent, or scheduler sh), or a snapshot"));
+    } else if stuck.is_some() {
+        found = found.unless(&["SVC010"], format!("on {name}: `ipvsadm -ln` (the weight of the dead server), or a snapshot"));
+    }
+    if stuck.is_some() {
+        let setting = "net.ipv4.vs.expire_quiescent_template";
+        found = found.mend([Remedy::new(
+            name,
+            format!("sysctl -w {setting}=1  # then give the dead server weight 0"),
+            format!("{setting} = 1 in /etc/sysctl.d/90-lvs.conf, and a health check in keepalived.conf"),
+            format!("sysctl -w {setting}=0"),
+        )]);
+    }
+    found.on(affinity.clients.iter().flat_map(|(_, flows)| flows.iter().map(|f| f.id)))
+}
+
+/// The connections of one client as evidence.
+pub(super) fn stays(facts: &Facts<'_>, affinity: &Affinity<'_>, at: usize) -> Evidence {
+    let (client, flows) = &affinity.clients[at];
+    let server = facts.name(flows[0].server_host);
+    let hops: Vec<&crate::trace::Hop> = flows.iter().filter_map(|f| facts.at_director(f)).collect();
+    let point = hops.first().map_or(0, |hop| hop.point);
+    let frames: Vec<u64> = hops.iter().filter(|hop| hop.point == point).map(|hop| hop.frame).take(8).collect();
+    let ports: Vec<String> = flows.iter().take(4).map(|f| f.client.port.to_string()).collect();
+    let more = if flows.len() > 4 { " and more" } else { "" };
+    let kind = if affinity.protocol == Protocol::Udp { "conversation" } else { "connection" };
+    Evidence::frames(point, frames, format!("{client}: {} (ports {}{more}), all to {server}", plural(flows.len(), kind), list(&ports)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{REFUSE, World};
+    use super::*;
+
+    fn served(w: &mut World, client: u8, port: u16, web: u8) {
+        let c = World::tcp(&format!("10.1.0.{client}:{port}"), "10.1.0.1:80").dnat("director", &format!("10.2.0.1{web}:80"));
+        w.talk(&c, &format!("client director web{web}"), &format!("web{web} director client"));
+    }
+
+    fn rules(options: &str) -> String {
+        let server = |web: u8| format!("-a -t 10.1.0.1:80 -r 10.2.0.1{web}:80 -m -w 1\n");
+        format!("-A -t 10.1.0.1:80 {options}\n{}{}", server(1), server(2))
+    }
+
+    #[test]
+    fn clients_that_stay() {
+        let mut w = World::nat();
+        for round in 0..5 {
+            for client in [100, 101, 102] {
+                served(&mut w, client, 40000 + round * 10 + u16::from(client - 100), 1 + client % 2);
+            }
+        }
+        let found = w.expect(&SVC008, Confidence::Likely, "director");
+        assert_eq!((found.severity, found.alternatives.as_slice()), (Severity::Note, &["SVC006"][..]));
+        w.healthy();
+        let w = w.ipvs(&rules("-s rr -p 50"));
+        assert!(w.expect(&SVC008, Confidence::Certain, "director").alternatives.is_empty());
+    }
+
+    #[test]
+    fn one_client_needs_the_rules() {
+        let mut w = World::nat();
+        for port in 0..4 {
+            served(&mut w, 100, 40000 + port, 1);
+        }
+        // One server is all that packets show.
+        w.deny(&SVC008);
+        let w = w.ipvs(&rules("-s rr -p 50"));
+        assert_eq!(w.expect(&SVC008, Confidence::Certain, "director").severity, Severity::Note);
+    }
+
+    #[test]
+    fn a_scheduler_at_work_is_no_persistence() {
+        let mut w = World::nat();
+        for port in 0..12u16 {
+            served(&mut w, 100 + (port % 3) as u8, 40000 + port, 1 + (port % 2) as u8);
+        }
+        w.deny(&SVC008);
+    }
+
+    #[test]
+    fn a_client_held_at_a_dead_server() {
+        let mut w = World::nat();
+        for port in 0..3 {
+            served(&mut w, 101, 40000 + port, 2);
+            let c = World::tcp(&format!("10.1.0.100:{}", 41000 + port), "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+            w.syn(&c, "client director web1", 1);
+            w.carry(&c, true, REFUSE, b"", "web1 director client");
+            w.wait(1.0);
+        }
+        let w = w.ipvs(&rules("-s rr -p 300"));
+        let found = w.expect(&SVC008, Confidence::Likely, "director");
+        assert_eq!(found.severity, Severity::Degraded);
+        assert!(found.summary.contains("10.1.0.100"), "{}", found.summary);
+    }
+}

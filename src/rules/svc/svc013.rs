@@ -1,0 +1,176 @@
+//! The director has forgotten a connection that was silent for too long.
+
+use super::super::facts::{by_director, ids, is_initial, seconds};
+use super::super::{Facts, rule};
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::net::Protocol;
+use crate::trace::{Flow, FlowNote, HostId, NoteKind, Way};
+
+rule! {
+    /// # What it sees
+    /// A connection is silent for minutes (by default 900 s), then the client sends again, and the director itself resets it: the VIP as
+    /// source, its own MAC, a fresh TTL. The real server was not asked and still believes the connection to be open.
+    ///
+    /// # Why it breaks
+    /// IPVS forgets an established connection after its timeout. The next packet fits no entry and is not a SYN, so it is delivered to the
+    /// director's own stack, which knows no such connection either.
+    ///
+    /// # Confirm it by hand
+    /// On the director: `ipvsadm -l --timeout`; compare with the application's keepalive (Linux: 7200 s).
+    ///
+    /// # Remedy
+    /// A longer timeout than the keepalive, or a keepalive shorter than the timeout (`net.ipv4.tcp_keepalive_time=600` on clients or
+    /// servers whose programs use keepalive).
+    ///
+    /// # When it is not a fault
+    /// When the director was replaced or restarted in between (HA004): then connections are reset without a long silence too.
+    ///
+    /// # Reproduce
+    /// `ipvsadm --set 150 0 0`; open a connection, wait three minutes, send.
+    ///
+    /// # References
+    /// kernel `net/netfilter/ipvs/ip_vs_proto_tcp.c`, `tcp_timeouts`; ipvsadm(8), `--set`.
+    SVC013 "idle-timeout-reset" check
+}
+
+/// The timeout that the kernel starts with, less what a trace's coarse times may be off, in milliseconds.
+const DEFAULT: u32 = 895_000;
+/// The answer to the packet that came after the silence.
+const AT_ONCE: i64 = 2_000_000_000;
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let forgotten: Vec<&Flow> = facts.flows().filter(|f| reset(facts, f).is_some()).collect();
+    let found: Vec<Finding> = by_director(forgotten).into_iter().filter_map(|(director, flows)| finding(facts, director, &flows)).collect();
+    Outcome::or_need(found, need(facts))
+}
+
+fn finding(facts: &Facts<'_>, director: HostId, flows: &[&Flow]) -> Option<Finding> {
+    let flow = *flows.first()?;
+    let (silent, reset) = reset(facts, flow)?;
+    let name = facts.name(Some(director));
+    let silence = seconds(i64::from(silent.len) * 1_000_000);
+    let short = silent.len < DEFAULT;
+    let (confidence, how) = match short {
+        false => (Confidence::Likely, "it has forgotten it (900 s by default)".to_string()),
+        true => (Confidence::Possible, "it has forgotten it (its timeout may have been shortened)".to_string()),
+    };
+    let summary = format!("{name} resets a connection itself after {silence} of silence: {how}.");
+    let before = flow.request.sent_by(director).map(|hop| facts.seen_with(hop, "handed on, before"));
+    let found = Finding::new(name, Severity::Degraded, confidence, summary, facts.noted(silent, &format!("after {silence} of silence")))
+        .and([facts.noted(reset, &format!("RST from {name} itself, TTL {}", reset.ttl))])
+        .and(before)
+        .unless(&["HA004"], format!("on {name}: `ipvsadm -l --timeout`; whether the director was restarted or replaced meanwhile"));
+    let mend = Remedy::new(
+        name,
+        "ipvsadm --set 7500 120 300",
+        "the same at boot; or TCP keepalive under 900 s in the application",
+        "ipvsadm --set 900 120 300",
+    );
+    Some(found.mend([mend]).on(ids(flows)))
+}
+
+/// The client's packet after a silence, and the director's reset.
+fn reset<'a>(facts: &Facts<'_>, flow: &'a Flow) -> Option<(&'a FlowNote, &'a FlowNote)> {
+    let director = flow.director.filter(|d| flow.protocol == Protocol::Tcp && Some(*d) != flow.server_host)?;
+    let from_server = |n: &FlowNote| n.from.is_some() && n.from == flow.server_host;
+    if flow.noted(NoteKind::Reset).any(|n| n.way == Way::Reply && from_server(n)) {
+        return None;
+    }
+    // Forwarded packets have a TTL that nobody begins with, and the same one as other answers over that link.
+    let forwarded = |n: &FlowNote| {
+        flow.reply.hops.iter().any(|hop| hop.from == Some(director) && hop.ttl == n.ttl && hop.seen.has(crate::trace::PacketKind::SynAck))
+    };
+    let own = |n: &&FlowNote| n.way == Way::Reply && n.from == Some(director) && is_initial(n.ttl) && !forwarded(n);
+    let (silent, reset) = flow.noted(NoteKind::AfterSilence).filter(|n| n.way == Way::Request).find_map(|silent| {
+        let since = facts.trace.common_time(silent.point, silent.time);
+        let after = |n: &&FlowNote| (-1_000_000..AT_ONCE).contains(&(facts.trace.common_time(n.point, n.time) - since));
+        let reset = flow.noted(NoteKind::Reset).filter(own).find(after)?;
+        Some((silent, reset))
+    })?;
+    // It was not handed on either.
+    let passed = flow.noted(NoteKind::AfterSilence).any(|n| n.way == Way::Request && n.from == Some(director));
+    (!passed).then_some((silent, reset))
+}
+
+/// A reset after a long silence, seen only where its origin does not show.
+fn need(facts: &Facts<'_>) -> Option<String> {
+    let late = |f: &&Flow| {
+        let silent = f.noted(NoteKind::AfterSilence).any(|n| n.way == Way::Request && n.len >= DEFAULT);
+        f.director.is_none() && silent && f.noted(NoteKind::Reset).any(|n| n.way == Way::Reply)
+    };
+    facts.flows().any(|f| late(&f)).then(|| "captures on the director, on both of its sides".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{ACK, Conn, PSH, RST, SYN, SYN_ACK, World};
+    use super::*;
+
+    fn nat() -> Conn {
+        World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80")
+    }
+
+    fn open(w: &mut World, c: &Conn, there: &str, back: &str) {
+        w.carry(c, false, SYN, b"", there);
+        w.carry(c, true, SYN_ACK, b"", back);
+        w.carry(c, false, ACK, b"", there);
+        w.carry(c, false, PSH, b"first", there);
+        w.carry(c, true, PSH, b"answer", back);
+        w.carry(c, false, ACK, b"", there);
+    }
+
+    fn forgotten(silence: f64) -> World {
+        let mut w = World::nat();
+        let c = nat();
+        open(&mut w, &c, "client director web1", "web1 director client");
+        w.wait(silence);
+        w.carry(&c, false, ACK, b"", "client director");
+        let unknown = World::tcp("10.1.0.100:40001", "10.1.0.1:80");
+        w.carry(&unknown, true, RST, b"", "director client");
+        w
+    }
+
+    #[test]
+    fn a_reset_after_a_quarter_of_an_hour() {
+        let w = forgotten(1000.0);
+        let found = w.expect(&SVC013, Confidence::Likely, "director");
+        assert_eq!((found.severity, found.alternatives.as_slice()), (Severity::Degraded, &["HA004"][..]));
+        forgotten(200.0).expect(&SVC013, Confidence::Possible, "director");
+        forgotten(20.0).deny(&SVC013);
+    }
+
+    #[test]
+    fn with_direct_routing() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        open(&mut w, &c, "client router director web1", "web1 router client");
+        w.wait(1000.0);
+        w.carry(&c, false, ACK, b"", "client router director");
+        w.carry(&c, true, RST, b"", "director router client");
+        w.expect(&SVC013, Confidence::Likely, "director");
+    }
+
+    #[test]
+    fn a_reset_of_the_server_is_its_own() {
+        let mut w = World::nat();
+        let c = nat();
+        open(&mut w, &c, "client director web1", "web1 director client");
+        w.wait(1000.0);
+        w.carry(&c, false, ACK, b"", "client director web1");
+        w.carry(&c, true, RST, b"", "web1 director client");
+        w.deny(&SVC013);
+    }
+
+    #[test]
+    fn a_long_silence_that_ends_well() {
+        let mut w = World::nat();
+        let c = nat();
+        open(&mut w, &c, "client director web1", "web1 director client");
+        w.wait(1000.0);
+        w.carry(&c, false, PSH, b"later", "client director web1");
+        w.carry(&c, true, ACK, b"", "web1 director client");
+        w.deny(&SVC013);
+        w.healthy();
+    }
+}

@@ -1,0 +1,142 @@
+//! The tunnel makes full segments too long for the link.
+
+use super::super::facts::{by_director, ids};
+use super::super::{Facts, rule};
+use super::{vip, wrapped};
+use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::trace::{Flow, Method};
+
+rule! {
+    /// # What it sees
+    /// Handshakes and short requests pass. A full segment of a client is dropped by the director, which says ICMP "fragmentation needed"
+    /// with the VIP as source and the MTU of the tunnel: 1480 for IPIP, 1476 for GRE, less for GUE. The client goes on with shorter
+    /// segments.
+    ///
+    /// # Why it breaks
+    /// The outer header takes 20 bytes (IPIP), 24 (GRE) or 32 and more (GUE) of each packet. The real server does not know of it and
+    /// announces a maximum segment size of 1460 in its SYN-ACK, which goes past the director. Each client must learn it by losing a packet,
+    /// and one that never hears the message hangs (TUN005).
+    ///
+    /// # Confirm it by hand
+    /// `curl -T FILE http://VIP/` with some kilobytes; on the director `nstat -az IcmpOutDestUnreachs`, on the client `ip route get VIP` shows
+    /// the MTU that was learned.
+    ///
+    /// # Remedy
+    /// A smaller MSS in the real servers' SYN-ACK (TCPMSS, or `advmss` on their route), or a larger MTU between director and real servers,
+    /// or `net.ipv4.vs.pmtu_disc=0`, so that the director fragments.
+    ///
+    /// # When it is not a fault
+    /// Clients that go on with shorter segments are served: this is only a note then. Captured frames longer than the MTU are the work of
+    /// the network card (CAP002).
+    ///
+    /// # Reproduce
+    /// A TUN service, MTU 1500 everywhere; a POST of some kilobytes.
+    ///
+    /// # References
+    /// kernel `net/netfilter/ipvs/ip_vs_xmit.c`, `ip_vs_tunnel_xmit`; `Documentation/networking/ipvs-sysctl.rst`: pmtu_disc; RFC 1191.
+    TUN004 "tun-mtu-mss" check
+}
+
+/// What tunnels take from a packet: IPIP, GRE, GRE with checksum, GUE, GUE with checksum and options, the same over IPv6.
+const OVERHEADS: [u32; 9] = [20, 24, 28, 32, 36, 40, 44, 48, 52];
+
+fn check(facts: &Facts<'_>) -> Outcome {
+    let told: Vec<&Flow> = facts.balanced(Method::Tunnel).filter(|f| facts.too_big(f).is_some()).collect();
+    let mut found: Vec<Finding> = by_director(told).into_values().filter_map(|flows| finding(facts, &flows)).collect();
+    // Without captures at the director the MTU that it names gives the tunnel away.
+    let names_tunnel = |mtu: u32| [1500, 9000].iter().any(|link| OVERHEADS.contains(&(link - mtu.min(*link))));
+    let heard = |f: &&Flow| f.director.is_none() && facts.too_big(f).is_some_and(|(_, mtu)| names_tunnel(mtu));
+    let heard: Vec<&Flow> = facts.flows().filter(heard).collect();
+    if found.is_empty() && !heard.is_empty() {
+        found.extend(finding(facts, &heard));
+    }
+    found.into()
+}
+
+fn finding<'a>(facts: &Facts<'a>, flows: &[&'a Flow]) -> Option<Finding> {
+    let flow = *flows.first()?;
+    let (error, mtu) = facts.too_big(flow)?;
+    let known = flow.director.is_some();
+    let subject = if known { facts.name(flow.director).to_string() } else { flow.service.to_string() };
+    let headers = if flow.service.addr.is_ipv6() { 60 } else { 40 };
+    let (mss, vip) = (mtu.saturating_sub(headers), vip(flow));
+    let stuck = flows.iter().any(|f| facts.stuck(f).is_some());
+    let end = if stuck { "; a client goes on sending longer ones" } else { ", and clients learn it by losing one" };
+    let summary = format!("Requests to {} have {mtu} bytes at most in the tunnel{end}.", flow.service);
+    let announced = flow.reply.hops.iter().find(|hop| hop.mss.is_some_and(|announced| u32::from(announced) > mss));
+    let announced = announced.and_then(|hop| hop.mss.map(|m| facts.seen_with(hop, &format!("announces an MSS of {m}, {mss} would fit"))));
+    let inside: Option<Evidence> = wrapped(flow).map(|(hop, _)| facts.seen_with(hop, "shorter packets pass"));
+    let tables = if headers == 60 { "ip6tables" } else { "iptables" };
+    let clamp = format!("OUTPUT -p tcp --tcp-flags SYN,RST SYN -s {vip} -j TCPMSS --set-mss {mss}");
+    let servers = facts.names(flows.iter().filter_map(|f| f.server_host));
+    let servers = if servers.is_empty() { "each real server".to_string() } else { servers };
+    let mended = Remedy::new(
+        servers,
+        format!("{tables} -t mangle -A {clamp}"),
+        format!("the same rule in the saved rules ({tables}-save), on every real server"),
+        format!("{tables} -t mangle -D {clamp}"),
+    );
+    let confidence = if known { Confidence::Certain } else { Confidence::Likely };
+    let found = Finding::new(subject, Severity::Note, confidence, summary, facts.error(error)).and(announced).and(inside);
+    let found = found.mend([mended]).on(ids(flows));
+    Some(if known { found } else { found.unless(&["NET014"], "a capture at the director: does it use a tunnel?") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::{ACK, Conn, PSH, SYN_ACK, World};
+    use super::super::tun005::TUN005;
+    use super::*;
+
+    const THERE: &str = "client router director web1";
+    const BACK: &str = "web1 router client";
+
+    fn opened() -> (World, Conn) {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80").tunnel("director", 4, "10.2.0.99", "10.2.0.11");
+        w.syn(&c, THERE, 1);
+        w.carry(&c, true, SYN_ACK, b"", BACK);
+        w.carry(&c, false, ACK, b"", THERE);
+        (w, c)
+    }
+
+    #[test]
+    fn a_client_that_learns_is_served() {
+        let (mut w, c) = opened();
+        w.carry(&c, false, PSH, &[b'x'; 1460], "client router director");
+        w.icmp(&c, false, (3, 4, 1480), "10.2.0.100", "10.1.0.100", "director", "director router client");
+        w.carry(&c, false, PSH, &[b'x'; 1428], THERE);
+        w.carry(&c, true, PSH, b"200 OK", BACK);
+        let found = w.expect(&TUN004, Confidence::Certain, "director");
+        assert_eq!(found.severity, Severity::Note);
+        let clamp = "iptables -t mangle -A OUTPUT -p tcp --tcp-flags SYN,RST SYN -s 10.2.0.100 -j TCPMSS --set-mss 1440";
+        assert_eq!((found.remedy[0].command.as_str(), found.remedy[0].host.as_str()), (clamp, "web1"));
+        w.deny(&TUN005);
+        w.healthy();
+        // The client alone: an MTU that a tunnel makes, from the address that it dialled.
+        let w = w.without(&["router", "director", "web1", "web2"]);
+        w.expect(&TUN004, Confidence::Likely, "10.2.0.100:80");
+        w.healthy();
+    }
+
+    #[test]
+    fn merged_segments_are_no_violation() {
+        let (mut w, c) = opened();
+        w.carry(&c, false, PSH, &[b'x'; 2856], THERE);
+        w.carry(&c, true, PSH, b"200 OK", BACK);
+        w.deny(&TUN004);
+        w.healthy();
+    }
+
+    #[test]
+    fn a_router_in_front_with_a_small_link_is_no_tunnel() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, THERE, 1);
+        w.carry(&c, true, SYN_ACK, b"", BACK);
+        w.carry(&c, false, PSH, &[b'x'; 1460], "client router");
+        w.icmp(&c, false, (3, 4, 1480), "10.1.0.1", "10.1.0.100", "client", "router client");
+        w.carry(&c, false, PSH, &[b'x'; 1440], THERE);
+        w.deny(&TUN004);
+    }
+}
