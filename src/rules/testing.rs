@@ -477,6 +477,7 @@ impl World {
     }
 
     /// An ICMP error from `route`'s first host about the connection's request as that host has it; `mtu` or gateway in `rest`.
+    #[expect(clippy::too_many_arguments, reason = "one call, one line of a story")]
     pub(super) fn icmp(
         &mut self,
         conn: &Conn,

@@ -218,7 +218,9 @@ impl Assembler {
             for leg in self.store.legs(c) {
                 let request = conversation.from_client(leg.seen.from_b());
                 sum = sum.wrapping_add(mix(u64::from(leg.wire) << 1 | u64::from(request), endpoint));
-                tally.kinds |= u32::from(leg.repeats >= 3) << 31;
+                // Losses that every long connection has make no other story either.
+                let much = leg.repeats >= 3 && u32::from(leg.repeats) * 20 >= leg.packets;
+                tally.kinds |= u32::from(much) << 31;
                 let point = self.store.wire(leg.wire).point;
                 seen.add(request, leg.seen, leg.packets, || self.waited(point, leg.first_time()));
             }

@@ -22,6 +22,8 @@ pub(super) struct Live {
     pub(super) packets: u16,
     pub(super) longest: u16,
     pub(super) last_id: u16,
+    /// The IP-ID before that: where both ends of a wire are in one capture, two packets and their copies may come interleaved.
+    pub(super) other_id: u16,
     /// What a packet must show to be an ordinary one: the TTL, and nothing else ([`super::table::gate`]). The upper half counts the
     /// packets still to be looked at closely, which makes none of them ordinary.
     pub(super) gate: u16,
@@ -47,6 +49,13 @@ pub(super) fn leg_hash(tuple: Tuple, wire: u32) -> u64 {
 impl Live {
     pub(super) fn ttl(&self) -> u8 {
         self.gate as u8
+    }
+
+    /// Remembers an IP-ID; the two latest different ones are known.
+    #[inline(always)]
+    pub(super) fn saw_id(&mut self, id: u16) {
+        self.other_id = if self.last_id == id { self.other_id } else { self.last_id };
+        self.last_id = id;
     }
 
     pub(super) fn close_looks(&self) -> u8 {

@@ -409,7 +409,7 @@ impl Table {
         let ahead = end.wrapping_sub(leg.high_seq).cast_signed();
         let ordinary = s.gate == leg.gate && now.wrapping_sub(leg.last_tick) < SILENCE && leg.packets < u16::MAX;
         if !ordinary || (s.payload_len > 0 && ahead <= 0 && s.is_tcp()) {
-            if ordinary && ahead == 0 && s.id == leg.last_id && s.id != 0 {
+            if ordinary && s.id != 0 && ((ahead == 0 && s.id == leg.last_id) || s.id == leg.other_id) {
                 leg.last_tick = now; // the same packet again: seen on a bridge and its port, or at both ends of a wire
                 return Look::Done;
             }
@@ -418,7 +418,7 @@ impl Table {
         leg.packets += 1;
         leg.longest = leg.longest.max(s.payload_len.min(0xffff) as u16);
         leg.last_tick = now;
-        leg.last_id = s.id;
+        leg.saw_id(s.id);
         leg.high_seq = if ahead > 0 { end } else { leg.high_seq };
         leg.seen.add(if s.payload_len > 0 { PacketKind::Data } else { PacketKind::Ack });
         Look::Done
@@ -447,7 +447,7 @@ impl Table {
         let silence = now.saturating_sub(leg.last_tick);
         let end = s.seq_end();
         let ahead = end.wrapping_sub(leg.high_seq).cast_signed();
-        let same = leg.last_id == s.id && (ahead == 0 || !s.is_tcp());
+        let same = (leg.last_id == s.id && (ahead == 0 || !s.is_tcp())) || (leg.other_id == s.id && s.id != 0 && ahead <= 0 && s.is_tcp());
         let copy = !first && same && (s.id != 0 || silence < COPY);
         let passed = s.is_tcp() && ahead <= 0 && !first;
         let note = match kind {
@@ -471,7 +471,7 @@ impl Table {
         }
         live.longest = live.longest.max(s.payload_len.min(0xffff) as u16);
         live.last_tick = now;
-        live.last_id = s.id;
+        live.saw_id(s.id);
         let ttl = if note == Some(NoteKind::Loop) { live.ttl() } else { s.ttl };
         if ahead > 0 && kind != PacketKind::Reset {
             live.high_seq = end;
@@ -554,6 +554,7 @@ impl Table {
             packets: 0,
             longest: rested.longest,
             last_id: s.id.wrapping_sub(1),
+            other_id: s.id.wrapping_sub(1),
             gate: u16::from(close_looks) << 8 | u16::from(rested.ttl),
             seen,
             repeats: rested.repeats,
