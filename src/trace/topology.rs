@@ -53,7 +53,8 @@ impl Topology {
         let step = store.flows().div_ceil(SAMPLE).max(1);
         let sample: Vec<Sampled> = (0..store.flows()).step_by(step).map(|flow| Sampled::new(store, flow as u32)).collect();
         topology.vote(store, &sample, claims);
-        let candidates = topology.candidates(&Frames::count(store, points.len()), points);
+        let mut candidates = topology.candidates(&Frames::count(store, points.len()), points);
+        heed_siblings(store, &sample, points, &mut candidates);
         topology.settle_owners(points, &candidates);
         for _ in 0..3 {
             topology.unite_forwarders(store, &sample);
@@ -513,6 +514,35 @@ impl Sampled {
 /// Whether the first packets of both legs are the same one, as far as counts can tell: a leg that missed some may begin later.
 fn seems_first(a: &Spot, b: &Spot, repeated: bool) -> bool {
     (matches!(a.first, PacketKind::Syn | PacketKind::SynAck) && !repeated) || a.packets == b.packets
+}
+
+/// A neighbour that every packet goes through, and whose own frames a bridge floods back, has a part in more frames of a forwarder's
+/// interface than the forwarder itself. But what came in by another interface of the same machine leaves by this one, one hop on, and its
+/// sender is the machine: when that is always another MAC than the one that seems to be the interface's, it is the interface's.
+fn heed_siblings(store: &Store, sample: &[Sampled], points: &[CapturePoint], candidates: &mut [Vec<MacAddr>]) {
+    for out in 0..points.len() {
+        let [seems] = candidates[out][..] else { continue };
+        let mut senders: HashSet<MacAddr> = HashSet::new();
+        let siblings = (0..points.len()).filter(|&p| p != out && points[p].host.is_some() && points[p].host == points[out].host);
+        for (into, own) in
+            siblings.filter_map(|p| (candidates[p].len() == 1).then(|| (p, candidates[p][0]))).filter(|(_, own)| *own != seems)
+        {
+            for spots in sample.iter().flat_map(|flow| [&flow.request, &flow.reply]) {
+                let came = |s: &&Spot| s.point as usize == into && store.wire(s.wire).dst == Some(own);
+                for came in spots.iter().filter(came) {
+                    let went =
+                        spots.iter().filter(|s| s.point as usize == out && s.first == came.first && came.ttl.checked_sub(1) == Some(s.ttl));
+                    senders.extend(went.filter_map(|s| store.wire(s.wire).src));
+                }
+            }
+        }
+        let mut senders = senders.into_iter();
+        if let (Some(sender), None) = (senders.next(), senders.next())
+            && sender.is_unicast()
+        {
+            candidates[out] = vec![sender];
+        }
+    }
 }
 
 /// Unicast frames by point and MAC.
