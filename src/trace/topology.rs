@@ -53,7 +53,8 @@ impl Topology {
         let step = store.flows().div_ceil(SAMPLE).max(1);
         let sample: Vec<Sampled> = (0..store.flows()).step_by(step).map(|flow| Sampled::new(store, flow as u32)).collect();
         topology.vote(store, &sample, claims);
-        let mut candidates = topology.candidates(&Frames::count(store, points.len()), points);
+        let frames = Frames::count(store, points.len());
+        let mut candidates = topology.candidates(&frames, points);
         heed_siblings(store, &sample, points, &mut candidates);
         topology.settle_owners(points, &candidates);
         for _ in 0..3 {
@@ -63,7 +64,8 @@ impl Topology {
         topology.settle_insides(store, &sample, points, &candidates);
         topology.settle_askers(points, claims);
         topology.settle_searchers(points, &candidates, claims);
-        topology.clocks = Clocks::estimate(points.iter().map(|p| p.file).collect(), &topology.passages(store, &sample));
+        topology.clocks =
+            Clocks::estimate(points.iter().map(|p| p.file).collect(), &topology.passages(store, &sample, &topology.doubtful(&frames)));
         topology
     }
 
@@ -437,8 +439,19 @@ impl Topology {
         handovers
     }
 
+    /// Points that seem to belong to a MAC of which another point of the same MAC has seen twice as much. Likelier a bridge flooded to a
+    /// bystander what little was seen there, and when it did so proves nothing about clocks.
+    fn doubtful(&self, frames: &Frames) -> Vec<bool> {
+        let seen = |point: usize, mac: &MacAddr| frames.by_point[point].get(mac).copied().unwrap_or(0);
+        let outdone = |p: usize, mac: &MacAddr| {
+            let rival = |q: usize| q != p && self.own[q] == Some(*mac) && !frames.differ_in_tags(p, q, *mac);
+            (0..self.own.len()).any(|q| rival(q) && seen(q, mac) >= 2 * seen(p, mac))
+        };
+        self.own.iter().enumerate().map(|(p, own)| own.as_ref().is_some_and(|mac| outdone(p, mac))).collect()
+    }
+
     /// Packets seen at two files' points in a known order.
-    fn passages(&self, store: &Store, sample: &[Sampled]) -> Vec<Passage> {
+    fn passages(&self, store: &Store, sample: &[Sampled], doubtful: &[bool]) -> Vec<Passage> {
         let mut passages = Vec::new();
         // Packets that only seem to be the same one, for want of an IP-ID: for files that have nothing better in common.
         let mut guesses = Vec::new();
@@ -447,7 +460,8 @@ impl Topology {
                 for a in spots {
                     for b in spots {
                         let (from, to) = (self.clocks_file(a.point), self.clocks_file(b.point));
-                        if from == to || a.first != b.first || a.print >> 16 != b.print >> 16 || !self.precedes(store, a, b) {
+                        let vague = doubtful[a.point as usize] || doubtful[b.point as usize];
+                        if from == to || vague || a.first != b.first || a.print >> 16 != b.print >> 16 || !self.precedes(store, a, b) {
                             continue;
                         }
                         let passage = Passage { from_file: from, to_file: to, left: a.time, arrived: b.time };
