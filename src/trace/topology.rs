@@ -537,15 +537,14 @@ fn heed_siblings(store: &Store, sample: &[Sampled], points: &[CapturePoint], can
     for out in 0..points.len() {
         let [seems] = candidates[out][..] else { continue };
         let mut senders: HashSet<MacAddr> = HashSet::new();
-        let siblings = (0..points.len()).filter(|&p| p != out && points[p].host.is_some() && points[p].host == points[out].host);
-        for (into, own) in
-            siblings.filter_map(|p| (candidates[p].len() == 1).then(|| (p, candidates[p][0]))).filter(|(_, own)| *own != seems)
-        {
+        let sibling = |p: usize| p != out && points[p].host.is_some() && points[p].host == points[out].host;
+        for into in (0..points.len()).filter(|&p| sibling(p)) {
+            let own = |mac: MacAddr| mac != seems && candidates[into].contains(&mac);
             for spots in sample.iter().flat_map(|flow| [&flow.request, &flow.reply]) {
-                let came = |s: &&Spot| s.point as usize == into && store.wire(s.wire).dst == Some(own);
+                let came = |s: &&Spot| s.point as usize == into && store.wire(s.wire).dst.is_some_and(own);
                 for came in spots.iter().filter(came) {
-                    let went =
-                        spots.iter().filter(|s| s.point as usize == out && s.first == came.first && came.ttl.checked_sub(1) == Some(s.ttl));
+                    let next = |s: &&Spot| s.first == came.first && came.ttl.checked_sub(1) == Some(s.ttl);
+                    let went = spots.iter().filter(|s| s.point as usize == out).filter(next);
                     senders.extend(went.filter_map(|s| store.wire(s.wire).src));
                 }
             }
