@@ -66,7 +66,7 @@ fn cases_of_every_kind() {
                  ✗ new no expectation yet; no fault, 4 flows N ms\n    Nobody has said yet what has to come out; --bless writes down what does.\n\
                  ✗ other findings, roles: not as expected N ms\n    findings\n    - NAT001 broken likely\n    roles\n    - web1 is a client\n    \
                  + web1 is a real-server\n\
-                 4 cases: 1 as expected, 1 with a fault not found yet, 1 different, 1 without\n  expectation · N s\n";
+                 4 cases: 1 as expected, 1 with a fault not found yet, 1 different, 1 without\nexpectation · N s\n";
     assert_eq!(said(&other), lines);
 
     case(&at("b/wrong"), "healthy/nat-ok", "titel = \"a slip\"\n");
