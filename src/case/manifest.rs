@@ -87,7 +87,10 @@ impl Manifest {
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
         toml::from_str(text).map_err(|e: toml::de::Error| {
             let Some(span) = e.span() else { return ManifestError { line: 0, column: 0, what: e.message().to_string() } };
-            let before = text.get(..span.start).unwrap_or(text);
+            // The value that holds the mistake; our own messages quote the word itself.
+            let word = e.message().split('\'').nth(1).filter(|word| !word.is_empty());
+            let within = word.and_then(|word| text.get(span.start..)?.find(word)).unwrap_or(0);
+            let before = text.get(..span.start + within).unwrap_or(text);
             let line_start = before.rfind('\n').map_or(0, |at| at + 1);
             ManifestError {
                 line: before.matches('\n').count() + 1,
@@ -237,13 +240,14 @@ request = [
             ),
             (
                 "[roles]\nweb1 = \"realserver\"\n",
-                "line 2, column 8: unknown role 'realserver' (known: client router director real-server unknown)",
+                "line 2, column 9: unknown role 'realserver' (known: client router director real-server unknown)",
             ),
             (
                 "[expect]\nfindings = [\"NAT001 borken\"]\n",
-                "line 2, column 13: unknown word 'borken' after NAT001 (known: note risky degraded broken possible likely certain)",
+                "line 2, column 21: unknown word 'borken' after NAT001 (known: note risky degraded broken possible likely certain)",
             ),
-            ("[expect]\nfindings = [\"nat1\"]\n", "line 2, column 13: 'nat1' is not a code such as NAT001"),
+            ("[expect]\nfindings = [\"nat1\"]\n", "line 2, column 14: 'nat1' is not a code such as NAT001"),
+            ("[expect]\nmay = [\n  \"ARP001\",\n  \"nat1\",\n]\n", "line 4, column 4: 'nat1' is not a code such as NAT001"),
             ("title = \n", "line 1, column 9: string values must be quoted, expected literal string"),
             (
                 "[[expect.flows]]\nservise = \"1\"\n",
