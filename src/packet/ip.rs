@@ -156,8 +156,19 @@ impl<'a> Dissector<'a> {
         }
         let (extensions, next, after, stopped) =
             etherparse::Ipv6ExtensionsSlice::from_slice_lax(etherparse::IpNumber(ip.protocol), payload);
-        for extension in extensions.clone() {
-            if let etherparse::Ipv6ExtensionSlice::Fragment(part) = extension {
+        // etherparse's iterator (0.21) trusts the last header's word for what comes next, and reads on behind the slice when the lax reader
+        // stopped there: it is asked for no more than there is.
+        let (mut left, mut walk) = (extensions.slice().len(), extensions.into_iter());
+        while left > 0
+            && let Some(extension) = walk.next()
+        {
+            use etherparse::Ipv6ExtensionSlice as Extension;
+            left = left.saturating_sub(match &extension {
+                Extension::HopByHop(header) | Extension::Routing(header) | Extension::DestinationOptions(header) => header.slice().len(),
+                Extension::Fragment(header) => header.slice().len(),
+                Extension::Authentication(header) => header.slice().len(),
+            });
+            if let Extension::Fragment(part) = extension {
                 ip.id = part.identification();
                 ip.fragment = Some(Fragment { offset: u32::from(part.fragment_offset().byte_offset()), more: part.more_fragments() });
             }
@@ -208,5 +219,43 @@ impl<'a> Dissector<'a> {
             target_mac: mac(18),
             target: ip(24),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::net::Timestamp;
+    use crate::packet::{Frame, LinkType, StopReason, dissect};
+
+    fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x60, 0, 0, 0, 0, payload.len() as u8, next, 64];
+        bytes.extend([0x20, 1, 0xd, 0xb8].repeat(8));
+        bytes.extend(payload);
+        bytes
+    }
+
+    /// An extension header that promises another one, which is not there or may not stand there. In a debug build an access behind the
+    /// end is noticed.
+    #[test]
+    fn extension_headers_that_promise_too_much() {
+        let header = |next: u8| [next, 0, 1, 4, 0, 0, 0, 0];
+        let fragment = [60, 0, 0, 8, 0, 0, 0, 9];
+        for (next, payload, id) in [
+            (0, header(0).to_vec(), 0),
+            (60, header(43).to_vec(), 0),
+            (60, header(51).to_vec(), 0),
+            (60, [header(44), header(0)].concat()[..12].to_vec(), 0),
+            (44, fragment.to_vec(), 9),
+            (44, [fragment, header(0)].concat(), 9),
+        ] {
+            let bytes = ipv6(next, &payload);
+            let wire_len = bytes.len() as u32;
+            let frame =
+                Frame { bytes: &bytes, wire_len, link_type: LinkType(101), time: Timestamp(0), number: 1, interface: 0, heading: None };
+            let packet = dissect(&frame);
+            let stop = packet.stop.map(|stop| (stop.layer, stop.reason));
+            assert_eq!(stop, Some(("IPv6 extension", StopReason::Malformed("extension header"))), "{next} {payload:?}");
+            assert_eq!(packet.ip().map(|ip| ip.id), Some(id), "{next} {payload:?}");
+        }
     }
 }

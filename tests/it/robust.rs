@@ -315,6 +315,8 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         Just(vec![0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0xa0, 2, 0xfa, 0xf0, 0, 0, 0, 0, 2, 4, 5, 0xb4, 4, 2, 8, 10]),
         Just(vec![0x9c, 0x40, 0x12, 0xb5, 0, 40, 0, 0]),
         Just(vec![0x20, 0, 8, 0, 0, 0, 0, 7]),
+        // An IPv6 extension header, of what may follow one.
+        prop::sample::select(vec![0u8, 6, 43, 44, 51, 58, 59, 60, 135]).prop_map(|next| vec![next, 0, 0, 1, 0, 0, 0, 9]),
         Just(vec![3, 4, 0, 0, 0, 0, 5, 0x78]),
         prop::collection::vec(any::<u8>(), 0..24),
     ];
