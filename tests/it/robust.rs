@@ -299,6 +299,9 @@ const LINKS: [u16; 14] = [0, 1, 9, 12, 14, 50, 101, 108, 113, 228, 229, 276, 105
 
 /// Bytes that begin as frames do, more often than chance would have it.
 fn frame() -> impl Strategy<Value = Vec<u8>> {
+    // IPv6 extension headers, with the number of what follows: a transport, another one, or one that may not stand there.
+    let extension = prop::sample::select(vec![0u8, 6, 43, 44, 51, 58, 59, 60, 135]).prop_map(|next| vec![next, 0, 0, 1, 0, 0, 0, 9]);
+    let extensions = prop::collection::vec(extension, 0..4);
     let piece = prop_oneof![
         Just(vec![0x52, 0x54, 0, 0, 1, 1, 0x52, 0x54, 0, 0, 2, 1]),
         Just(vec![8, 0]),
@@ -307,16 +310,15 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
         Just(vec![8, 6, 0, 1, 8, 0, 6, 4, 0, 1]),
         prop::sample::select(vec![1u8, 4, 6, 17, 41, 47, 58, 112, 132, 0, 43, 44, 60])
             .prop_map(|protocol| vec![0x45, 0, 0, 60, 0, 1, 0x40, 0, 64, protocol, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]),
-        prop::sample::select(vec![0u8, 4, 6, 17, 41, 43, 44, 47, 58, 60, 112, 132]).prop_map(|next| {
+        (prop::sample::select(vec![0u8, 4, 6, 17, 41, 43, 44, 47, 58, 60, 112, 132]), extensions).prop_map(|(next, extensions)| {
             let mut header = vec![0x60, 0, 0, 0, 0, 40, next, 64];
             header.extend([0x20, 1, 0xd, 0xb8].repeat(8));
+            header.extend(extensions.concat());
             header
         }),
         Just(vec![0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0xa0, 2, 0xfa, 0xf0, 0, 0, 0, 0, 2, 4, 5, 0xb4, 4, 2, 8, 10]),
         Just(vec![0x9c, 0x40, 0x12, 0xb5, 0, 40, 0, 0]),
         Just(vec![0x20, 0, 8, 0, 0, 0, 0, 7]),
-        // An IPv6 extension header, of what may follow one.
-        prop::sample::select(vec![0u8, 6, 43, 44, 51, 58, 59, 60, 135]).prop_map(|next| vec![next, 0, 0, 1, 0, 0, 0, 9]),
         Just(vec![3, 4, 0, 0, 0, 0, 5, 0x78]),
         prop::collection::vec(any::<u8>(), 0..24),
     ];
@@ -362,6 +364,11 @@ proptest! {
             content(&packed);
         }
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
 
     /// Frames, and what a short snap length leaves of them.
     #[test]
