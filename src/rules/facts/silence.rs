@@ -165,7 +165,7 @@ impl<'a> Facts<'a> {
         if routes_out {
             open.retain(|code| *code != "DR004");
         }
-        if served.is_empty() && all_silent && self.is_one_armed(flow) == Some(false) {
+        if served.is_empty() && all_silent && self.is_one_armed(flow) == Some(false) && flow.vip == Some(flow.service) {
             open.insert(0, "NAT007");
         } else if two_nics {
             open.retain(|code| *code != "DR018");
