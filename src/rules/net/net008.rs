@@ -145,7 +145,8 @@ mod tests {
         let rejected = World::tcp("10.1.0.100:40003", "10.2.0.11:22");
         w.syn(&rejected, "client router", 1);
         w.icmp(&rejected, false, (3, 10, 0), "10.1.0.1", "10.1.0.100", "client", "router client");
-        let loud: Vec<_> = w.diagnose().findings.into_iter().filter(|f| f.severity >= Severity::Degraded && f.confidence > Confidence::Possible).collect();
+        let loud: Vec<_> =
+            w.diagnose().findings.into_iter().filter(|f| f.severity >= Severity::Degraded && f.confidence > Confidence::Possible).collect();
         assert!(loud.is_empty(), "{loud:#?}");
     }
 
