@@ -241,9 +241,9 @@ request = [
             ),
             (
                 "[expect]\nfindings = [\"NAT001 borken\"]\n",
-                "line 2, column 13: unknown word 'borken' after NAT001 (known: note risky degraded broken possible likely certain)",
+                "line 2, column 12: unknown word 'borken' after NAT001 (known: note risky degraded broken possible likely certain)",
             ),
-            ("[expect]\nfindings = [\"nat1\"]\n", "line 2, column 13: 'nat1' is not a code such as NAT001"),
+            ("[expect]\nfindings = [\"nat1\"]\n", "line 2, column 12: 'nat1' is not a code such as NAT001"),
             ("title = \n", "line 1, column 9: string values must be quoted, expected literal string"),
             (
                 "[[expect.flows]]\nservise = \"1\"\n",

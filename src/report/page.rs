@@ -37,12 +37,6 @@ pub fn diagnosis(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> 
         page.gap()?;
         finding(page, report.trace, f)?;
     }
-    if !notes.is_empty() {
-        page.gap()?;
-        for f in &notes {
-            page.wrapped(&format!("  {}  ", format!("{} {}", f.code, f.name).dimmed()), "      ", &f.summary)?;
-        }
-    }
     if findings.is_empty() && !services.is_empty() {
         let well =
             services.iter().all(|s| report.health(s) != Health::Troubled) && services.iter().any(|s| report.health(s) == Health::Well);
@@ -54,6 +48,14 @@ pub fn diagnosis(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> 
             if not_judged || diagnosis.not_judged.is_empty() { "" } else { " (list: --not-judged)" }
         );
         page.wrapped("  ", "  ", &counts)?;
+    }
+    // How captures show things is worth a line together; what users may take for a fault is worth a sentence each.
+    let (artefacts, notes): (Vec<&Finding>, Vec<&Finding>) = notes.into_iter().partition(|f| f.code.starts_with("CAP"));
+    if !notes.is_empty() {
+        page.gap()?;
+        for f in &notes {
+            page.wrapped(&format!("  {}  ", format!("{} {}", f.code, f.name).dimmed()), "      ", &f.summary)?;
+        }
     }
     if !findings.is_empty() || services.iter().any(|s| report.health(s) == Health::Troubled) {
         examples(page, report, &services, &findings)?;
@@ -67,6 +69,10 @@ pub fn diagnosis(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> 
     }
     page.gap()?;
     footer(page, report)?;
+    if !artefacts.is_empty() {
+        let names: Vec<String> = artefacts.iter().map(|f| format!("{} {}", f.code, f.name)).collect();
+        page.painted("  of the captures: ", "    ", &names.join(", "), |line| line.dimmed().to_string())?;
+    }
     if let Some(first) = findings.first() {
         let flow = first.flows.first().map_or_else(String::new, |flow| format!(" · lvscope trace … --flow {flow} --ladder"));
         page.wrapped("  ", "        ", &format!("more: lvscope explain {}{flow}", first.code))?;

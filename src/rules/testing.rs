@@ -477,6 +477,7 @@ impl World {
     }
 
     /// An ICMP error from `route`'s first host about the connection's request as that host has it; `mtu` or gateway in `rest`.
+    #[expect(clippy::too_many_arguments, reason = "one call, one line of a story")]
     pub(super) fn icmp(
         &mut self,
         conn: &Conn,
@@ -705,6 +706,11 @@ impl Conn {
             // Undone only if it is the answer to what was done.
             true => (if work.dst == Some(at.0) { dst } else { at.0 }, if work.src == Some(at.1) { src } else { at.1 }, None),
         }
+    }
+
+    /// The same connection after the client has sent so many bytes more.
+    pub(super) fn later(&self, bytes: u32) -> Self {
+        Conn { isn: (self.isn.0.wrapping_add(bytes), self.isn.1), ..self.clone() }
     }
 
     fn packet(&self, back: bool, flags: u8, payload: &[u8], ttl: u8, id: u16, at: &Addresses) -> Vec<u8> {

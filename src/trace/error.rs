@@ -2,7 +2,7 @@
 
 use super::claims::{At, Occurrences};
 use super::tuple::Tuple;
-use crate::packet::{Icmp, IcmpKind};
+use crate::packet::IcmpKind;
 use std::net::IpAddr;
 
 /// An ICMP error as seen on one wire, with how often it came.
@@ -36,19 +36,12 @@ pub(super) struct Errors {
 const MOST: usize = 200_000;
 
 impl Errors {
-    pub(super) fn add(
-        &mut self,
-        wire: u32,
-        at: At,
-        icmp: &Icmp<'_>,
-        ip: &crate::packet::Ip,
-        quoted: Tuple,
-        tunnelled: bool,
-        quoted_len: u32,
-    ) {
+    /// Takes in one that was seen like this, or counts it with the one that it repeats.
+    pub(super) fn add(&mut self, seen: ErrorSeen, at: At) {
         // The latest ones first: an error repeats at once or not at all.
-        let same =
-            |e: &&mut ErrorSeen| e.wire == wire && e.quoted == quoted && e.src == ip.src && e.kind == icmp.kind && e.code == icmp.code;
+        let same = |e: &&mut ErrorSeen| {
+            e.wire == seen.wire && e.quoted == seen.quoted && e.src == seen.src && e.kind == seen.kind && e.code == seen.code
+        };
         if let Some(known) = self.errors.iter_mut().rev().take(64).find(same) {
             return known.times.push(at);
         }
@@ -56,18 +49,6 @@ impl Errors {
             self.left_out += 1;
             return;
         }
-        self.errors.push(ErrorSeen {
-            wire,
-            src: ip.src,
-            dst: ip.dst,
-            ttl: ip.ttl,
-            kind: icmp.kind,
-            type_number: icmp.type_number,
-            code: icmp.code,
-            quoted,
-            tunnelled,
-            quoted_len,
-            times: Occurrences::at(at),
-        });
+        self.errors.push(seen);
     }
 }

@@ -186,7 +186,7 @@ mod tests {
             let (mut table, mut map) = (LiveLegs::new(), HashMap::new());
             for (n, insert) in steps {
                 // Few homes: long runs of slots that gave way to each other, some going round the end.
-                let hash = n << 40 | (n % 61) * 67 + 4050;
+                let hash = n << 40 | ((n % 61) * 67 + 4050);
                 let found = table.find(hash);
                 prop_assert_eq!(found.is_some(), map.contains_key(&hash));
                 match found {

@@ -166,6 +166,7 @@ impl Conversation {
     }
 
     /// True when a packet whose tuple had to be flipped (`from_b`) comes from the client.
+    #[expect(clippy::wrong_self_convention, reason = "where a packet comes from, not a conversion")]
     pub(super) fn from_client(&self, from_b: bool) -> bool {
         self.known.has(Known::CLIENT_IS_B) == from_b
     }
@@ -275,6 +276,7 @@ impl Seen {
         self.0 |= 1 << kind as u8;
     }
 
+    #[expect(clippy::wrong_self_convention, reason = "where a packet comes from, not a conversion")]
     pub(super) fn from_b(self) -> bool {
         self.0 & Self::FROM_B.0 != 0
     }

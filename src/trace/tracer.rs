@@ -3,7 +3,7 @@
 use super::claims::{At, Claims, Occurrences};
 use super::clock::LATEST;
 use super::correlate;
-use super::error::Errors;
+use super::error::{ErrorSeen, Errors};
 use super::journal::{Journal, segment_mark};
 use super::live::leg_hash;
 use super::point::{Points, Source};
@@ -265,11 +265,14 @@ impl Tracer {
                     _ => (0, 0, TcpFlags(0)),
                 };
             }
-            Transport::Icmp(icmp) if icmp.is_error() => return self.icmp_error(at, wire, packet, icmp, ip),
+            Transport::Icmp(icmp) if icmp.is_error() => return self.icmp_error(at, wire, icmp, ip),
             Transport::Icmp(icmp) if icmp.echo().is_some() => {}
             Transport::Icmp(icmp) => {
                 self.claims.neighbour(at, icmp.kind, ip.src, ip.dst, (packet.link.src, packet.link.dst));
-                return if !matches!(icmp.kind, crate::packet::IcmpKind::Other) { () } else { self.unplaced("other ICMP messages") };
+                if icmp.kind == IcmpKind::Other {
+                    self.unplaced("other ICMP messages");
+                }
+                return;
             }
             Transport::Vrrp(vrrp) => return self.claims.vrrp(at, packet.link.src, ip.src, vrrp),
             // Ports without flags would make a SYN look like data.
@@ -311,15 +314,23 @@ impl Tracer {
         self.unplaced(&reason);
     }
 
-    fn icmp_error(&mut self, at: At, wire: u32, packet: &Packet<'_>, icmp: &crate::packet::Icmp<'_>, ip: &Ip) {
-        let Some(quoted) = &icmp.quoted else { return self.unplaced("ICMP errors that quote nothing") };
-        let (Some(tuple), Some(inner)) = (quoted.five_tuple(), quoted.ip()) else {
-            return self.unplaced("ICMP errors that quote nothing");
+    fn icmp_error(&mut self, at: At, wire: u32, icmp: &Icmp<'_>, ip: &Ip) {
+        let quoted = icmp.quoted.as_ref().and_then(|quoted| Some((quoted, quoted.five_tuple()?, quoted.ip()?)));
+        let Some((quoted, tuple, inner)) = quoted else { return self.unplaced("ICMP errors that quote nothing") };
+        let seen = ErrorSeen {
+            wire,
+            src: ip.src,
+            dst: ip.dst,
+            ttl: ip.ttl,
+            kind: icmp.kind,
+            type_number: icmp.type_number,
+            code: icmp.code,
+            quoted: self.addresses.compact(tuple),
+            tunnelled: !quoted.tunnels.is_empty(),
+            quoted_len: inner.total_len,
+            times: Occurrences::at(at),
         };
-        let tunnelled = !quoted.tunnels.is_empty();
-        let tuple = self.addresses.compact(tuple);
-        self.errors.add(wire, at, icmp, ip, tuple, tunnelled, inner.total_len);
-        let _ = packet;
+        self.errors.add(seen, at);
     }
 
     /// A close look at a packet: what identifies it elsewhere, and what its options tell.

@@ -54,7 +54,7 @@ fn cases_of_every_kind() {
     case(&at("a/gap"), "healthy/nat-ok", "[expect]\nfindings = []\nnot_yet = [\"SVC003\", \"HA001\"]\n");
     let gap = replay(away.path(), &["a"]);
     ends(&gap, 0);
-    let lines = "✓ deep/down/fine no fault, 2 flows N ms\n~ gap no fault, 2 flows; SVC003 HA001 not found yet N ms\n\
+    let lines = "✓ deep/down/fine no fault, 4 flows N ms\n~ gap no fault, 4 flows; SVC003 HA001 not found yet N ms\n\
                  2 cases: 1 as expected, 1 with a fault not found yet · N s\n";
     assert_eq!(said(&gap), lines);
 
@@ -62,11 +62,11 @@ fn cases_of_every_kind() {
     case(&at("b/other"), "healthy/nat-ok", "[roles]\nweb1 = \"client\"\n[expect]\nfindings = [\"NAT001 broken likely\"]\n");
     let other = replay(away.path(), &["a", "b", "a/gap"]);
     ends(&other, 1);
-    let lines = "✓ deep/down/fine no fault, 2 flows N ms\n~ gap no fault, 2 flows; SVC003 HA001 not found yet N ms\n\
-                 ✗ new no expectation yet; no fault, 2 flows N ms\n    Nobody has said yet what has to come out; --bless writes down what does.\n\
+    let lines = "✓ deep/down/fine no fault, 4 flows N ms\n~ gap no fault, 4 flows; SVC003 HA001 not found yet N ms\n\
+                 ✗ new no expectation yet; no fault, 4 flows N ms\n    Nobody has said yet what has to come out; --bless writes down what does.\n\
                  ✗ other findings, roles: not as expected N ms\n    findings\n    - NAT001 broken likely\n    roles\n    - web1 is a client\n    \
                  + web1 is a real-server\n\
-                 4 cases: 1 as expected, 1 with a fault not found yet, 1 different, 1 without\n  expectation · N s\n";
+                 4 cases: 1 as expected, 1 with a fault not found yet, 1 different, 1 without\nexpectation · N s\n";
     assert_eq!(said(&other), lines);
 
     case(&at("b/wrong"), "healthy/nat-ok", "titel = \"a slip\"\n");
@@ -132,7 +132,7 @@ fn blessing_writes_what_came_out_and_nothing_else() {
     let blessed = replay(away.path(), &["one", "--bless"]);
     ends(&blessed, 0);
     let text = said(&blessed);
-    assert!(text.starts_with("~ one blessed: no fault, 2 flows; HA001 not found yet N ms\n    findings\n    - NAT001\n"), "{text}");
+    assert!(text.starts_with("~ one blessed: no fault, 4 flows; HA001 not found yet N ms\n    findings\n    - NAT001\n"), "{text}");
     assert!(text.ends_with("1 case: 0 as expected, 1 with a fault not found yet, 1 blessed · N s\n"), "{text}");
     let written = fs::read_to_string(at("one/case.toml")).expect("case.toml");
     let (front, back) = ("# ours\ntitle = \"t\"\n\n[expect]\n# seen on site\nfindings = [", "\n[roles]\nweb1 = \"real-server\"\n");

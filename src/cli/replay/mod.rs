@@ -6,6 +6,7 @@ use super::captures::reason;
 use super::output::Output;
 use super::{FINDINGS, FINE, Failure, INPUT, NOTHING};
 use crate::case::{self, CaseError, Code, Difference, Replayed};
+use crate::finding::{Finding, Severity};
 use crate::net::plural;
 use crate::report::{Check, End, Suite, junit, tap};
 use clap::Args;
@@ -189,15 +190,23 @@ impl Tally {
     }
 }
 
-/// What came out, in a few words: `NAT001, 2 flows`.
+/// What came out, in a few words: `NAT001, 2 flows`. Where nothing is broken, what is at risk.
 fn seen(replayed: &Replayed) -> String {
-    let mut codes: Vec<&str> = Vec::new();
-    for finding in replayed.diagnosis.findings.iter().filter(|finding| case::accuses(finding)) {
-        if !codes.contains(&finding.code) {
-            codes.push(finding.code);
+    let codes = |of: &dyn Fn(&Finding) -> bool| {
+        let mut codes: Vec<&str> = Vec::new();
+        for finding in replayed.diagnosis.findings.iter().filter(|finding| of(finding)) {
+            if !codes.contains(&finding.code) {
+                codes.push(finding.code);
+            }
         }
-    }
-    let found = if codes.is_empty() { "no fault".to_string() } else { codes.join(" ") };
+        codes.join(" ")
+    };
+    let (faults, risks) = (codes(&case::accuses), codes(&|finding| finding.severity == Severity::Risky));
+    let found = match (faults.as_str(), risks.as_str()) {
+        ("", "") => "no fault".to_string(),
+        ("", risks) => format!("{risks} risky"),
+        (faults, _) => faults.to_string(),
+    };
     format!("{found}, {}", plural(replayed.reading.trace.flow_count() as u64, "flow"))
 }
 

@@ -1,7 +1,7 @@
 //! A neighbour on the way does not answer ARP or neighbour discovery.
 
 use super::super::facts::{ids, list, plural};
-use super::super::remedy::{ip_for, look};
+use super::super::remedy::{ip_for, look, replace_default_route};
 use super::super::{Facts, rule};
 use super::{Vain, in_vain};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
@@ -41,6 +41,9 @@ fn check(facts: &Facts<'_>) -> Outcome {
 
 fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
     let facts = &hood.facts;
+    if vain.answers {
+        return no_way_back(facts, vain);
+    }
     let (name, target) = (facts.name(Some(vain.asker)), vain.question.target);
     let times = plural(vain.question.times.count as usize, "time");
     let is_director = hood.standing(vain.asker, target) == Role::Director;
@@ -68,6 +71,23 @@ fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
         .and(vain.errors(facts))
         .unless(&alternatives, settle)
         .mend(is_director.then_some(out).into_iter().chain([alive]))
+        .on(ids(&vain.flows))
+}
+
+/// A server that answers its clients directly, through a gateway that is not there.
+fn no_way_back(facts: &Facts<'_>, vain: &Vain<'_>) -> Finding {
+    let (name, target) = (facts.name(Some(vain.asker)), vain.question.target);
+    let times = plural(vain.question.times.count as usize, "time");
+    let summary = format!("{name} wants to answer through {target}, asked {times} for it, and nobody answers.");
+    let router = vain.flows.first().and_then(|f| facts.at_director(f)).and_then(|hop| Some((hop.from?, hop.src_mac)));
+    let not: Vec<_> = vain.flows.iter().flat_map(|f| [f.client.addr, f.service.addr]).collect();
+    let gateway = facts.address_on(router.map(|r| r.0), router.and_then(|r| r.1), &not, "ROUTER");
+    let client = vain.flows.first().map_or_else(|| "CLIENT".to_string(), |f| f.client.addr.to_string());
+    let waiting = vain.flows.first().and_then(|f| f.request.last()).map(|hop| facts.seen(hop));
+    Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(vain.question))
+        .and(waiting)
+        .unless(&["DR004"], format!("on {name}: `ip route get {client}`; is {target} the router's address, and is it up?"))
+        .mend([replace_default_route(name, &gateway, &target.to_string())])
         .on(ids(&vain.flows))
 }
 
@@ -104,6 +124,25 @@ mod tests {
         assert_eq!(found.remedy[0].command, "ipvsadm -e -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0");
         w.deny(&DR008);
         assert_eq!(world(&[]).without(&["web1", "web2", "client"]).finding(&ARP011).flows, [2]);
+    }
+
+    #[test]
+    fn a_gateway_that_does_not_exist() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let good = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.talk(&good, "client router director web2", "web2 router client");
+        let bad = World::tcp("10.1.0.100:40002", "10.2.0.100:80");
+        w.syn(&bad, "client router director web1", 1);
+        for _ in 0..3 {
+            w.who_has("web1", "int", "10.2.0.250", &[]);
+            w.wait(1.0);
+        }
+        w.syn(&bad, "client router director web1", 1);
+        let found = w.expect(&ARP011, Confidence::Likely, "web1");
+        assert_eq!((found.flows.as_slice(), found.alternatives.as_slice()), (&[2][..], &["DR004"][..]));
+        assert_eq!(found.remedy[0].command, "ip route replace default via 10.2.0.1");
+        w.deny(&super::super::arp006::ARP006);
     }
 
     #[test]

@@ -47,26 +47,25 @@ fn check(facts: &Facts<'_>) -> Outcome {
 
 fn finding(hood: &super::Neighbourhood<'_>, addr: IpAddr) -> Option<Finding> {
     let facts = &hood.facts;
-    let rivals = hood.rivals(addr);
-    let (a, b, words) = rivals.iter().enumerate().find_map(|(i, a)| {
-        let others = rivals[i + 1..].iter().filter(|b| !facts.may_be_one_machine(a.host, b.host));
-        others.into_iter().find_map(|b| Some((a, b, facts.contradiction(a, b)?)))
-    })?;
-    let names = facts.names([a.host, b.host]);
+    let (a, b, words) = hood.quarrel(addr)?;
+    let names = facts.names([a, b]);
+    // With direct routing the packet is for the VIP, and only its MAC says that a director meant this address.
+    let macs = words.map(|w| w.mac);
+    let handed = |f: &Flow, h: &Hop| f.director.is_some() && h.from == f.director && h.dst_mac.is_some_and(|mac| macs.contains(&mac));
+    let meant = |f: &Flow, h: &Hop| h.dst.addr == addr || handed(f, h);
     // Where its packets went, each MAC once.
-    let mut met: Vec<(MacAddr, &Hop, &Flow)> = Vec::new();
+    let mut met: Vec<(MacAddr, &Hop)> = Vec::new();
     for flow in facts.flows() {
-        for hop in flow.request.hops.iter().filter(|h| h.dst.addr == addr) {
-            if let Some(mac) = hop.dst_mac.filter(|mac| mac.is_unicast() && met.iter().all(|(m, ..)| m != mac)) {
-                met.push((mac, hop, flow));
+        for hop in flow.request.hops.iter().filter(|h| meant(flow, h)) {
+            if let Some(mac) = hop.dst_mac.filter(|mac| mac.is_unicast() && met.iter().all(|(m, _)| m != mac)) {
+                met.push((mac, hop));
             }
         }
     }
-    let to = |f: &Flow| f.request.hops.iter().any(|h| h.dst.addr == addr);
-    let failed: Vec<&Flow> = facts.flows().filter(|f| to(f) && !f.state.is_complete()).collect();
+    let failed: Vec<&Flow> = facts.flows().filter(|f| !f.state.is_complete() && f.request.hops.iter().any(|h| meant(f, h))).collect();
     let severity = if failed.is_empty() { Severity::Degraded } else { Severity::Broken };
     let summary = format!("{names} both say that they have {addr}: {} and {}.", words[0].mac, words[1].mac);
-    let seen = met.iter().take(2).map(|(_, hop, _)| facts.seen_with(hop, &facts.to_whom(hop)));
+    let seen = met.iter().take(2).map(|(_, hop)| facts.seen_with(hop, &facts.to_whom(hop)));
     let family = ip_for(&addr.to_string());
     let found = Finding::new(&names, severity, Confidence::Likely, summary, facts.claim(words[0]))
         .and([facts.claim(words[1])])
@@ -105,6 +104,20 @@ mod tests {
         assert_eq!((found.severity, found.flows.as_slice()), (Severity::Broken, &[2][..]));
         assert!(found.evidence().len() >= 3);
         w.without(&["foreign", "web1", "web2", "client"]).unnamed().finding(&ARP012);
+    }
+
+    #[test]
+    fn a_bystander_gets_what_direct_routing_means_for_the_server() {
+        let mut w = World::dr().plug("printer.eth0", "int", RIP);
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        w.who_has("director", "int", RIP, &["printer", "web1"]);
+        let good = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.talk(&good, "client router director web1", "web1 router client");
+        let bad = World::tcp("10.1.0.100:40002", "10.2.0.100:80");
+        w.syn(&bad, "client router director printer", 3);
+        let found = w.expect(&ARP012, Confidence::Likely, "printer, web1");
+        assert_eq!((found.severity, found.flows.as_slice()), (Severity::Broken, &[2][..]));
+        w.deny(&super::super::super::dr::dr001::DR001);
     }
 
     #[test]

@@ -121,12 +121,14 @@ struct Vain<'a> {
     is_service: bool,
     /// The asker hands requests to servers.
     balances: bool,
+    /// The asker is a server that looks for a way for its answer.
+    answers: bool,
 }
 
 impl Vain<'_> {
     /// Whose fault it is: the director's, which should answer, or a neighbour's that is not there.
     fn code(&self) -> &'static str {
-        let director_hears = self.heard.is_some() && !self.balances;
+        let director_hears = self.heard.is_some() && !self.balances && !self.answers;
         if self.question.target.is_ipv4() && (director_hears || self.is_service) { "ARP006" } else { "ARP011" }
     }
 
@@ -155,7 +157,7 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
     let facts = hood.facts;
     let vips = facts.vips();
     let mut found: BTreeMap<(HostId, IpAddr), Vain> = BTreeMap::new();
-    let mut add = |asker: HostId, question: &'a Question, flow: Option<&'a Flow>| {
+    let mut add = |asker: HostId, question: &'a Question, flow: Option<&'a Flow>, answers: bool| {
         let vain = found.entry((asker, question.target)).or_insert_with(|| Vain {
             asker,
             question,
@@ -163,6 +165,7 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
             flows: Vec::new(),
             is_service: vips.contains(&question.target),
             balances: hood.standing(asker, question.target) == Role::Director,
+            answers,
         });
         if question.times.count > vain.question.times.count {
             vain.question = question;
@@ -171,14 +174,17 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
     };
     for flow in facts.flows() {
         let Some(unresolved) = facts.unresolved(flow, Way::Request) else { continue };
-        // A server that asks for its gateway is another story, and so is who asks with the service's address (DR008).
         let served = flow.server_host == Some(unresolved.host) && flow.director.is_some_and(|d| d != unresolved.host);
-        let asks = unresolved
-            .questions
-            .iter()
-            .filter(|q| insists(q, 2) && q.asker != Some(unresolved.hop.dst.addr) && q.target != unresolved.hop.src.addr);
-        if let (false, Some(question)) = (served, asks.max_by_key(|q| (facts.last_asked(q), q.times.count))) {
-            add(unresolved.host, question, Some(flow));
+        // A server behind a translating director that asks for another gateway is another story (NAT002), and so is who asks a living
+        // neighbour with the service's address (DR008).
+        let translated = served && !matches!(flow.method, Method::DirectRouting | Method::Tunnel);
+        let nobodys = |q: &Question| served && facts.owner(q.target).is_none();
+        let asks = unresolved.questions.iter().filter(|q| {
+            let as_service = q.asker == Some(unresolved.hop.dst.addr) && !nobodys(q);
+            insists(q, 2) && !as_service && q.target != unresolved.hop.src.addr
+        });
+        if let (false, Some(question)) = (translated, asks.max_by_key(|q| (facts.last_asked(q), q.times.count))) {
+            add(unresolved.host, question, Some(flow), served);
         }
     }
     // Where the first hop is unknown, no request is ever sent.
@@ -194,7 +200,7 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
         let wanted = |q: &&Question| vips.contains(&q.target) || (facts.trace.flows.is_empty() && director(q));
         let questions = facts.trace.claims.questions.iter().filter(|q| shows(q) && open(q) && wanted(q));
         for question in questions {
-            add(asker, question, None);
+            add(asker, question, None, false);
         }
     }
     found.into_values().collect()

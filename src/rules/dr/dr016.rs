@@ -37,7 +37,13 @@ fn check(facts: &Facts<'_>) -> Outcome {
             "{name} does not know {vip} and forwards its packets back to {}, round and round.",
             facts.name(Some(loops[0].director))
         );
-        Loop::finding(&loops, facts, Confidence::Certain, summary).mend([vip_on_lo(name, &vip)])
+        let unsure = loops.iter().all(|l| l.unsure);
+        let confidence = if unsure { Confidence::Possible } else { Confidence::Certain };
+        let found = Loop::finding(&loops, facts, confidence, summary).mend([vip_on_lo(name, &vip)]);
+        match unsure {
+            true => found.unless(&["DR006"], format!("is {name} a real server, or a router before one? `ip route get {vip}` there")),
+            false => found,
+        }
     });
     found.collect::<Vec<_>>().into()
 }

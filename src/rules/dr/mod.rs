@@ -54,6 +54,8 @@ struct Loop<'a> {
     back: Option<&'a Hop>,
     director: HostId,
     other: HostId,
+    /// Nothing but the loop says what the other one is.
+    unsure: bool,
 }
 
 /// Loops of one kind, by the host that hands the packet back.
@@ -61,7 +63,7 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
     let all: Vec<Loop> = facts.flows().filter_map(loop_of).collect();
     let enters: Vec<HostId> = all.iter().map(|l| l.director).collect();
     let mut found: BTreeMap<HostId, Vec<Loop>> = BTreeMap::new();
-    for l in all {
+    for mut l in all {
         let before = l.flow.request.hops.iter().any(|h| h.from == Some(l.other) && h.to == Some(l.director) && h.ttl > l.there.ttl);
         let balances =
             || enters.contains(&l.other) || facts.flows().any(|f| f.director == Some(l.other) && f.server_host != Some(l.director));
@@ -71,7 +73,12 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
             // It was handed a packet as a real server is; its name says what else it is.
             _ if facts.is_called(l.other) == Role::Director => Round::Director,
             _ if balances() => Round::Director,
-            Role::Router if !facts.is_real_server(l.other) => Round::Router,
+            Role::Router if !facts.is_real_server(l.other) => {
+                // Handing the packet back is all that makes it a router, unless it routes for others: a server that forwards does so, too.
+                let routes = |f: &Flow| f.routers.contains(&l.other) && loop_of(f).is_none();
+                l.unsure = facts.is_called(l.other) != Role::Router && !facts.flows().any(routes);
+                if l.unsure { Round::Server } else { Round::Router }
+            }
             _ => Round::Server,
         };
         if kind == wanted {
@@ -94,8 +101,8 @@ fn loop_of(flow: &Flow) -> Option<Loop<'_>> {
         {
             // Seen from the director: it may have had the packet from whom it hands it to.
             return Some(match flow.director == Some(to) {
-                true => Loop { flow, there: back, back: None, director: to, other: from },
-                false => Loop { flow, there, back: Some(back), director: from, other: to },
+                true => Loop { flow, there: back, back: None, director: to, other: from, unsure: false },
+                false => Loop { flow, there, back: Some(back), director: from, other: to, unsure: false },
             });
         }
     }

@@ -96,8 +96,19 @@ impl<'a> Facts<'a> {
         let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
         let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
         let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
-        let silent = flow.state == FlowState::Unanswered && !answered && self.waited(flow, hop) && !hands_on();
+        let spoke = answered || self.from_own_address(flow).is_some();
+        let silent = flow.state == FlowState::Unanswered && !spoke && self.waited(flow, hop) && !hands_on();
         (silent && !self.asks_in_vain(server, flow, hop).any(|_| true) && !self.asks_as(server, hop)).then_some(hop)
+    }
+
+    /// A server's answer to a datagram from its own address instead of the one that was asked, which looks like a connection of its own: from
+    /// the service's port to the client's port.
+    pub(in crate::rules) fn from_own_address(&self, flow: &Flow) -> Option<&'a Hop> {
+        let (asked, server) = (flow.request.last()?, flow.server_host?);
+        let other = |f: &&Flow| f.protocol == Protocol::Udp && f.id != flow.id;
+        let own = |h: &&Hop| h.from == Some(server) && h.src.port == asked.dst.port && h.src.addr != asked.dst.addr && h.dst == asked.src;
+        let hops = |f: &'a Flow| f.request.hops.iter().chain(&f.reply.hops);
+        (flow.protocol == Protocol::Udp).then(|| self.flows().filter(other).flat_map(hops).find(own)).flatten()
     }
 
     /// True when a host, having received a packet, asks for a neighbour with the packet's destination as its own address: it wants to answer.

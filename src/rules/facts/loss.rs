@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 pub(in crate::rules) struct Loss<'a> {
     /// Codes of other causes.
     pub(in crate::rules) others: Vec<&'static str>,
+    /// Less than broken where it may be meant so: another port of a service that works, an address of no service.
+    pub(in crate::rules) severity: Severity,
     pub(in crate::rules) confidence: Confidence,
     pub(in crate::rules) host: HostId,
     pub(in crate::rules) flows: Vec<&'a Flow>,
@@ -31,7 +33,7 @@ impl Loss<'_> {
             None => facts.nowhere(&self.watched, &format!("no packet from {}", self.hop.src)),
             Some(_) => facts.nowhere(&self.watched, "nothing of it handed on"),
         };
-        Finding::new(name, Severity::Broken, self.confidence, summary, facts.seen(self.hop))
+        Finding::new(name, self.severity, self.confidence, summary, facts.seen(self.hop))
             .and(self.refusal.map(|hop| facts.seen_with(hop, &format!("from {name} itself, TTL {}", hop.ttl))))
             .and(facts.repeats(flow, self.hop, NoteKind::SynRepeat))
             .and(silence)
@@ -50,7 +52,7 @@ type Verdict = (&'static str, Vec<&'static str>, Confidence);
 impl<'a> Facts<'a> {
     /// Requests that ended at a host on the way, of which `code` is the likeliest cause; those with the same story together.
     pub(in crate::rules) fn losses(&self, code: &str) -> Vec<Loss<'a>> {
-        let mut stories: BTreeMap<(HostId, Vec<&'static str>, Confidence), Loss> = BTreeMap::new();
+        let mut stories: BTreeMap<(HostId, Vec<&'static str>, Severity, Confidence), Loss> = BTreeMap::new();
         for flow in self.flows().filter(|f| f.director.is_none()) {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
             // A router translates for those outside; a test from inside proves nothing (NET005).
@@ -62,12 +64,14 @@ impl<'a> Facts<'a> {
                 Some(_) => self.refused_by(host, hop),
             };
             let Some((_, others, mut confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
-            let other_port = || matches!(code, "NET002" | "NET008") && self.serves_other_port(flow, hop);
-            if !self.concerns_a_service(flow, hop) || other_port() {
-                confidence = Confidence::Possible;
+            let mut severity = Severity::Broken;
+            if !self.concerns_a_service(flow, hop) {
+                (severity, confidence) = (Severity::Note, Confidence::Possible);
+            } else if matches!(code, "NET002" | "NET008" | "SVC027") && self.serves_other_port(flow, hop) {
+                (severity, confidence) = (Severity::Risky, Confidence::Possible);
             }
-            let new = || Loss { others: others.clone(), confidence, host, flows: Vec::new(), hop, watched, refusal };
-            stories.entry((host, others.clone(), confidence)).or_insert_with(new).flows.push(flow);
+            let new = || Loss { others: others.clone(), severity, confidence, host, flows: Vec::new(), hop, watched, refusal };
+            stories.entry((host, others.clone(), severity, confidence)).or_insert_with(new).flows.push(flow);
         }
         stories.into_values().collect()
     }

@@ -191,6 +191,15 @@ impl<'a> Neighbourhood<'a> {
         rivals.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(rival, _)| rival).collect()
     }
 
+    /// Two hosts that contradict each other about an address, with their words.
+    pub(in crate::rules) fn quarrel(&self, addr: IpAddr) -> Option<(HostId, HostId, [&'a Claim; 2])> {
+        let (facts, rivals) = (&self.facts, self.rivals(addr));
+        rivals.iter().enumerate().find_map(|(i, a)| {
+            let mut others = rivals[i + 1..].iter().filter(|b| !facts.may_be_one_machine(a.host, b.host));
+            others.find_map(|b| Some((a.host, b.host, facts.contradiction(a, b)?)))
+        })
+    }
+
     /// True when two capture points are on one link, as far as known.
     pub(in crate::rules) fn on_one_link(&self, a: u32, b: u32) -> bool {
         a == b || self.links.get(a as usize) == self.links.get(b as usize)

@@ -7,7 +7,8 @@ use super::{Facts, by_server};
 use crate::finding::{Confidence, Finding, Severity};
 use crate::packet::{LinkType, TunnelKind};
 use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// Silent servers, with the cause that packets suggest first, and those that they leave open.
 pub(in crate::rules) struct Silence<'a> {
@@ -60,7 +61,11 @@ impl<'a> Facts<'a> {
 
     /// The silences whose likeliest cause is `code`, servers with the same story together.
     pub(in crate::rules) fn silences(&self, code: &str) -> Vec<Silence<'a>> {
-        let silent: Vec<(&Flow, &Hop)> = self.flows().filter_map(|f| self.silent_server(f).map(|hop| (f, hop))).collect();
+        let mut silent: Vec<(&Flow, &Hop)> = self.flows().filter_map(|f| self.silent_server(f).map(|hop| (f, hop))).collect();
+        if !silent.is_empty() {
+            let contested = self.contested();
+            silent.retain(|(f, _)| f.server_host.is_none_or(|s| !contested.contains(&s)) && !self.is_refused_the_vip(f));
+        }
         let servers: Vec<HostId> = by_server(silent.iter().map(|(f, _)| *f)).into_keys().collect();
         let mut stories: BTreeMap<(&'static str, Vec<&'static str>, bool), Silence> = BTreeMap::new();
         for (flow, hop) in silent {
@@ -74,6 +79,23 @@ impl<'a> Facts<'a> {
             story.flows.push(flow);
         }
         stories.into_values().collect()
+    }
+
+    /// Hosts that quarrel over an address that is no service's: either may have been handed what was meant for the other (ARP012).
+    fn contested(&self) -> BTreeSet<HostId> {
+        let services = self.service_addresses();
+        let twice: Vec<IpAddr> = self.claimed_twice().into_iter().filter(|a| a.is_ipv4() && !services.contains(a)).collect();
+        if twice.is_empty() {
+            return BTreeSet::new();
+        }
+        let hood = self.neighbourhood();
+        twice.into_iter().filter_map(|addr| hood.quarrel(addr)).flat_map(|(a, b, _)| [a, b]).collect()
+    }
+
+    /// True when a server wanted a flow's IPv6 VIP on its network card, where it collides: then it has no VIP (IP6001).
+    fn is_refused_the_vip(&self, flow: &Flow) -> bool {
+        let (Some(vip), Some(server)) = (flow.vip.filter(|vip| vip.addr.is_ipv6()), flow.server_host) else { return false };
+        self.is_on_card(server, vip.addr)
     }
 
     /// The likeliest cause of a server's silence, the others that remain, and whether it serves connections of the same kind.
@@ -143,7 +165,7 @@ impl<'a> Facts<'a> {
         if routes_out {
             open.retain(|code| *code != "DR004");
         }
-        if served.is_empty() && all_silent && self.is_one_armed(flow) == Some(false) {
+        if served.is_empty() && all_silent && self.is_one_armed(flow) == Some(false) && flow.vip == Some(flow.service) {
             open.insert(0, "NAT007");
         } else if two_nics {
             open.retain(|code| *code != "DR018");

@@ -64,8 +64,21 @@ impl<'a> Facts<'a> {
             (None, Some(after)) => note.len >= SMALL && note.len > u32::from(after.longest),
             (None, None) => false,
         };
-        let handed_on = |note: &FlowNote| after.is_some_and(|after| after.high_seq.wrapping_sub(note.seq).cast_signed() > 0);
         let here = |n: &&FlowNote| n.way == Way::Request && (n.point, n.src, n.dst, n.from) == (hop.point, hop.src, hop.dst, hop.from);
+        // A short last segment overtakes long ones that are dropped. So later bytes behind the director prove that a segment passed only
+        // where it may be among them: another of its length, the same bytes again, or bytes that the client sent again in shorter pieces.
+        // What is longer than any segment was merged (CAP002), and leaves the director in pieces.
+        let mss = flow.reply.hops.iter().chain(&flow.reply.strays).filter_map(|hop| hop.mss).max().unwrap_or(1460);
+        let again = |note: &FlowNote| {
+            let elsewhere = |n: &FlowNote| after.is_some_and(|after| n.point == after.point && n.from == after.from);
+            flow.noted(NoteKind::DataRepeat)
+                .any(|n| n.way == Way::Request && n.seq == note.seq && (elsewhere(n) || here(&n) && n.len < note.len))
+        };
+        let handed_on = |note: &FlowNote| {
+            let Some(after) = after.filter(|after| after.high_seq.wrapping_sub(note.seq).cast_signed() > 0) else { return false };
+            let is_one = note.len <= u32::from(mss);
+            !is_one || note.len <= u32::from(after.longest) || again(note)
+        };
         let mut by_seq: BTreeMap<u32, Vec<&FlowNote>> = BTreeMap::new();
         for note in flow.noted(NoteKind::DataRepeat).filter(here).filter(|n| is_big(n) && !handed_on(n)) {
             by_seq.entry(note.seq).or_default().push(note);

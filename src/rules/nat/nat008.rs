@@ -2,7 +2,7 @@
 
 use super::super::remedy::look;
 use super::super::{Facts, rule};
-use crate::finding::{Outcome, Severity};
+use crate::finding::Outcome;
 
 rule! {
     /// # What it sees
@@ -35,9 +35,8 @@ fn check(facts: &Facts<'_>) -> Outcome {
         let name = facts.name(Some(loss.host));
         let summary = format!("{name} receives requests for {}, and neither hands them on nor refuses them.", loss.service());
         let command = "nft list ruleset; iptables-save -c; ipvsadm -ln --stats";
-        let mut finding =
+        let finding =
             loss.finding(facts, summary, &format!("on {name}: `nft list ruleset` (counters of drops), `ipvsadm -ln`, or a snapshot"));
-        finding.severity = Severity::Broken;
         finding.mend([look(name, command, format!("then accept {} in INPUT, and save the rules", loss.service()))])
     });
     Outcome::or_need(found.collect(), need(facts))

@@ -41,5 +41,7 @@ fn rejection<'a>(facts: &Facts<'_>, flow: &'a Flow) -> Option<&'a FlowError> {
         let word = e.kind == IcmpKind::Unreachable && e.about == Way::Request && !e.tunnelled && is_initial(e.ttl);
         word && e.from.is_some() && (prohibited(e) || port(e))
     };
-    flow.errors.iter().find(own)
+    // The server's own word goes before what others made of it.
+    let mut words = flow.errors.iter().filter(own);
+    words.clone().find(|e| e.from == flow.server_host).or_else(|| words.next())
 }

@@ -37,8 +37,9 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let direct = facts.balanced(Method::DirectRouting).chain(facts.balanced(Method::Tunnel));
-    let stuck: Vec<&Flow> = direct.filter(|f| facts.stuck(f).is_some()).collect();
+    let methods = [Method::DirectRouting, Method::Tunnel, Method::Nat, Method::FullNat];
+    let balanced = methods.into_iter().flat_map(|method| facts.balanced(method));
+    let stuck: Vec<&Flow> = balanced.filter(|f| facts.stuck(f).is_some()).collect();
     by_director(stuck).into_iter().filter_map(|(director, flows)| finding(facts, director, &flows)).collect::<Vec<_>>().into()
 }
 
@@ -81,7 +82,12 @@ fn finding<'a>(facts: &Facts<'a>, director: HostId, flows: &[&'a Flow]) -> Optio
     let tables = if v6 { "ip6tables" } else { "iptables" };
     let kind = if v6 { "-p icmpv6 --icmpv6-type packet-too-big" } else { "-p icmp --icmp-type fragmentation-needed" };
     let mss = word.map(|(_, mtu)| mtu.saturating_sub(if v6 { 60 } else { 40 })).map_or_else(|| "MSS".to_string(), |mss| mss.to_string());
-    let clamp = format!("OUTPUT -p tcp --tcp-flags SYN,RST SYN -s {} -j TCPMSS --set-mss {mss}", vip(flow));
+    // Behind a director that translates, servers answer from their own addresses.
+    let own = match (flow.method, flow.real_server) {
+        (Method::Nat | Method::FullNat, Some(server)) => format!("--sport {} --tcp-flags SYN,RST SYN", server.port),
+        _ => format!("--tcp-flags SYN,RST SYN -s {}", vip(flow)),
+    };
+    let clamp = format!("OUTPUT -p tcp {own} -j TCPMSS --set-mss {mss}");
     let servers = facts.names(flows.iter().filter_map(|f| f.server_host));
     let mended = Remedy::new(
         servers,
@@ -112,6 +118,35 @@ mod tests {
 
     const THERE: &str = "client router director web1";
     const BACK: &str = "web1 router client";
+
+    /// Through a director that translates: an upload in `lengths`, of which the long segments come four times and never pass.
+    fn upload(long: usize, short: usize, told: bool) -> World {
+        let mut w = World::nat();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 director client");
+        w.carry(&c, false, ACK, b"", "client director web1");
+        w.carry(&c, false, PSH, &vec![b'x'; long], "client director");
+        w.carry(&c.later(long as u32), false, PSH, &vec![b'y'; short], "client director web1");
+        for pause in [0.3, 0.6, 1.2] {
+            w.wait(pause);
+            w.carry(&c, false, PSH, &vec![b'x'; long], "client director");
+            if told {
+                w.icmp(&c, false, (3, 4, 1400), "10.1.0.1", "10.1.0.100", "director", "director client");
+            }
+        }
+        w
+    }
+
+    #[test]
+    fn a_short_last_segment_overtakes_the_long_ones() {
+        let found = upload(1448, 300, true).expect(&TUN005, Confidence::Likely, "director");
+        assert!(found.summary.contains("at most 1400"), "{}", found.summary);
+        let clamp = "iptables -t mangle -A OUTPUT -p tcp --sport 80 --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1360";
+        assert_eq!(found.remedy[0].command, clamp);
+        let found = upload(1448, 300, false).expect(&TUN005, Confidence::Likely, "director");
+        assert_eq!(found.alternatives[0], "NET014");
+    }
 
     fn opened(tunnel: bool) -> (World, Conn) {
         let mut w = World::dr();
