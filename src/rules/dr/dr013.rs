@@ -36,12 +36,12 @@ rule! {
 
 fn check(facts: &Facts<'_>) -> Outcome {
     let unanswered = |f: &&Flow| f.protocol == Protocol::Udp && !f.is_answered();
-    let wrong: Vec<&Flow> = answered_directly(facts).filter(unanswered).filter(|f| facts.from_own_address(f).is_some()).collect();
+    let wrong: Vec<&Flow> = answered_directly(facts).filter(unanswered).filter(|f| facts.answer_of_its_own_address(f).is_some()).collect();
     let found: Vec<Finding> = by_server(wrong)
         .into_iter()
         .filter_map(|(server, flows)| {
             let (flow, name) = (flows[0], facts.name(Some(server)));
-            let answer = facts.from_own_address(flow)?;
+            let answer = facts.answer_of_its_own_address(flow)?;
             let question = flow.request.last()?;
             let summary = format!("{name} answers datagrams to {} from its own address {}.", vip(flow), answer.src.addr);
             let rule = format!("POSTROUTING -p udp --sport {} -d {} -j SNAT --to-source {}", flow.service.port, answer.dst.addr, vip(flow));

@@ -96,14 +96,14 @@ impl<'a> Facts<'a> {
         let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
         let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
         let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
-        let spoke = answered || self.from_own_address(flow).is_some();
+        let spoke = answered || self.answer_of_its_own_address(flow).is_some();
         let silent = flow.state == FlowState::Unanswered && !spoke && self.waited(flow, hop) && !hands_on();
         (silent && !self.asks_in_vain(server, flow, hop).any(|_| true) && !self.asks_as(server, hop)).then_some(hop)
     }
 
     /// A server's answer to a datagram from its own address instead of the one that was asked, which looks like a connection of its own: from
     /// the service's port to the client's port.
-    pub(in crate::rules) fn from_own_address(&self, flow: &Flow) -> Option<&'a Hop> {
+    pub(in crate::rules) fn answer_of_its_own_address(&self, flow: &Flow) -> Option<&'a Hop> {
         let (asked, server) = (flow.request.last()?, flow.server_host?);
         let other = |f: &&Flow| f.protocol == Protocol::Udp && f.id != flow.id;
         let own = |h: &&Hop| h.from == Some(server) && h.src.port == asked.dst.port && h.src.addr != asked.dst.addr && h.dst == asked.src;
