@@ -216,6 +216,12 @@ impl Trace {
         self.assembler.hosts.of_point(point)
     }
 
+    /// True when any frame of a host, of whatever kind, was seen at a point.
+    pub fn sent_at(&self, host: HostId, point: u32) -> bool {
+        let wires = self.assembler.store.wires.iter().map(|(wire, _)| wire.point);
+        wires.zip(&self.assembler.places).any(|(at, place)| at == point && place.from == Some(host))
+    }
+
     /// Every packet's way (only with [`Options::packets`]).
     pub fn journeys(&self) -> impl Iterator<Item = Journey> {
         journey::journeys(&self.journal, &self.assembler)

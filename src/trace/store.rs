@@ -45,31 +45,33 @@ pub(super) struct Spot {
 
 impl Store {
     pub(super) fn new(table: Table, addresses: AddressBook, wires: Wires) -> Self {
+        // With millions of conversations this is when memory peaks: no list more than needed.
         let count = table.conversations.len();
-        let roots: Vec<u32> = (0..count as u32).map(|c| root(&table, c)).collect();
-        // A root is the earliest conversation of its flow, so flows are numbered in the order in which they began.
-        let mut flow_at = vec![u32::MAX; count];
-        let mut flows = 0;
-        for (c, root) in roots.iter().enumerate() {
-            if *root as usize == c {
-                flow_at[c] = flows;
+        let mut flow_of: Vec<u32> = Vec::with_capacity(count);
+        let mut flows = 0u32;
+        for c in 0..count as u32 {
+            // A root is the earliest conversation of its flow, so flows are numbered in the order in which they began.
+            let root = root(&table, c);
+            if root == c {
+                flow_of.push(flows);
                 flows += 1;
+            } else {
+                flow_of.push(flow_of[root as usize]);
             }
         }
-        let flow_of: Vec<u32> = roots.iter().map(|root| flow_at[*root as usize]).collect();
         let mut starts = vec![0u32; flows as usize + 1];
         for flow in &flow_of {
-            starts[*flow as usize + 1] += 1;
+            starts[*flow as usize] += 1;
         }
+        // Where each flow ends; filled from behind, this becomes where it begins.
         for i in 1..starts.len() {
             starts[i] += starts[i - 1];
         }
-        let mut next = starts.clone();
         let mut members = vec![0; count];
-        for (c, flow) in flow_of.iter().enumerate() {
-            let at = &mut next[*flow as usize];
+        for (c, flow) in flow_of.iter().enumerate().rev() {
+            let at = &mut starts[*flow as usize];
+            *at -= 1;
             members[*at as usize] = c as u32;
-            *at += 1;
         }
         Store { addresses, wires, table, members, starts, flow_of }
     }
