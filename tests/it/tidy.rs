@@ -120,6 +120,16 @@ fn foreign_crates_stay_in_their_rooms() {
 }
 
 #[test]
+fn unsafe_code_has_one_place() {
+    let home = source().join("capture/wire/options.rs");
+    for file in files(&source()).iter().filter(|file| **file != home) {
+        let code = code(file);
+        assert!(!code.contains("allow(unsafe_code)") && words_after(&code, "unsafe").next().is_none(), "unsafe code in {}", file.display());
+    }
+    assert!(fs::read_to_string(home).expect("the one place").lines().count() < 60);
+}
+
+#[test]
 fn every_dependency_has_its_reason() {
     let manifest = fs::read_to_string(source().join("../Cargo.toml")).expect("Cargo.toml");
     let mut in_dependencies = false;
