@@ -5,6 +5,7 @@ pub mod case;
 pub mod cli;
 pub mod finding;
 pub mod ipvs;
+pub mod lab;
 pub mod net;
 pub mod netlink;
 pub mod packet;

@@ -16,9 +16,10 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("rules", &["net", "packet", "ipvs", "trace", "finding"], &[]),
     ("report", &["net", "ipvs", "trace", "finding", "rules"], &["tabled", "serde_json", "textwrap", "colored"]),
     ("case", &["net", "ipvs", "capture", "packet", "trace", "rules", "finding"], &["toml"]),
+    ("lab", &["net", "netlink"], &[]),
     (
         "cli",
-        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case"],
+        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case", "lab"],
         &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size"],
     ),
 ];
