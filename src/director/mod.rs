@@ -6,8 +6,13 @@
 
 mod balancer;
 mod connection;
+mod engine;
+mod fault;
+mod forward;
+mod fragments;
 mod listing;
 mod pool;
+mod route;
 mod scheduler;
 mod settings;
 mod simulate;
@@ -15,7 +20,10 @@ mod stats;
 
 pub use balancer::{Balancer, Dial, Refusal, Reloaded, Scheduled, Service};
 pub use connection::{Conn, ConnId, Direction, Event, Key, Table};
+pub use engine::{Arrived, Engine, Forwarded, MarkRule, Reason, Verdict};
+pub use fault::{FAULTS, Faults};
 pub use pool::{Dest, DestId, Pool};
+pub use route::{Route, Routes};
 pub use settings::{Kernel, SETTINGS, Settings};
 pub use simulate::{Picked, Simulator};
 pub use stats::{Counters, Rates, Stats};

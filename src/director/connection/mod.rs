@@ -181,6 +181,11 @@ impl Conn {
         self.bits.has(Bits::INACTIVE)
     }
 
+    /// True for an entry that lives for one packet (`-o`).
+    pub fn is_one_packet(&self) -> bool {
+        !self.bits.has(Bits::HASHED) && !self.is_template() && self.slot == wheel::NOWHERE
+    }
+
     /// When it expires, if nothing comes.
     pub fn expires(&self) -> Timestamp {
         self.expires

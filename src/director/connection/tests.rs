@@ -65,7 +65,7 @@ fn a_shorter_timeout_counts_at_once() {
         table.packet(id, Direction::Input, Event::Tcp(flags), &settings, &mut pool, START);
     }
     assert_eq!(table[id].state_name(), "CLOSE");
-    table.advance(START + 10 * SECOND - 1, &mut pool);
+    table.advance(START + (10 * SECOND - 1), &mut pool);
     assert_eq!(table.len(), 1);
     table.advance(START + 10 * SECOND, &mut pool);
     assert!(table.is_empty());

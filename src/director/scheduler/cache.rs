@@ -120,8 +120,8 @@ mod tests {
         let begin = Timestamp::new(1_000_000, 0);
         assert!(cache.get(addr, kernel, begin).is_none());
         cache.put(addr, kernel, begin, 1);
-        assert_eq!(cache.get(addr, kernel, begin + EXPIRATION - SECOND), Some(&mut 1));
-        assert_eq!(cache.get(addr, kernel, begin + 2 * EXPIRATION + 3600 * SECOND), None);
+        assert_eq!(cache.get(addr, kernel, begin + (EXPIRATION - SECOND)), Some(&mut 1));
+        assert_eq!(cache.get(addr, kernel, begin + (2 * EXPIRATION + 3600 * SECOND)), None);
         assert_eq!(cache.entries, 0);
     }
 
