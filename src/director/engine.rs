@@ -179,7 +179,7 @@ impl Engine {
     fn whole(&mut self, bytes: &[u8], header: &IpHeader, arrived: &Arrived<'_>, longest: Option<usize>, now: Timestamp) -> Verdict {
         let protocol = Protocol::from(header.protocol);
         if matches!(protocol, Protocol::Icmp | Protocol::Icmp6) {
-            return self.error(bytes, header, now);
+            return self.error(bytes, header);
         }
         if !matches!(protocol, Protocol::Tcp | Protocol::Udp | Protocol::Sctp) {
             return Verdict::Pass;
@@ -253,11 +253,11 @@ impl Engine {
             let from = self.routes.source(packet.src.addr).unwrap_or(packet.header.dst);
             return self.tell(IcmpError::PortUnreachable, packet.bytes, from, Reason::UnknownAnswer);
         }
-        if self.balancer.is_vip(dial.dialled.addr) || local::is_local(dial.dialled.addr, &self.own()) { Verdict::Local } else { Verdict::Pass }
+        if self.balancer.is_vip(dial.dialled.addr) || self.is_own(dial.dialled.addr) { Verdict::Local } else { Verdict::Pass }
     }
 
-    fn own(&self) -> Vec<IpAddr> {
-        self.routes.own.iter().map(|(addr, _)| *addr).collect()
+    fn is_own(&self, addr: IpAddr) -> bool {
+        local::is_local(addr, self.routes.own.iter().map(|(own, _)| *own))
     }
 
     fn mark(&self, packet: &Packet<'_>) -> u32 {
@@ -280,7 +280,7 @@ impl Engine {
         let server = Endpoint::new(dest.rule.addr, conn.dest_port());
         let Packet { header, .. } = *packet;
         let mut bytes = packet.bytes.to_vec();
-        if local::is_local(server.addr, &self.own()) {
+        if self.is_own(server.addr) {
             // The director's sockets get it; of NAT translated, else as it is.
             return Verdict::Local;
         }
@@ -362,9 +362,9 @@ impl Engine {
     }
 
     /// ICMP: errors belong to a connection, the rest is not IPVS's business.
-    fn error(&mut self, bytes: &[u8], header: &IpHeader, now: Timestamp) -> Verdict {
+    fn error(&mut self, bytes: &[u8], header: &IpHeader) -> Verdict {
         let here = |engine: &Self| {
-            if engine.balancer.is_vip(header.dst) || local::is_local(header.dst, &engine.own()) { Verdict::Local } else { Verdict::Pass }
+            if engine.balancer.is_vip(header.dst) || engine.is_own(header.dst) { Verdict::Local } else { Verdict::Pass }
         };
         let Some((at, inner)) = quoted(bytes, header) else { return here(self) };
         let ports = &bytes[at + inner.transport..];
@@ -373,7 +373,7 @@ impl Engine {
         let to = Endpoint::new(inner.dst, u16::from_be_bytes([c, d]));
         // A tunnel's error quotes the outer header, and behind it the client's packet.
         if inner.protocol == 4 && !header.is_ipv6() {
-            return self.tunnel_error(bytes, header, at + inner.transport, now).unwrap_or_else(|| here(self));
+            return self.tunnel_error(bytes, header, at + inner.transport).unwrap_or_else(|| here(self));
         }
         // About a request that we sent on to a real server: the client has to hear of it (`ip_vs_out_icmp`).
         if let Some(id) = self.balancer.table().of_answer(inner.protocol, to, from, self.balancer.pool()) {
@@ -415,8 +415,7 @@ impl Engine {
     }
 
     /// An error about a packet that we put into a tunnel: the client gets one of ours about what was inside.
-    fn tunnel_error(&mut self, bytes: &[u8], header: &IpHeader, at: usize, now: Timestamp) -> Option<Verdict> {
-        let _ = now;
+    fn tunnel_error(&mut self, bytes: &[u8], header: &IpHeader, at: usize) -> Option<Verdict> {
         let about = bytes.get(at..header.total)?;
         let mut whole = about.to_vec();
         let claimed = usize::from(u16::from_be_bytes([*about.get(2)?, *about.get(3)?]));
@@ -441,12 +440,8 @@ impl Engine {
         };
         self.balancer.count_out(id, header.total);
         let reason = if matches!(error, IcmpError::TooBig(_)) { Reason::TooBig } else { Reason::NoRoute };
-        // No more of it is quoted than came back.
-        whole.truncate(about.len());
         let id = self.ids.next_u32() as u16;
-        let mut quotable = whole;
-        quotable.resize(claimed.max(quotable.len()), 0);
-        icmp_error(error, inner.dst, &quotable, id).map(|packet| Verdict::Answer(packet, reason))
+        icmp_error(error, inner.dst, &whole, id).map(|packet| Verdict::Answer(packet, reason))
     }
 
     fn tell(&mut self, error: IcmpError, about: &[u8], from: IpAddr, reason: Reason) -> Verdict {
@@ -479,3 +474,6 @@ struct Packet<'p> {
     arrived: &'p Arrived<'p>,
     longest: Option<usize>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -539,9 +539,9 @@ mod tests {
                 "-A -t 10.0.0.1:80\n-a -t 10.0.0.1:80 -r 10.0.0.2\n-a -t 10.0.0.1:80 -r 10.0.0.2:80",
                 "line 3, column 1: this real server was added before",
             ),
-            ("-A -f 1\n-a -f 1 -r 10.0.0.2 -w 65536", "line 2, column 25: weight 65536 is not in 0 to 65535"),
+            ("-A -f 1\n-a -f 1 -r 10.0.0.2 -w 65536", "line 2, column 24: weight 65536 is not in 0 to 65535"),
             ("-A -f 1\n-a -f 1 -r 10.0.0.2 --weight=99999999999999", "line 2, column 30: weight 99999999999999 is not in 0 to 65535"),
-            ("-A -f 1\n-a -f 1 -r 10.0.0.2 -x 1 -y 2", "line 2, column 27: the lower threshold 2 is above the upper one, 1"),
+            ("-A -f 1\n-a -f 1 -r 10.0.0.2 -x 1 -y 2", "line 2, column 26: the lower threshold 2 is above the upper one, 1"),
             (
                 "-A -f 1\n-a -f 1 -r [::2]:80 -m",
                 "line 2, column 1: the real server is of another address family than the service; only tunnels (-i) can do that",

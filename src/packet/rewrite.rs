@@ -641,6 +641,10 @@ mod tests {
                 }
             }
             let first = IpHeader::read(&parts[0]).unwrap();
+            if parts.len() == 1 {
+                prop_assert_eq!(&parts[0], &whole);
+                return Ok(());
+            }
             prop_assert_eq!(reassembled(&parts[0], &first, &body[..end], true).unwrap(), whole);
         }
 

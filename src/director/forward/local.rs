@@ -3,6 +3,6 @@
 use std::net::IpAddr;
 
 /// True when the real server is this machine.
-pub(in crate::director) fn is_local(server: IpAddr, own: &[IpAddr]) -> bool {
-    server.is_loopback() || own.contains(&server)
+pub(in crate::director) fn is_local(server: IpAddr, mut own: impl Iterator<Item = IpAddr>) -> bool {
+    server.is_loopback() || own.any(|addr| addr == server)
 }
