@@ -349,7 +349,9 @@ impl Engine {
     /// What a router does with any packet: TTL, route, MTU.
     fn route_on(&mut self, bytes: &mut [u8], header: &IpHeader, merged: bool) -> Result<(), Verdict> {
         let from = self.routes.source(header.src).unwrap_or(header.dst);
-        let Some(route) = self.routes.to(header.dst) else { return Err(self.tell(IcmpError::HostUnreachable, bytes, from, Reason::NoRoute)) };
+        let Some(route) = self.routes.to(header.dst) else {
+            return Err(self.tell(IcmpError::HostUnreachable, bytes, from, Reason::NoRoute));
+        };
         if header.ttl <= 1 {
             return Err(self.tell(IcmpError::TimeExceeded, bytes, from, Reason::TimeExceeded));
         }

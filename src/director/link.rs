@@ -131,15 +131,8 @@ impl Director {
 
     /// A frame came in on `port`.
     pub fn frame(&mut self, port: usize, bytes: &[u8], offload: &Offload, now: Timestamp) -> Outcome {
-        let frame = Frame {
-            bytes,
-            wire_len: bytes.len() as u32,
-            link_type: LinkType::ETHERNET,
-            time: now,
-            number: 0,
-            interface: 0,
-            heading: None,
-        };
+        let frame =
+            Frame { bytes, wire_len: bytes.len() as u32, link_type: LinkType::ETHERNET, time: now, number: 0, interface: 0, heading: None };
         let mut outcome = Outcome::default();
         let Some((dst, src)) = macs(bytes) else {
             self.tally.ignored += 1;
@@ -165,7 +158,9 @@ impl Director {
                 if ether_type == 0x86dd && packet.get(6) == Some(&58) && self.discovery(port, &dissect(&frame), src, now, &mut outcome) {
                     return outcome;
                 }
-                if self.learn_from_all && let Some(header) = IpHeader::read(packet) {
+                if self.learn_from_all
+                    && let Some(header) = IpHeader::read(packet)
+                {
                     self.learn_passively(header.src, src, &vlans, now);
                 }
                 if !for_us {
@@ -532,7 +527,13 @@ mod tests {
         let sent = director.frame(0, &question, &[0; 10], START).sent;
         let expected = build::arp(CLIENT, 2, (OWN, vip), (CLIENT, "192.168.2.100".parse().unwrap()), &[]);
         assert_eq!(sent[0].bytes, expected);
-        let other = build::arp(MacAddr::BROADCAST, 1, (CLIENT, "192.168.2.100".parse().unwrap()), (MacAddr::ZERO, "192.168.2.77".parse().unwrap()), &[]);
+        let other = build::arp(
+            MacAddr::BROADCAST,
+            1,
+            (CLIENT, "192.168.2.100".parse().unwrap()),
+            (MacAddr::ZERO, "192.168.2.77".parse().unwrap()),
+            &[],
+        );
         assert!(director.frame(0, &other, &[0; 10], START).sent.is_empty());
         assert_eq!(director.announcements().len(), 2);
     }

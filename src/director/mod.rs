@@ -18,6 +18,7 @@ mod scheduler;
 mod settings;
 mod simulate;
 mod stats;
+mod survey;
 
 pub use balancer::{Balancer, Dial, Refusal, Reloaded, Scheduled, Service};
 pub use connection::{Conn, ConnId, Direction, Event, Key, Table};
@@ -29,3 +30,4 @@ pub use route::{Route, Routes};
 pub use settings::{Kernel, SETTINGS, Settings};
 pub use simulate::{Picked, Simulator};
 pub use stats::{Counters, Rates, Stats};
+pub use survey::{Survey, as_arrived};

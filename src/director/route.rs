@@ -47,13 +47,10 @@ mod tests {
 
     #[test]
     fn the_more_exact_way_wins() {
-        let route = |to: &str, via: Option<&str>, port| Route { to: to.parse().unwrap(), via: via.map(|v| v.parse().unwrap()), port, mtu: 1500 };
+        let route =
+            |to: &str, via: Option<&str>, port| Route { to: to.parse().unwrap(), via: via.map(|v| v.parse().unwrap()), port, mtu: 1500 };
         let routes = Routes {
-            routes: vec![
-                route("0.0.0.0/0", Some("192.168.2.1"), 0),
-                route("192.168.2.0/24", None, 0),
-                route("192.168.224.0/24", None, 1),
-            ],
+            routes: vec![route("0.0.0.0/0", Some("192.168.2.1"), 0), route("192.168.2.0/24", None, 0), route("192.168.224.0/24", None, 1)],
             own: vec![("192.168.2.10".parse().unwrap(), 0), ("192.168.224.10".parse().unwrap(), 1)],
         };
         assert_eq!(routes.to("192.168.224.11".parse().unwrap()).unwrap().port, 1);

@@ -27,11 +27,11 @@ pub use frame::{Frame, Heading, LinkType};
 pub use glance::{Addresses, Glance, PlainIp, PlainTransport, glance};
 pub use icmp::{Icmp, IcmpKind, Neighbour};
 pub use ip::{Arp, Fragment, Ip, Network};
-pub use rewrite::{
-    IcmpError, IpHeader, Outer, OuterKind, Side, decrement_ttl, encapsulate, fragment, fragment_payload, header_checksum_is_good, icmp_error,
-    quoted, reassembled, translate, translate_error,
-};
 pub use link::{Link, Vlans};
+pub use rewrite::{
+    IcmpError, IpHeader, Outer, OuterKind, Side, decrement_ttl, encapsulate, fragment, fragment_payload, header_checksum_is_good,
+    icmp_error, quoted, reassembled, translate, translate_error,
+};
 pub use tcp::{Tcp, TcpFlags, TcpOptions, Toa, raw_options};
 pub use transport::{Sctp, Transport, Udp, Vrrp};
 pub use tunnel::{Tunnel, TunnelKind};

@@ -1,7 +1,11 @@
 //! `lvscope director`: the built-in director.
 
+mod edit;
 mod event;
+mod playback;
+mod replay;
 mod simulate;
+mod state;
 
 use super::Failure;
 use super::output::Output;
@@ -21,6 +25,20 @@ pub(super) struct Director {
 enum Command {
     /// Calculate whom each connection gets: events in, decisions out, as JSON lines
     Simulate(simulate::Simulate),
+    /// Play a capture through the director: what it would have sent, dropped, and why
+    Replay(replay::Replay),
+    /// Add a service to a rules file, with the options of `ipvsadm -A`
+    AddService(edit::Edit),
+    /// Change a service of a rules file, as `ipvsadm -E`
+    EditService(edit::Edit),
+    /// Remove a service from a rules file, as `ipvsadm -D`
+    DeleteService(edit::Edit),
+    /// Add a real server to a rules file, as `ipvsadm -a`
+    AddServer(edit::Edit),
+    /// Change a real server of a rules file, as `ipvsadm -e`
+    EditServer(edit::Edit),
+    /// Remove a real server from a rules file, as `ipvsadm -d`
+    DeleteServer(edit::Edit),
 }
 
 /// Whose behaviour.
@@ -73,5 +91,12 @@ fn rules(path: &Path) -> Result<Rules, Failure> {
 pub(super) fn run(args: &Director, out: &mut Output) -> Result<u8, Failure> {
     match &args.command {
         Command::Simulate(args) => simulate::run(args, out),
+        Command::Replay(args) => replay::run(args, out),
+        Command::AddService(args) => edit::run(args, "-A", out),
+        Command::EditService(args) => edit::run(args, "-E", out),
+        Command::DeleteService(args) => edit::run(args, "-D", out),
+        Command::AddServer(args) => edit::run(args, "-a", out),
+        Command::EditServer(args) => edit::run(args, "-e", out),
+        Command::DeleteServer(args) => edit::run(args, "-d", out),
     }
 }

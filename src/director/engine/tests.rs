@@ -35,15 +35,7 @@ fn tcp(src: &str, dst: &str, flags: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn seen(bytes: &[u8]) -> Dissected<'_> {
-    dissect(&Frame {
-        bytes,
-        wire_len: bytes.len() as u32,
-        link_type: LinkType::RAW,
-        time: START,
-        number: 1,
-        interface: 0,
-        heading: None,
-    })
+    dissect(&Frame { bytes, wire_len: bytes.len() as u32, link_type: LinkType::RAW, time: START, number: 1, interface: 0, heading: None })
 }
 
 #[track_caller]
@@ -107,9 +99,8 @@ fn tunnels_wrap() {
 #[test]
 fn ipv6_too() {
     for method in ["-m", "-g", "-i"] {
-        let mut engine = engine(&format!(
-            "-A -t [2001:db8:2::59]:80 -s rr\n-a -t [2001:db8:2::59]:80 -r [2001:db8:224::11]:80 {method} -w 1\n"
-        ));
+        let mut engine =
+            engine(&format!("-A -t [2001:db8:2::59]:80 -s rr\n-a -t [2001:db8:2::59]:80 -r [2001:db8:224::11]:80 {method} -w 1\n"));
         let client = "[2001:db8:9::1]:40002";
         let out = forwarded(engine.packet(&Arrived::plain(&tcp(client, "[2001:db8:2::59]:80", 2, b"")), START));
         let to = if method == "-m" { "[2001:db8:224::11]:80" } else { "[2001:db8:2::59]:80" };
