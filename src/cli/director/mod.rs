@@ -1,5 +1,6 @@
 //! `lvscope director`: the built-in director.
 
+mod diff;
 mod edit;
 mod event;
 mod playback;
@@ -27,6 +28,8 @@ enum Command {
     Simulate(simulate::Simulate),
     /// Play a capture through the director: what it would have sent, dropped, and why
     Replay(replay::Replay),
+    /// Compare what a captured director sent with what IPVS sends: the first difference of each flow
+    Diff(diff::Diff),
     /// Add a service to a rules file, with the options of `ipvsadm -A`
     AddService(edit::Edit),
     /// Change a service of a rules file, as `ipvsadm -E`
@@ -92,6 +95,7 @@ pub(super) fn run(args: &Director, out: &mut Output) -> Result<u8, Failure> {
     match &args.command {
         Command::Simulate(args) => simulate::run(args, out),
         Command::Replay(args) => replay::run(args, out),
+        Command::Diff(args) => diff::run(args, out),
         Command::AddService(args) => edit::run(args, "-A", out),
         Command::EditService(args) => edit::run(args, "-E", out),
         Command::DeleteService(args) => edit::run(args, "-D", out),

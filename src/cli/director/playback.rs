@@ -1,12 +1,12 @@
 //! A capture through the director, at the capture's own times.
 
 use super::Behaviour;
-use crate::capture::{CaptureFile, OpenError};
+use crate::capture::{CaptureFile, Merged, OpenError};
 use crate::cli::Failure;
 use crate::cli::captures::reason;
 use crate::director::{Balancer, Director, Faults, MarkRule, Outcome, Survey, as_arrived};
 use crate::ipvs::VirtualService;
-use crate::net::{Prefix, Protocol, Timestamp};
+use crate::net::{MacAddr, Prefix, Protocol, Timestamp};
 use crate::packet::{Frame, Packet, dissect};
 use clap::Args;
 use std::net::IpAddr;
@@ -83,46 +83,55 @@ fn interface_names(file: &CaptureFile, path: &Path) -> Vec<String> {
 pub(super) struct Playback {
     pub(super) director: Director,
     pub(super) interfaces: Vec<String>,
+    /// MACs of the captured director.
+    pub(super) macs: Vec<MacAddr>,
     pub(super) frames: u64,
     /// Frames that the captured director sent itself.
     pub(super) own: u64,
     pub(super) end: Timestamp,
 }
 
-/// Reads the capture twice: to learn who is who, and to play it. `each` gets every frame with its outcome; the director's own frames have
-/// none.
+/// Reads the captures twice: to learn who is who, and to play them, merged by time. `each` gets every frame with its outcome; the
+/// director's own frames have none. Interfaces are numbered through all files.
 pub(super) fn play(
-    path: &Path,
+    paths: &[PathBuf],
     services: &[VirtualService],
     setup: &Setup,
     mut each: impl FnMut(&Frame<'_>, &Packet<'_>, Option<&Outcome>) -> Result<(), Failure>,
 ) -> Result<Playback, Failure> {
-    if path.as_os_str() == "-" {
-        return Err(Failure::usage("the capture is read twice: name a file, standard input cannot be read again"));
+    if paths.iter().any(|path| path.as_os_str() == "-") {
+        return Err(Failure::usage("captures are read twice: name files, standard input cannot be read again"));
     }
     let balancer = || {
         let made = Balancer::with_rules(setup.behaviour.settings()?, setup.behaviour.seed, services);
         made.map_err(|e| Failure::input(format!("{}: {e}", setup.rules.display())))
     };
-    let (mut survey, known, mut first) = (Survey::default(), balancer()?, open(path)?);
-    let mut start = None;
-    while first.advance() {
-        if let Some(frame) = first.frame() {
-            start.get_or_insert(frame.time);
-            survey.frame(&frame, &known);
+    let (mut survey, known) = (Survey::default(), balancer()?);
+    let mut start: Option<Timestamp> = None;
+    let (mut interfaces, mut bases) = (Vec::new(), Vec::new());
+    for path in paths {
+        let mut file = open(path)?;
+        let base = interfaces.len() as u32;
+        while file.advance() {
+            if let Some(frame) = file.frame() {
+                start = Some(start.map_or(frame.time, |start| start.min(frame.time)));
+                survey.frame(&Frame { interface: base + frame.interface, ..frame }, &known);
+            }
         }
+        bases.push(base);
+        interfaces.extend(interface_names(&file, path));
     }
-    let interfaces = interface_names(&first, path);
     let start = start.unwrap_or_default();
     let mut director = survey.director(balancer()?, &interfaces, &setup.addresses, setup.mtu, start);
     director.engine.marks = setup.marks.clone();
     director.engine.faults = setup.faults.iter().fold(Faults::default(), |all, one| all.and(*one));
     let macs = survey.macs();
-    let mut played = Playback { director, interfaces, frames: 0, own: 0, end: start };
-    let mut file = open(path)?;
-    while file.advance() {
-        let Some(frame) = file.frame() else { continue };
+    let mut played = Playback { director, interfaces, macs: macs.clone(), frames: 0, own: 0, end: start };
+    let mut merged = Merged::new(paths.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?);
+    while let Some(at) = merged.advance() {
+        let Some(frame) = merged.files().get(at).and_then(CaptureFile::frame) else { continue };
         let packet = dissect(&frame);
+        let frame = Frame { interface: bases[at] + frame.interface, ..frame };
         played.frames += 1;
         played.end = played.end.max(frame.time);
         match as_arrived(&frame, &packet, &macs) {
@@ -136,8 +145,10 @@ pub(super) fn play(
             }
         }
     }
-    if let Some(damage) = file.damage().first() {
-        crate::cli::output::complain(&format!("{}: {damage}; {} packets before it were read", path.display(), played.frames));
+    for (file, path) in merged.files().iter().zip(paths) {
+        if let Some(damage) = file.damage().first() {
+            crate::cli::output::complain(&format!("{}: {damage}; {} packets before it were read", path.display(), file.frames()));
+        }
     }
     Ok(played)
 }

@@ -18,15 +18,15 @@ use std::path::PathBuf;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  lvscope director replay --rules rules.ipvs director.eth0.pcap
+  lvscope director replay --rules rules.ipvs director.ext.pcap director.int.pcap
   lvscope director replay --rules rules.ipvs client.pcap -o out.pcapng --packets
   lvscope director replay --rules rules.ipvs client.pcap -o - | lvscope show -
 
 Frames that the captured director sent itself are left out of account.")]
 pub(super) struct Replay {
-    /// The capture (pcap, pcapng, also .gz and .zst)
-    #[arg(value_name = "CAPTURE")]
-    capture: PathBuf,
+    /// Captures (pcap, pcapng, also .gz and .zst); of several interfaces together
+    #[arg(required = true, value_name = "CAPTURE")]
+    captures: Vec<PathBuf>,
     /// Write what the director would have sent (pcapng; `-` is standard output)
     #[arg(short = 'o', long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -51,7 +51,7 @@ pub(super) fn run(args: &Replay, out: &mut Output) -> Result<u8, Failure> {
     let to_stdout = args.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
     let mut frames = Vec::new();
     let talk = !to_stdout;
-    let played = play(&args.capture, &rules.services, &args.setup, |frame, packet, outcome| {
+    let played = play(&args.captures, &rules.services, &args.setup, |frame, packet, outcome| {
         let Some(outcome) = outcome else { return Ok(()) };
         if args.packets && talk {
             line(out, frame, packet, outcome)?;
