@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod case;
 pub mod cli;
+pub mod director;
 pub mod finding;
 pub mod ipvs;
 pub mod lab;
