@@ -97,6 +97,8 @@ pub(super) struct Balance {
     answerers: HashMap<IpAddr, HashSet<HostId>>,
     /// Hosts that asked who has an address: to them it is a neighbour's.
     askers: HashMap<IpAddr, HashSet<HostId>>,
+    /// Outer destinations of the tunnelled packets that each host was handed.
+    tunnelled_to: HashMap<HostId, HashSet<IpAddr>>,
     /// Addresses whose host asks in vain for neighbours, with this address as sender.
     asks_in_vain: HashSet<IpAddr>,
     /// Capture points on machines that no flow reached.
@@ -152,6 +154,11 @@ impl Balance {
 
     /// Takes in one flow.
     pub(super) fn learn(&mut self, protocol: Protocol, request: &Path, reply: &Path, served: bool) {
+        for hop in request.links() {
+            if let (Some(to), Some((_, _, dst))) = (hop.to, tunnel(hop)) {
+                self.tunnelled_to.entry(to).or_default().insert(dst);
+            }
+        }
         for step in Step::all(request) {
             let key = (step.forwarder(), protocol, step.before.dst);
             if step.translates_destination() {
@@ -293,7 +300,7 @@ impl Balance {
         if wrapped == Some(at) {
             verdict.method = Method::Tunnel;
             verdict.real_server = step.after.outer.map(|(_, _, dst)| Endpoint::new(dst, step.before.dst.port));
-            verdict.server_host = step.after.to.or(verdict.server_host);
+            verdict.server_host = self.tunnel_end(request, reply, step.after);
         } else if translated == Some(at) {
             let key = (step.forwarder(), protocol, step.before.dst);
             let full = step.translates_source() && self.targets.get(&key).is_some_and(|t| t.ports_changed > t.ports_kept);
@@ -329,6 +336,29 @@ impl Balance {
         !steps[..at].iter().any(Step::encapsulates)
     }
 
+    /// The host that a tunnel ends at: the owner of its outer destination, or who was handed the packet last. The next hop may be a router,
+    /// which also brings packets, is handed other tunnels, or has other addresses; only what it does itself proves that it is the end.
+    fn tunnel_end(&self, request: &Path, reply: &Path, inside: &Hop) -> Option<HostId> {
+        let (_, _, dst) = tunnel(inside)?;
+        let last = request.links().filter(|hop| tunnel(hop).is_some_and(|(_, _, outer)| outer == dst)).last()?;
+        let next = last.to.or(last.at);
+        if let Some(owners) = self.claimants.get(&dst) {
+            let mut owners = owners.iter().copied();
+            return match (owners.next(), owners.next()) {
+                (Some(owner), None) => Some(owner),
+                _ => next.filter(|host| self.claimants[&dst].contains(host)),
+            };
+        }
+        let next = next?;
+        let answers = reply.first().is_some_and(|hop| hop.from == Some(next) && is_initial(hop.ttl));
+        let brings = request.links().any(|hop| hop.from == Some(next));
+        let several = self.tunnelled_to.get(&next).is_some_and(|outer| outer.len() > 1);
+        let elsewhere = |(addr, hosts): (&IpAddr, &HashSet<HostId>)| {
+            *addr != inside.dst.addr && addr.is_ipv4() == dst.is_ipv4() && hosts.contains(&next)
+        };
+        (answers || !(brings || several || self.claimants.iter().any(elsewhere))).then_some(next)
+    }
+
     /// Nobody was seen to put the request into the tunnel in which it comes, as when only real servers were captured. The tunnel tells where
     /// it goes, and where from; answers of a tunnel between two networks come back through it.
     fn out_of_tunnel(&self, request: &Path, reply: &Path, verdict: &mut Verdict) -> bool {
@@ -338,7 +368,7 @@ impl Balance {
         }
         verdict.method = Method::Tunnel;
         verdict.real_server = Some(Endpoint::new(dst, hop.dst.port));
-        verdict.server_host = hop.to.or(hop.at);
+        verdict.server_host = self.tunnel_end(request, reply, hop);
         verdict.director = hop.from.filter(|from| self.claimants.get(&src).is_some_and(|hosts| hosts.contains(from)));
         true
     }

@@ -282,7 +282,14 @@ impl Assembler {
         for flow in flows {
             say(flow.client_host, Role::Client);
             say(flow.director, Role::Director);
-            if flow.method != Method::Unknown {
+            // What is served without a director may be any server anywhere, unless the address is a virtual one that it holds, or its name.
+            let named = flow.server_host.and_then(|h| self.hosts.list.get(h)).is_some_and(|h| role_of_name(&h.name) == Role::RealServer);
+            let serves = match flow.method {
+                Method::Unknown => false,
+                Method::Direct => named || flow.real_server != flow.vip,
+                _ => true,
+            };
+            if serves {
                 say(flow.server_host, Role::RealServer);
             }
             for router in &flow.routers {
