@@ -42,6 +42,7 @@ mod place;
 mod point;
 mod sample;
 mod segments;
+mod stall;
 mod store;
 mod table;
 mod topology;
@@ -294,6 +295,11 @@ impl Assembler {
             }
             for router in &flow.routers {
                 say(Some(*router), Role::Router);
+            }
+            // Who hands on answers alone is a router, too, unless its name says that more is to be expected of it.
+            for hop in flow.reply.links().skip(1) {
+                let named = hop.from.and_then(|h| self.hosts.list.get(h)).map_or(Role::Unknown, |h| role_of_name(&h.name));
+                say(hop.from.filter(|_| named == Role::Unknown), Role::Router);
             }
         }
         for (host, role) in self.hosts.list.iter_mut().zip(rank) {

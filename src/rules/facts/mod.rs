@@ -11,6 +11,7 @@ mod words;
 pub(super) use loss::{Loss, is_initial};
 pub(super) use neighbours::Claimant;
 pub(super) use rivals::Neighbourhood;
+pub(super) use size::Vanished;
 pub(super) use words::{list, plural, seconds};
 
 use crate::ipvs::{Match, Role};
