@@ -85,6 +85,8 @@ fn tunnel(hop: &Hop) -> Option<(TunnelKind, IpAddr, IpAddr)> {
 pub(super) struct Balance {
     /// Targets of each destination translation: by forwarder, protocol and destination before.
     targets: HashMap<(Option<HostId>, Protocol, Endpoint), Targets>,
+    /// Addresses to which a forwarder translated, and which served.
+    servers: HashMap<HostId, HashSet<IpAddr>>,
     /// MACs that one destination was handed to by a forwarder that left the addresses alone.
     handed_to: HashMap<(Option<HostId>, Protocol, Endpoint), HashSet<MacAddr>>,
     /// Virtual services of directors that route directly or tunnel.
@@ -165,6 +167,9 @@ impl Balance {
                 let targets = self.targets.entry(key).or_default();
                 targets.endpoints.insert(step.after.dst);
                 targets.served |= served;
+                if let (Some(host), true) = (step.forwarder(), served) {
+                    self.servers.entry(host).or_default().insert(step.after.dst.addr);
+                }
                 targets.flows += 1;
                 if step.translates_source() {
                     let kept = step.before.src.port == step.after.src.port;
@@ -194,6 +199,9 @@ impl Balance {
             return true;
         }
         let (forwarder, next) = (step.forwarder(), step.after.to);
+        if self.is_from_server(step) {
+            return false;
+        }
         let empty = HashSet::new();
         let claimants = self.claimants.get(&step.before.dst.addr).unwrap_or(&empty);
         let answerers = self.answerers.get(&step.before.dst.addr).unwrap_or(&empty);
@@ -214,6 +222,11 @@ impl Balance {
             _ => false,
         };
         passed_by || (same_arm && reply.is_empty())
+    }
+
+    /// Whether a forwarder hands on what one of its own real servers sends: it is their gateway there, and does not balance.
+    fn is_from_server(&self, step: &Step<'_>) -> bool {
+        step.forwarder().and_then(|host| self.servers.get(&host)).is_some_and(|servers| servers.contains(&step.before.src.addr))
     }
 
     /// Whether an address belongs to a virtual service that some host holds beside its own address.
@@ -264,6 +277,7 @@ impl Balance {
         let hands_on = |s: &Step<'_>| {
             s.only_macs()
                 && !self.delivers(protocol, s)
+                && !self.is_from_server(s)
                 && (self.vips.contains(&(protocol, s.before.dst)) || self.routes_directly(protocol, s, reply))
                 && self.still_at_director(s, &steps)
         };

@@ -61,7 +61,7 @@ impl<'a> Facts<'a> {
             }
             let verdict = match refusal {
                 None => self.swallowed_by(flow, host, hop),
-                Some(_) => self.refused_by(host, hop),
+                Some(_) => self.refused_by(flow, host, hop),
             };
             let Some((_, others, mut confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
             let mut severity = Severity::Broken;
@@ -99,27 +99,35 @@ impl<'a> Facts<'a> {
             // A director that does not know a connection resets it; it knows this one, and its server is gone.
             (Role::Director, true) if !flow.from_start => ("SVC012", vec!["NAT008", "SVC013"], Confidence::Likely),
             _ if !flow.from_start => return None,
-            (Role::Director, true) => ("NAT008", vec!["HA003", "SVC001", "NET007"], Confidence::Likely),
+            (Role::Director, true) => ("NAT008", vec!["SVC002", "HA003", "SVC001", "NET007"], Confidence::Likely),
             (Role::Director, false) => ("SVC001", vec!["NAT008", "HA003"], Confidence::Likely),
             (Role::Router, true) => ("NET002", vec!["NET008", "NET001"], Confidence::Likely),
             // Forwarding is a property of the interface by which packets arrive: what it does for others, it can do.
             (Role::Router | Role::Unknown, false) if self.forwards(host, hop, true) => ("NET008", vec!["NET007"], Confidence::Possible),
             (Role::Router | Role::Unknown, false) if self.forwards(host, hop, false) => ("NET008", vec!["NET007"], Confidence::Likely),
             (Role::Router, false) => ("NET001", vec!["NET008", "NET007"], Confidence::Likely),
+            (Role::Unknown, true) if self.trace.hosts[host].points.len() == 1 => {
+                ("NAT008", vec!["NET002", "SVC002", "HA003", "SVC001", "NET008"], Confidence::Possible)
+            }
             (Role::Unknown, true) => ("NAT008", vec!["NET002", "HA003", "SVC001", "NET008"], Confidence::Likely),
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
         };
         Some(verdict)
     }
 
-    fn refused_by(&self, host: HostId, hop: &Hop) -> Option<Verdict> {
+    fn refused_by(&self, flow: &'a Flow, host: HostId, hop: &Hop) -> Option<Verdict> {
+        let translated = self.translation(flow).is_some();
         let verdict = match self.role_in(host, hop) {
             Role::RealServer | Role::Client => return None,
             Role::Router => ("NET002", vec!["SVC027"], Confidence::Likely),
+            // A router in front may translate to a port that was never meant.
+            Role::Director if translated => ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             Role::Director => ("SVC027", vec!["SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             // Captures of machines that no connection reached: somebody expected it to go further than to this host.
             Role::Unknown => {
-                let confidence = if self.is_expected_further(host) { Confidence::Likely } else { Confidence::Possible };
+                // One that has a single interface, and that nobody was seen to send requests to on purpose, may be anybody.
+                let chosen = translated || self.trace.hosts[host].points.len() > 1;
+                let confidence = if chosen && self.is_expected_further(host) { Confidence::Likely } else { Confidence::Possible };
                 ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005", "SVC004"], confidence)
             }
         };
@@ -201,7 +209,7 @@ impl<'a> Facts<'a> {
     }
 
     /// True when the address that a packet is for belongs to the host.
-    fn holds(&self, host: HostId, hop: &Hop) -> bool {
+    pub(in crate::rules) fn holds(&self, host: HostId, hop: &Hop) -> bool {
         let neighbours = self.claimants(hop.dst.addr);
         neighbours.iter().any(|c| c.host == host) || self.trace.hosts[host].addresses.contains(&hop.dst.addr)
     }
@@ -213,13 +221,17 @@ impl<'a> Facts<'a> {
 
     /// True when there are captures of at least one other machine that no connection reached.
     pub fn is_expected_further(&self, host: HostId) -> bool {
-        let touched = |h: HostId| {
-            self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.from == Some(h) || hop.to == Some(h)))
-        };
-        let used = |point: u32| self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.point == point));
-        let idle = |point: u32| !used(point) && self.trace.host_at(point).is_none_or(|h| h != host && !touched(h));
+        let idle = |point: u32| self.is_idle(point) && self.trace.host_at(point) != Some(host);
         self.trace.hosts[host].points.len() > 1 && (0..self.trace.points.len() as u32).any(idle)
             || (0..self.trace.points.len() as u32).filter(|p| idle(*p)).count() > 1
+    }
+
+    /// True for a capture on a machine that no connection reached.
+    pub(in crate::rules) fn is_idle(&self, point: u32) -> bool {
+        let hops = |f: &'a Flow| f.request.hops.iter().chain(&f.reply.hops);
+        let host = self.trace.host_at(point);
+        let touched = |hop: &Hop| hop.point == point || host.is_some() && (hop.from == host || hop.to == host);
+        !self.flows().flat_map(hops).any(touched)
     }
 
     /// The name of a host at which unanswered requests ended, if not all of its interfaces were watched: whether it handed them on is open.

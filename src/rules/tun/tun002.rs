@@ -106,6 +106,13 @@ mod tests {
         w.deny(&TUN002);
     }
 
+    /// A VPN's device shows bare packets, too, and proves nothing about the director's tunnel.
+    #[test]
+    fn another_device_with_bare_packets() {
+        let w = silent(World::dr().tunnel_device("web1.wg0"), false);
+        w.expect(&TUN002, Confidence::Likely, "web1");
+    }
+
     /// The tunnel need not end at the next hop: a router on its way is no real server.
     #[test]
     fn servers_behind_a_router() {
