@@ -1,7 +1,7 @@
 //! Where a packet's way ends, and what packets say of why.
 
 use super::Facts;
-use crate::net::Protocol;
+use crate::net::{Protocol, Timestamp};
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowState, Hop, HostId, NoteKind, Path, Question, Way};
 use std::collections::BTreeSet;
@@ -123,14 +123,16 @@ impl<'a> Facts<'a> {
         self.trace.claims.questions.iter().any(|q| asks(&q))
     }
 
-    /// True when a host asks for a neighbour right after it received a packet, wherever that was heard: it has an answer to send. Whether it
-    /// is told, only its own interface would show.
+    /// True when a host asks for a neighbour right after it received a packet, or insists on one, wherever that was heard: it has an answer
+    /// to send. Whether it is told, only its own interface would show.
     fn asks_at_once(&self, host: HostId, hop: &Hop) -> bool {
         let received = self.trace.common_time(hop.point, hop.time);
         let macs = &self.trace.hosts[host].macs;
-        let prompt =
-            |q: &Question| q.times.first.iter().any(|(_, at)| (0..=PROMPT).contains(&(self.trace.common_time(q.point, *at) - received)));
-        self.trace.claims.questions.iter().any(|q| macs.contains(&q.mac) && !q.unicast && q.asker.is_some() && prompt(q))
+        let after = |q: &Question, at: Timestamp| self.trace.common_time(q.point, at) - received;
+        let prompt = |q: &Question| q.times.first.iter().any(|(_, at)| (0..=PROMPT).contains(&after(q, *at)));
+        let insists = |q: &Question| q.times.count >= 2 && after(q, q.times.last.1) >= 0 && !self.is_answered(q);
+        let asks = |q: &&Question| macs.contains(&q.mac) && !q.unicast && q.asker.is_some();
+        self.trace.claims.questions.iter().filter(asks).any(|q| prompt(q) || insists(q))
     }
 
     /// Questions of a host, asked while packets of a flow wanted to be handed on, to which nobody answered.

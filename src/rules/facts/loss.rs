@@ -106,13 +106,18 @@ impl<'a> Facts<'a> {
             (Role::Router | Role::Unknown, false) if self.forwards(host, hop, true) => ("NET008", vec!["NET007"], Confidence::Possible),
             (Role::Router | Role::Unknown, false) if self.forwards(host, hop, false) => ("NET008", vec!["NET007"], Confidence::Likely),
             (Role::Router, false) => ("NET001", vec!["NET008", "NET007"], Confidence::Likely),
-            (Role::Unknown, true) if self.trace.hosts[host].points.len() == 1 => {
+            (Role::Unknown, true) if self.trace.hosts[host].points.len() == 1 && !self.is_dialled(flow) => {
                 ("NAT008", vec!["NET002", "SVC002", "HA003", "SVC001", "NET008"], Confidence::Possible)
             }
-            (Role::Unknown, true) => ("NAT008", vec!["NET002", "HA003", "SVC001", "NET008"], Confidence::Likely),
+            (Role::Unknown, true) => ("NAT008", vec!["NET002", "SVC002", "HA003", "SVC001", "NET008"], Confidence::Likely),
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
         };
         Some(verdict)
+    }
+
+    /// True when the client itself sent the request to the host at which it ended: no forwarder whose choice is not known stands between.
+    fn is_dialled(&self, flow: &Flow) -> bool {
+        flow.client_host.is_some() && flow.request.links().count() == 1
     }
 
     fn refused_by(&self, flow: &'a Flow, host: HostId, hop: &Hop) -> Option<Verdict> {
@@ -125,8 +130,9 @@ impl<'a> Facts<'a> {
             Role::Director => ("SVC027", vec!["SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             // Captures of machines that no connection reached: somebody expected it to go further than to this host.
             Role::Unknown => {
-                // One that has a single interface, and that nobody was seen to send requests to on purpose, may be anybody.
-                let chosen = translated || self.trace.hosts[host].points.len() > 1;
+                // Who else answers for the address is heard by who asks for it.
+                let asker_seen = hop.from.is_some() && flow.request.hops.iter().any(|h| h.from == hop.from && h.at == hop.from);
+                let chosen = asker_seen || self.is_dialled(flow) || self.trace.hosts[host].points.len() > 1;
                 let confidence = if chosen && self.is_expected_further(host) { Confidence::Likely } else { Confidence::Possible };
                 ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005", "SVC004"], confidence)
             }

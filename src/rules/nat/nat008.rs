@@ -77,8 +77,9 @@ mod tests {
         w.syn(&c, "client router director", 3);
         let found = w.expect(&NAT008, Confidence::Likely, "director");
         assert!(found.alternatives.contains(&"SVC002"));
-        // The servers' captures alone show that; and without names nothing says that it is a director.
+        // The servers' captures alone show that.
         w.clone().without(&["web1", "web2"]).deny(&NAT008);
+        // Without names, a host in front of which somebody else chose the address may be anybody.
         assert_eq!(w.unnamed().finding(&NAT008).confidence, Confidence::Possible);
     }
 
