@@ -5,8 +5,11 @@ use super::Facts;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::ipvs::Role;
 use crate::net::Protocol;
-use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, PacketKind, Path, Way};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, PacketKind, Path, Question, Way};
 use std::collections::BTreeMap;
+
+/// Who has an address answers a question for it within this time.
+const ANSWERS_WITHIN: i64 = 100_000_000;
 
 /// Requests that ended at one host, with the cause that packets suggest first, and those that they leave open.
 pub(in crate::rules) struct Loss<'a> {
@@ -99,6 +102,8 @@ impl<'a> Facts<'a> {
             // A director that does not know a connection resets it; it knows this one, and its server is gone.
             (Role::Director, true) if !flow.from_start => ("SVC012", vec!["NAT008", "SVC013"], Confidence::Likely),
             _ if !flow.from_start => return None,
+            // It had the address, and then did not answer for it any more: somebody else may have it, and the sender not know.
+            (Role::Director | Role::Unknown, true) if self.gave_up(host, hop) => ("SVC001", vec!["ARP007", "NAT008"], Confidence::Possible),
             (Role::Director, true) => ("NAT008", vec!["SVC002", "HA003", "SVC001", "NET007"], Confidence::Likely),
             (Role::Director, false) => ("SVC001", vec!["NAT008", "HA003"], Confidence::Likely),
             (Role::Router, true) => ("NET002", vec!["NET008", "NET001"], Confidence::Likely),
@@ -218,6 +223,18 @@ impl<'a> Facts<'a> {
     pub(in crate::rules) fn holds(&self, host: HostId, hop: &Hop) -> bool {
         let neighbours = self.claimants(hop.dst.addr);
         neighbours.iter().any(|c| c.host == host) || self.trace.hosts[host].addresses.contains(&hop.dst.addr)
+    }
+
+    /// True when a host answered for an address before, and then left a question for it unanswered that its own interface heard.
+    fn gave_up(&self, host: HostId, hop: &Hop) -> bool {
+        let (addr, macs) = (hop.dst.addr, &self.trace.hosts[host].macs);
+        let claims = self.trace.claims.claims.iter().filter(|c| c.addr == addr && c.is_earnest() && macs.contains(&c.mac));
+        let Some(last) = claims.map(|c| self.trace.common_time(c.point, c.times.last.1)).max() else { return false };
+        let heard = |q: &&Question| q.target == addr && !macs.contains(&q.mac) && q.point == hop.point;
+        let goes_on = |q: &Question| self.trace.points[q.point as usize].last - q.times.last.1 > ANSWERS_WITHIN;
+        let unanswered = |q: &Question| self.last_asked(q) - last > ANSWERS_WITHIN && goes_on(q);
+        let own = self.trace.host_at(hop.point) == Some(host) && self.is_whole(hop.point);
+        own && self.trace.claims.questions.iter().filter(heard).any(unanswered)
     }
 
     /// True when another host claims the address that a packet was for: it came to the wrong one, and that is the story.

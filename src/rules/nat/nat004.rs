@@ -36,8 +36,11 @@ rule! {
     NAT004 "one-arm-icmp-redirect" check
 }
 
+/// A flow, and the director's advice about its answers.
+type Advice<'a> = (&'a Flow, &'a FlowError);
+
 fn check(facts: &Facts<'_>) -> Outcome {
-    let mut advised: BTreeMap<(Option<HostId>, bool), Vec<(&Flow, &FlowError)>> = BTreeMap::new();
+    let mut advised: BTreeMap<(Option<HostId>, bool), Vec<Advice>> = BTreeMap::new();
     for flow in facts.balanced(Method::Nat) {
         let about_reply = |e: &&FlowError| matches!(e.kind, IcmpKind::Redirect { .. }) && e.about == Way::Reply && e.from == flow.director;
         if let (Some(_), Some(redirect)) = (flow.server_host, flow.errors.iter().find(about_reply)) {
@@ -58,7 +61,7 @@ fn past(flow: &Flow) -> Option<&Hop> {
     flow.reply.strays.iter().find(|h| h.from.is_some() && h.from == flow.server_host && h.to != flow.director)
 }
 
-fn finding(facts: &Facts<'_>, broken: bool, told: &[(&Flow, &FlowError)]) -> Finding {
+fn finding(facts: &Facts<'_>, broken: bool, told: &[Advice<'_>]) -> Finding {
     let (flow, redirect) = told[0];
     let (director, name) = (facts.name(flow.director), facts.names(told.iter().filter_map(|(f, _)| f.server_host)));
     let past = told.iter().find_map(|(f, _)| past(f));

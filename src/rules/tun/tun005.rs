@@ -47,7 +47,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
     let known: Vec<u32> = stuck.iter().map(|f| f.id).collect();
     let mut found: Vec<Finding> = by_director(stuck).into_iter().filter_map(|(director, flows)| finding(facts, director, &flows)).collect();
     // Elsewhere on the way, flows that lose their segments at one place together.
-    let mut places: BTreeMap<(Way, Option<HostId>, Option<HostId>), Vec<(&Flow, Vanished)>> = BTreeMap::new();
+    let mut places: BTreeMap<(Way, Option<HostId>, Option<HostId>), Vec<Lost>> = BTreeMap::new();
     for flow in facts.flows().filter(|f| !known.contains(&f.id)) {
         if let Some(lost) = facts.vanished(flow) {
             places.entry((lost.way, lost.hop.to, lost.after.from)).or_default().push((flow, lost));
@@ -57,8 +57,11 @@ fn check(facts: &Facts<'_>) -> Outcome {
     found.into()
 }
 
+/// A flow, and where its long segments are lost.
+type Lost<'a> = (&'a Flow, Vanished<'a>);
+
 /// Long segments that a host on the way, or a link, does not pass on.
-fn on_the_way(facts: &Facts<'_>, lost: &[(&Flow, Vanished<'_>)]) -> Finding {
+fn on_the_way(facts: &Facts<'_>, lost: &[Lost<'_>]) -> Finding {
     let (flow, first) = &lost[0];
     let (hop, after, len) = (first.hop, first.after, first.repeats[0].len);
     let (tables, kind) = icmp_match(hop.src.addr.is_ipv6());
