@@ -6,6 +6,7 @@ pub mod cli;
 pub mod finding;
 pub mod ipvs;
 pub mod net;
+pub mod netlink;
 pub mod packet;
 pub mod report;
 pub mod rules;

@@ -11,6 +11,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("ipvs", &["net"], &[]),
     ("finding", &["net"], &[]),
     ("capture", &["net", "packet"], &["pcap", "flate2", "ruzstd"]),
+    ("netlink", &["net"], &["neli"]),
     ("trace", &["net", "packet", "ipvs"], &[]),
     ("rules", &["net", "packet", "ipvs", "trace", "finding"], &[]),
     ("report", &["net", "ipvs", "trace", "finding", "rules"], &["tabled", "serde_json", "textwrap", "colored"]),

@@ -82,24 +82,25 @@ impl<'a> Facts<'a> {
     pub fn speaks_at(&self, host: HostId, point: u32) -> bool {
         let claims = &self.trace.claims;
         let macs = &self.trace.hosts[host].macs;
-        let hops = |f: &'a Flow| [&f.request, &f.reply].into_iter().flat_map(|p| p.hops.iter().chain(&p.strays));
         claims.claims.iter().any(|c| c.point == point && macs.contains(&c.mac))
             || claims.questions.iter().any(|q| q.point == point && macs.contains(&q.mac))
-            || self.flows().any(|f| hops(f).any(|h| h.point == point && h.from == Some(host)))
+            || self.trace.sent_at(host, point)
     }
 
     /// The hop at which a server received the request, if it then stayed silent: no packet of the connection, no ICMP error, no question for
     /// a neighbour through which it could answer.
     pub fn silent_server(&self, flow: &'a Flow) -> Option<&'a Hop> {
         let server = flow.server_host.filter(|server| Some(*server) != flow.director)?;
+        let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
+        if answered || flow.state != FlowState::Unanswered {
+            return None;
+        }
         // The last place on the server: behind its tunnel, where that was captured.
         let inside = flow.request.hops.iter().rev().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none());
         let hop = inside.or_else(|| self.reached(&flow.request, server))?;
-        let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
         let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
         let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
-        let spoke = answered || self.answer_of_its_own_address(flow).is_some();
-        let silent = flow.state == FlowState::Unanswered && !spoke && self.waited(flow, hop) && !hands_on();
+        let silent = self.answer_of_its_own_address(flow).is_none() && self.waited(flow, hop) && !hands_on();
         let asks = || self.asks_in_vain(server, flow, hop).any(|_| true) || self.asks_as(server, hop) || self.asks_at_once(server, hop);
         (silent && !asks()).then_some(hop)
     }
