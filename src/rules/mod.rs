@@ -23,7 +23,7 @@ mod tun;
 pub use catalogue::{CAUSES, Cause, cause_of, name_of};
 pub use facts::Facts;
 
-use crate::finding::{Finding, Need, Outcome};
+use crate::finding::{Confidence, Finding, Need, Outcome};
 use crate::trace::Trace;
 use std::collections::HashSet;
 
@@ -178,7 +178,10 @@ pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
     for rule in ALL {
         match (rule.check)(facts) {
-            Outcome::Found(findings) => diagnosis.findings.extend(findings.into_iter().map(|found| complete(rule, found, facts.trace))),
+            Outcome::Found(findings) => {
+                let doubted = findings.into_iter().map(|found| doubt(facts, found));
+                diagnosis.findings.extend(doubted.map(|found| complete(rule, found, facts.trace)));
+            }
             Outcome::Clear => diagnosis.clear.push(rule.code),
             Outcome::NotJudged(need) => diagnosis.not_judged.push((rule, need)),
         }
@@ -186,6 +189,18 @@ pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
     // Stable: equals stay in the order of the registry.
     diagnosis.findings.sort_by_key(|f| (std::cmp::Reverse(f.severity), std::cmp::Reverse(f.confidence), std::cmp::Reverse(f.flows.len())));
     diagnosis
+}
+
+/// A router that translates to one machine, which never answers in earnest, looks like a director with one real server. What is said of
+/// that machine as a real server is only possible then.
+fn doubt(facts: &Facts<'_>, mut finding: Finding) -> Finding {
+    let flows = || facts.flows().filter(|f| finding.flows.binary_search(&f.id).is_ok());
+    if flows().next().is_some() && flows().all(|f| facts.may_be_a_router(f)) {
+        finding.confidence = finding.confidence.min(Confidence::Possible);
+        let seen = "is it a director? `ipvsadm -ln` where requests are translated";
+        finding.settle = Some(finding.settle.map_or_else(|| seen.to_string(), |settle| format!("{settle}; {seen}")));
+    }
+    finding
 }
 
 /// Attaches code and name, and widens the flows: what holds for every example of a group holds for the group.

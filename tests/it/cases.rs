@@ -104,9 +104,9 @@ fn point(path: &Path) -> String {
 /// Files called a.pcap, b.pcap … in any order, each from a host whose clock is wrong by up to two seconds.
 #[test]
 fn neither_names_nor_clocks_matter() {
-    let mut random = Random::new(20_251_126);
     let (mut wrong, mut proven) = (String::new(), 0);
     for folder in fixtures() {
+        let mut random = Random::of(20_251_126, &folder.file_name().unwrap_or_default().to_string_lossy());
         let case = Case::open(&folder).unwrap_or_else(|e| panic!("{e}"));
         let (known, found) = judge(&case.captures, &case);
         let away = tempfile::tempdir().unwrap();
@@ -187,10 +187,10 @@ fn one_host_alone_accuses_nobody_wrongly() {
 /// The same of any captures: each one left out, and a few chosen by lot.
 #[test]
 fn some_captures_accuse_nobody_wrongly() {
-    let mut random = Random::new(20_251_127);
     let mut wrong = String::new();
     for folder in fixtures() {
         let case = Case::open(&folder).unwrap_or_else(|e| panic!("{e}"));
+        let mut random = Random::of(20_251_127, &folder.file_name().unwrap_or_default().to_string_lossy());
         let may = allowed(&folder, &case);
         let all = case.captures.len();
         let mut choices: BTreeSet<Vec<usize>> = (0..all).map(|out| (0..all).filter(|i| *i != out).collect()).collect();

@@ -60,6 +60,8 @@ struct FlowV1<'a> {
     real_server: Option<String>,
     method: String,
     state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stalled: Option<String>,
     client_host: Option<&'a str>,
     director: Option<&'a str>,
     server_host: Option<&'a str>,
@@ -199,6 +201,7 @@ fn flow<'a>(trace: &'a Trace, flow: &'a Flow, findings: &'a [&'static str]) -> F
         real_server: flow.real_server.map(|rs| rs.to_string()),
         method: flow.method.to_string(),
         state: flow.state.to_string(),
+        stalled: flow.stalled.map(|way| way.to_string()),
         client_host: name(flow.client_host),
         director: name(flow.director),
         server_host: name(flow.server_host),
