@@ -95,7 +95,7 @@ pub struct Traffic {
     /// TCP or UDP.
     #[serde(default = "tcp", deserialize_with = "parsed")]
     pub protocol: Protocol,
-    /// How many, one after the other.
+    /// How many.
     #[serde(default = "four")]
     pub connections: u32,
     /// Bytes of each question.
@@ -104,9 +104,9 @@ pub struct Traffic {
     /// Bytes of each answer.
     #[serde(default = "thousand")]
     pub answer: usize,
-    /// All at once.
-    #[serde(default)]
-    pub parallel: bool,
+    /// Milliseconds from the beginning of one to that of the next.
+    #[serde(default = "every")]
+    pub every_ms: u64,
     /// How long the client waits, in milliseconds.
     #[serde(default = "patience")]
     pub patience_ms: u64,
@@ -142,8 +142,12 @@ fn hundred() -> usize {
 fn thousand() -> usize {
     1000
 }
+fn every() -> u64 {
+    20
+}
+/// Long enough that a SYN is sent again.
 fn patience() -> u64 {
-    700
+    1300
 }
 
 fn parsed<'de, D: serde::Deserializer<'de>, T: std::str::FromStr<Err: fmt::Display>>(from: D) -> Result<T, D::Error> {

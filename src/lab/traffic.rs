@@ -149,11 +149,12 @@ fn filling(len: usize) -> Vec<u8> {
 
 /// Asks all that a client has to ask, from the calling thread's network namespace.
 pub fn talk(traffic: &Traffic) -> Vec<Saw> {
-    if !traffic.parallel {
-        return (0..traffic.connections).map(|_| one(traffic)).collect();
-    }
     std::thread::scope(|scope| {
-        let all: Vec<_> = (0..traffic.connections).map(|_| scope.spawn(|| one(traffic))).collect();
+        let begin = |nth: u32| {
+            std::thread::sleep(Duration::from_millis(traffic.every_ms) * nth);
+            one(traffic)
+        };
+        let all: Vec<_> = (0..traffic.connections).map(|nth| scope.spawn(move || begin(nth))).collect();
         all.into_iter().map(|talk| talk.join().unwrap_or(Saw::NoConnection)).collect()
     })
 }

@@ -109,7 +109,7 @@ impl Link {
 pub enum Kind<'a> {
     /// Two interfaces with a wire between them.
     Veth(Peer<'a>),
-    /// A switch.
+    /// A switch, which floods multicasts and says nothing itself.
     Bridge,
     /// A device that swallows packets.
     Dummy,
@@ -189,7 +189,8 @@ impl Socket {
                 // VETH_INFO_PEER: a whole message within an attribute.
                 ("veth", Attributes::new().bytes(1, &told.behind(&header(0, 0, 0))))
             }
-            Kind::Bridge => ("bridge", Attributes::new()),
+            // IFLA_BR_MCAST_SNOOPING: a bridge that snoops joins a group, and says so on every port.
+            Kind::Bridge => ("bridge", Attributes::new().u8(23, 0)),
             Kind::Dummy => ("dummy", Attributes::new()),
             Kind::Ipip => ("ipip", Attributes::new()),
             Kind::Vlan { lower, id } => {
