@@ -5,8 +5,9 @@ use super::build::Host;
 use crate::capture::{LARGEST, VNET_HEADER, Wire, WireOptions};
 use crate::director::{Balancer, Director, Engine, Faults, Offload, Port, Route, Routes, Sent, Settings};
 use crate::net::{Prefix, Timestamp};
-use crate::netlink::rtnetlink::{Address, Link};
+use crate::netlink::rtnetlink::{self, Address, Link, Neighbour};
 use crate::netlink::{Family, Socket};
+use nix::libc;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +41,7 @@ impl Balance {
     /// When the host has no wires for it, or its rules cannot be.
     pub fn begin(host: &Host, faults: Faults) -> io::Result<Balance> {
         let wires = host.wires.as_ref().ok_or_else(|| io::Error::other(format!("{}: its director is the kernel's", host.name)))?;
-        let (links, addresses, routes) = known(host)?;
+        let Known { links, addresses, routes, neighbours, forwards } = known(host)?;
         let names: Vec<&str> = host.interfaces.iter().map(|(name, _)| name.as_str()).collect();
         let port_of = |index: u32| links.iter().find(|l| l.index == index).and_then(|l| names.iter().position(|name| *name == l.name));
         let own: Vec<(IpAddr, usize)> = addresses.iter().filter_map(|a| Some((a.prefix.addr(), port_of(a.index)?))).collect();
@@ -60,14 +61,18 @@ impl Balance {
             mac: *mac,
             addresses: own.iter().filter(|(_, port)| *port == at).map(|(addr, _)| *addr).collect(),
         });
-        let director = Arc::new(Mutex::new(Director::new(engine, ports.collect())));
+        let mut director = Director::new(engine, ports.collect());
+        for neighbour in neighbours.iter().filter(|n| n.state == libc::NUD_PERMANENT) {
+            neighbour.mac.iter().for_each(|mac| director.know(neighbour.addr, *mac, now()));
+        }
+        let director = Arc::new(Mutex::new(director));
         let (stop, mut threads) = (Arc::new(AtomicBool::new(false)), Vec::new());
         let options = WireOptions { promiscuous: true, vnet_header: true, inbound_only: true, buffer: 4 << 20 };
         let open = |name: &&str| wires.run(|| Wire::open(name, options)).map_err(io::Error::from)?.map_err(io::Error::other);
         let out: Arc<Vec<Wire>> = Arc::new(names.iter().map(open).collect::<io::Result<_>>()?);
         for (port, name) in names.iter().enumerate() {
             let (wire, out, director, stop) = (open(name)?, out.clone(), director.clone(), stop.clone());
-            threads.push(std::thread::spawn(move || forward(port, wire, &out, &director, &stop)));
+            threads.push(std::thread::spawn(move || forward(port, wire, &out, &director, forwards, &stop)));
         }
         let (clock, waiting) = (director.clone(), stop.clone());
         threads.push(std::thread::spawn(move || {
@@ -90,23 +95,36 @@ impl Balance {
     }
 }
 
-type Known = (Vec<Link>, Vec<Address>, Vec<crate::netlink::rtnetlink::Route>);
+/// What the host's kernel was told.
+struct Known {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+    routes: Vec<rtnetlink::Route>,
+    neighbours: Vec<Neighbour>,
+    /// `net.ipv4.ip_forward`.
+    forwards: bool,
+}
 
 fn known(host: &Host) -> io::Result<Known> {
     let asked = host.namespace.run(|| {
         let mut socket = Socket::open(Family::Route)?;
-        Ok((socket.links()?, socket.addresses()?, socket.routes()?))
+        let forwards = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() != "0");
+        let (links, addresses, routes, neighbours) = (socket.links()?, socket.addresses()?, socket.routes()?, socket.neighbours()?);
+        Ok(Known { links, addresses, routes, neighbours, forwards })
     });
     asked.map_err(io::Error::from)?.map_err(|e: crate::netlink::NetlinkError| io::Error::other(e))
 }
 
-fn forward(port: usize, mut wire: Wire, out: &[Wire], director: &Mutex<Director>, stop: &AtomicBool) {
+/// Answers of real servers pass the kernel's FORWARD hook, which a host that does not forward has no packet come to; requests are for the host
+/// itself (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_ops4`).
+fn forward(port: usize, mut wire: Wire, out: &[Wire], director: &Mutex<Director>, forwards: bool, stop: &AtomicBool) {
     let mut buffer = vec![0; LARGEST];
     while !stop.load(Ordering::Relaxed) {
         let Ok(Some(arrival)) = wire.receive(&mut buffer, TICK) else { continue };
         let Some((offload, frame)) = buffer[..arrival.len].split_first_chunk::<VNET_HEADER>() else { continue };
         let offload: &Offload = offload;
-        let outcome = director.lock().unwrap_or_else(PoisonError::into_inner).frame(port, frame, offload, now());
+        let mut outcome = director.lock().unwrap_or_else(PoisonError::into_inner).frame(port, frame, offload, now());
+        outcome.sent.retain(|sent| forwards || !sent.answer);
         send(out, &outcome.sent);
     }
 }

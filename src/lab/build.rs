@@ -6,7 +6,7 @@
 use super::command::{self, CommandError};
 use super::netns::Namespace;
 use super::scenario::Scenario;
-use crate::ipvs::{Rules, Role, VirtualService, parse_command};
+use crate::ipvs::{Role, Rules, VirtualService, parse_command};
 use crate::net::MacAddr;
 use crate::netlink::rtnetlink::{Kind, LinkSpec, Peer};
 use crate::netlink::{Family, NetlinkError, Socket};
@@ -82,7 +82,8 @@ impl Network {
     pub fn build(scenario: &Scenario, builtin: bool) -> Result<Network, BuildError> {
         let switches = |e: NetlinkError| BuildError { host: String::new(), what: e.to_string() };
         let room = bare(false).map_err(|what| BuildError { host: String::new(), what })?;
-        let opened = room.run(|| Socket::open(Family::Route)).map_err(|errno| BuildError { host: String::new(), what: errno.to_string() })?;
+        let opened =
+            room.run(|| Socket::open(Family::Route)).map_err(|errno| BuildError { host: String::new(), what: errno.to_string() })?;
         let mut sandbox = opened.map_err(switches)?;
         let segments = scenario.segments();
         let bridge = |segment: &str| format!("sw{}", segments.iter().position(|known| *known == segment).unwrap_or(0));
@@ -145,12 +146,17 @@ impl Network {
     /// Until every link carries packets: carriers and bridge ports come up on their own time, and what is sent before is lost.
     fn wait(&self) -> Result<(), BuildError> {
         let begun = Instant::now();
-        let places = self.hosts.iter().flat_map(|host| std::iter::once(&host.namespace).chain(&host.wires).map(|ns| (host.name.as_str(), ns)));
+        let places =
+            self.hosts.iter().flat_map(|host| std::iter::once(&host.namespace).chain(&host.wires).map(|ns| (host.name.as_str(), ns)));
         let places: Vec<(&str, &Namespace)> = places.chain(std::iter::once(("", &self.switches))).collect();
         loop {
             let late = |socket: &mut Socket| -> Result<Option<String>, NetlinkError> {
                 let loose = |name: &str| name == "lo" || name.starts_with("sw");
-                Ok(socket.links()?.into_iter().find(|link| !loose(&link.name) && !(link.is_ready() && link.oper_state == 6)).map(|l| l.name))
+                Ok(socket
+                    .links()?
+                    .into_iter()
+                    .find(|link| !loose(&link.name) && !(link.is_ready() && link.oper_state == 6))
+                    .map(|l| l.name))
             };
             let mut waiting = None;
             for (host, namespace) in &places {

@@ -68,6 +68,12 @@ impl Attributes {
         self.bytes(kind | NESTED, &value.0)
     }
 
+    /// Adds other attributes.
+    pub fn and(mut self, others: &Attributes) -> Self {
+        self.0.extend_from_slice(&others.0);
+        self
+    }
+
     /// Adds what `add` adds, if there is a value.
     pub fn with<T>(self, value: Option<T>, add: impl FnOnce(Self, T) -> Self) -> Self {
         match value {

@@ -5,6 +5,7 @@
 
 mod attributes;
 mod error;
+pub mod nftables;
 pub mod rtnetlink;
 mod socket;
 

@@ -12,6 +12,9 @@ use neli::nl::{NlPayload, Nlmsghdr, NlmsghdrBuilder};
 use neli::socket::synchronous::NlSocketHandle;
 use neli::types::Buffer;
 use neli::utils::Groups;
+use neli::{Size, ToBytes};
+use std::io::Cursor;
+use std::os::fd::AsRawFd;
 
 /// Which part of the kernel is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +37,10 @@ pub struct Reply {
     /// Fixed header and attributes.
     pub body: Vec<u8>,
 }
+
+// linux/netfilter/nfnetlink.h
+const NFNL_MSG_BATCH_BEGIN: u16 = 16;
+const NFNL_MSG_BATCH_END: u16 = 17;
 
 /// How often an inconsistent dump is asked for again before it is given up.
 const TRIES: usize = 10;
@@ -101,7 +108,39 @@ impl Socket {
         Err(NetlinkError::other(format!("the table changed during each of {TRIES} dumps")))
     }
 
+    /// Changes several things at once, all or none: `messages` between the begin and the end of an nfnetlink batch of a subsystem.
+    ///
+    /// # Errors
+    /// What the kernel refused first.
+    pub(super) fn batch(&mut self, subsystem: u16, messages: &[(u16, NlmFlags, Vec<u8>)]) -> Result<(), NetlinkError> {
+        // struct nfgenmsg, with the subsystem in the network's order (net/netfilter/nfnetlink.c, nfnetlink_rcv_batch).
+        let [high, low] = subsystem.to_be_bytes();
+        let frame = [0, 0, high, low];
+        let mut bytes = self.message(NFNL_MSG_BATCH_BEGIN, NlmF::REQUEST, &frame)?;
+        let first = self.seq + 1;
+        for (kind, flags, body) in messages {
+            bytes.extend(self.message(*kind, flags.0 | NlmF::ACK, body)?);
+        }
+        let last = self.seq;
+        bytes.extend(self.message(NFNL_MSG_BATCH_END, NlmF::REQUEST, &frame)?);
+        let sent = nix::sys::socket::send(self.handle.as_raw_fd(), &bytes, nix::sys::socket::MsgFlags::empty());
+        sent.map_err(|errno| NetlinkError::number(errno as i32, String::new()))?;
+        for seq in first..=last {
+            self.seq = seq;
+            self.replies(false)?;
+        }
+        self.seq = last + 1;
+        Ok(())
+    }
+
     fn send(&mut self, kind: u16, flags: NlmF, body: &[u8]) -> Result<(), NetlinkError> {
+        let bytes = self.message(kind, flags, body)?;
+        let sent = nix::sys::socket::send(self.handle.as_raw_fd(), &bytes, nix::sys::socket::MsgFlags::empty());
+        sent.map(|_| ()).map_err(|errno| NetlinkError::number(errno as i32, String::new()))
+    }
+
+    /// The bytes of the next message.
+    fn message(&mut self, kind: u16, flags: NlmF, body: &[u8]) -> Result<Vec<u8>, NetlinkError> {
         self.seq = self.seq.wrapping_add(1).max(1);
         let message = NlmsghdrBuilder::default()
             .nl_type(kind)
@@ -110,7 +149,9 @@ impl Socket {
             .nl_payload(NlPayload::Payload(Buffer::from(body)))
             .build()
             .map_err(NetlinkError::other)?;
-        Ok(self.handle.send(&message)?)
+        let mut bytes = Cursor::new(vec![0; message.padded_size()]);
+        message.to_bytes(&mut bytes).map_err(NetlinkError::other)?;
+        Ok(bytes.into_inner())
     }
 
     /// The answers to the last request, and whether they are inconsistent.
@@ -165,6 +206,21 @@ impl NlmFlags {
     /// Add; fail when it is there.
     pub fn add() -> Self {
         NlmFlags(NlmF::CREATE | NlmF::EXCL)
+    }
+
+    /// Make sure that it is there.
+    pub fn make_sure() -> Self {
+        NlmFlags(NlmF::CREATE)
+    }
+
+    /// Add behind the others.
+    pub fn append() -> Self {
+        NlmFlags(NlmF::CREATE | NlmF::APPEND)
+    }
+
+    /// Add before the others.
+    pub fn insert() -> Self {
+        NlmFlags(NlmF::CREATE)
     }
 
     /// Add, or replace what is there.

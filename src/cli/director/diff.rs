@@ -183,7 +183,9 @@ fn difference(wanted: &Seen, got: &Seen, answer: bool, macs: &[MacAddr]) -> Opti
     match (wanted.outer, got.outer) {
         (None, None) => {}
         (Some(a), Some(b)) if a == b => {}
-        (Some((from, to)), Some((other_from, other_to))) => all.push(format!("in a tunnel {other_from} > {other_to}; IPVS has {from} > {to}")),
+        (Some((from, to)), Some((other_from, other_to))) => {
+            all.push(format!("in a tunnel {other_from} > {other_to}; IPVS has {from} > {to}"))
+        }
         (Some((from, to)), None) => all.push(format!("not in a tunnel; IPVS puts it into {from} > {to}")),
         (None, Some((from, to))) => all.push(format!("in a tunnel {from} > {to}; IPVS uses none")),
     }

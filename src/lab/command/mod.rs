@@ -3,11 +3,13 @@
 //! A scenario is written in them, its fault is, and so is the remedy that a finding prints: that is run here as it was printed. Programs need
 //! not be installed; what is understood is what scenarios and remedies use, and anything else is an error, never ignored.
 
+mod firewall;
 mod ip;
 mod sysctl;
 
 use super::netns::Namespace;
 use crate::netlink::NetlinkError;
+use crate::netlink::nftables::TableFamily;
 use std::fmt;
 
 /// A command that is not understood, or that the kernel refused.
@@ -49,6 +51,9 @@ pub(super) fn here(words: &[&str]) -> Result<(), String> {
 fn dispatch(words: &[&str]) -> Result<(), String> {
     match words {
         ["ip", rest @ ..] => ip::run(rest),
+        ["iptables", rest @ ..] => firewall::iptables(rest, TableFamily::Ip),
+        ["ip6tables", rest @ ..] => firewall::iptables(rest, TableFamily::Ip6),
+        ["arptables", rest @ ..] => firewall::arptables(rest),
         ["sysctl", rest @ ..] => sysctl::run(rest),
         ["echo", value, ">", file] => sysctl::write_file(file, value),
         [other, ..] => Err(format!("the lab does not know the command {other}")),
