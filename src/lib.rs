@@ -3,8 +3,10 @@
 pub mod capture;
 pub mod case;
 pub mod cli;
+pub mod director;
 pub mod finding;
 pub mod ipvs;
+pub mod lab;
 pub mod net;
 pub mod netlink;
 pub mod packet;

@@ -2,6 +2,7 @@
 
 mod captures;
 mod diagnose;
+mod director;
 mod explain;
 mod manual;
 mod output;
@@ -69,6 +70,8 @@ enum Command {
     Trace(trace::Trace),
     /// Print one packet a line, in tcpdump's notation, with point, number and MACs
     Show(show::Show),
+    /// Be the director: schedule, forward and replay as IPVS does, without the kernel
+    Director(director::Director),
     /// Play recorded cases again, and compare what comes out with what has to
     Replay(replay::Replay),
     /// Print the page of a fault, or list all of them
@@ -120,6 +123,7 @@ pub fn run() -> ExitCode {
         Command::Diagnose(args) => diagnose::run(args, &mut out),
         Command::Trace(args) => trace::run(args, &mut out),
         Command::Show(args) => show::run(args, &mut out),
+        Command::Director(args) => director::run(args, &mut out),
         Command::Replay(args) => replay::run(args, &mut out),
         Command::Explain(args) => explain::run(args, &mut out),
         Command::Completions(args) => manual::completions(args, &mut out),

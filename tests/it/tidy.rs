@@ -16,9 +16,10 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("rules", &["net", "packet", "ipvs", "trace", "finding"], &[]),
     ("report", &["net", "ipvs", "trace", "finding", "rules"], &["tabled", "serde_json", "textwrap", "colored"]),
     ("case", &["net", "ipvs", "capture", "packet", "trace", "rules", "finding"], &["toml"]),
+    ("lab", &["net", "netlink"], &[]),
     (
         "cli",
-        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case"],
+        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case", "lab"],
         &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size"],
     ),
 ];
@@ -117,6 +118,16 @@ fn foreign_crates_stay_in_their_rooms() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn unsafe_code_has_one_place() {
+    let home = source().join("capture/wire/options.rs");
+    for file in files(&source()).iter().filter(|file| **file != home) {
+        let code = code(file);
+        assert!(!code.contains("allow(unsafe_code)") && words_after(&code, "unsafe").next().is_none(), "unsafe code in {}", file.display());
+    }
+    assert!(fs::read_to_string(home).expect("the one place").lines().count() < 60);
 }
 
 #[test]
