@@ -2,6 +2,13 @@
 //!
 //! `sandbox` makes this process root in namespaces of its own; `netns` are its hosts; `command` does to them what administrators would.
 
+pub mod balance;
+pub mod build;
+pub mod catalogue;
 pub mod command;
 pub mod netns;
+pub mod play;
+pub mod record;
 pub mod sandbox;
+pub mod scenario;
+pub mod traffic;

@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("rules", &["net", "packet", "ipvs", "trace", "finding"], &[]),
     ("report", &["net", "ipvs", "trace", "finding", "rules"], &["tabled", "serde_json", "textwrap", "colored"]),
     ("case", &["net", "ipvs", "capture", "packet", "trace", "rules", "finding"], &["toml"]),
-    ("lab", &["net", "netlink"], &[]),
+    ("lab", &["net", "ipvs", "packet", "finding", "capture", "netlink", "trace", "rules", "case", "director"], &[]),
     (
         "cli",
         &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case", "lab"],

@@ -38,6 +38,14 @@ pub fn run(host: &Namespace, command: &str) -> Result<(), CommandError> {
     host.run(|| dispatch(&words)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
 }
 
+/// Runs the words of a command in the calling thread's own network namespace.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn here(words: &[&str]) -> Result<(), String> {
+    dispatch(words)
+}
+
 fn dispatch(words: &[&str]) -> Result<(), String> {
     match words {
         ["ip", rest @ ..] => ip::run(rest),
