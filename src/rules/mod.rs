@@ -25,7 +25,7 @@ pub use facts::Facts;
 
 use crate::finding::{Confidence, Finding, Need, Outcome};
 use crate::trace::Trace;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// A rule: a fault of the catalogue.
 pub struct Rule {
@@ -194,8 +194,10 @@ pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
 /// A router that translates to one machine, which never answers in earnest, looks like a director with one real server. What is said of
 /// that machine as a real server is only possible then.
 fn doubt(facts: &Facts<'_>, mut finding: Finding) -> Finding {
-    let flows = || facts.flows().filter(|f| finding.flows.binary_search(&f.id).is_ok());
-    if flows().next().is_some() && flows().all(|f| facts.may_be_a_router(f)) {
+    // One flow of each pair of director and server speaks for the others.
+    let flows = facts.flows().filter(|f| finding.flows.binary_search(&f.id).is_ok());
+    let pairs: HashMap<_, &crate::trace::Flow> = flows.map(|f| ((f.method, f.director, f.real_server), f)).collect();
+    if !pairs.is_empty() && pairs.values().all(|f| facts.may_be_a_router(f)) {
         finding.confidence = finding.confidence.min(Confidence::Possible);
         let seen = "is it a director? `ipvsadm -ln` where requests are translated";
         finding.settle = Some(finding.settle.map_or_else(|| seen.to_string(), |settle| format!("{settle}; {seen}")));

@@ -101,8 +101,12 @@ impl<'a> Facts<'a> {
         let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
         let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
         let silent = self.answer_of_its_own_address(flow).is_none() && self.waited(flow, hop) && !hands_on();
-        let asks = || self.asks_in_vain(server, flow, hop).any(|_| true) || self.asks_as(server, hop) || self.asks_at_once(server, hop);
-        (silent && !asks()).then_some(hop)
+        (silent && !self.wants_to_answer(server, flow, hop)).then_some(hop)
+    }
+
+    /// True when a host that received a packet asks for a neighbour: it has an answer to send.
+    pub(in crate::rules) fn wants_to_answer(&self, host: HostId, flow: &Flow, hop: &Hop) -> bool {
+        self.asks_in_vain(host, flow, hop).next().is_some() || self.asks_as(host, hop) || self.asks_at_once(host, hop)
     }
 
     /// A server's answer to a datagram from its own address instead of the one that was asked, which looks like a connection of its own: from

@@ -1,6 +1,7 @@
 //! What a rule may look at, and the questions that rules ask all day.
 
 mod fate;
+mod lone;
 mod loss;
 mod neighbours;
 mod rivals;
@@ -8,6 +9,7 @@ mod silence;
 mod size;
 mod words;
 
+pub(super) use lone::Lone;
 pub(super) use loss::{Loss, is_initial};
 pub(super) use neighbours::Claimant;
 pub(super) use rivals::Neighbourhood;

@@ -39,7 +39,7 @@ impl Silence<'_> {
             false => format!("{names} {receive} the request and {stay} silent: no answer, no ARP for a gateway."),
         };
         let confidence = if self.serves_others { Confidence::Possible } else { Confidence::Likely };
-        let host = first.server_host.unwrap_or_default();
+        let host = self.servers.first().copied().or(first.server_host).unwrap_or_default();
         let handed = first.request.hops.iter().rev().find(|hop| hop.outer.is_some()).filter(|hop| !std::ptr::eq(*hop, self.hop));
         Finding::new(&names, severity, confidence, what, facts.seen(self.hop))
             .and(handed.map(|hop| facts.seen(hop)))
@@ -90,7 +90,7 @@ impl<'a> Facts<'a> {
             story.servers.extend(flow.server_host.filter(|s| !story.servers.contains(s)));
             story.flows.push(flow);
         }
-        stories.into_values().collect()
+        stories.into_values().chain(self.lone_silences(code)).collect()
     }
 
     /// Hosts that quarrel over an address that is no service's: either may have been handed what was meant for the other (ARP012).
