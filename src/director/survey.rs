@@ -5,8 +5,8 @@ use super::engine::Engine;
 use super::link::{Director, Port};
 use super::route::{Route, Routes};
 use crate::ipvs::ForwardingMethod;
-use crate::net::{MacAddr, Prefix, Timestamp};
-use crate::packet::{Frame, Heading, LinkType, Network, Packet, dissect};
+use crate::net::{Endpoint, MacAddr, Prefix, Timestamp};
+use crate::packet::{Frame, Heading, LinkType, Network, Packet, Transport, dissect};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,7 +23,16 @@ pub struct Survey {
     senders: BTreeMap<IpAddr, (MacAddr, u32)>,
     arp: BTreeMap<IpAddr, (MacAddr, u32)>,
     outer: BTreeSet<IpAddr>,
+    /// Clients that dialled a virtual address.
+    dialled: BTreeSet<Endpoint>,
+    /// Frames to NAT real servers: who sent them, for which client.
+    to_servers: BTreeMap<MacAddr, BTreeSet<Endpoint>>,
+    /// MTUs that ICMP errors named, by the destination that they quote.
+    mtus: BTreeMap<IpAddr, usize>,
 }
+
+/// Clients that are remembered, of one MAC.
+const CLIENTS: usize = 4096;
 
 /// The MAC of a director that nobody saw.
 pub const UNSEEN: MacAddr = MacAddr([0x02, 0x00, 0x5e, 0x00, 0x01, 0x64]);
@@ -52,14 +61,34 @@ impl Survey {
             }
             return;
         }
+        let from = packet.five_tuple().map(|t| t.src);
         if balancer.is_vip(ip.dst) && dst.is_unicast() {
             self.to_vip.entry(dst).or_default().insert(src);
+            self.dialled.extend(from.filter(|_| self.dialled.len() < CLIENTS));
         }
+        if is_server(balancer, ip.dst, ForwardingMethod::Nat) {
+            let clients = self.to_servers.entry(src).or_default();
+            clients.extend(from.filter(|_| clients.len() < CLIENTS));
+        }
+        self.mtu(&packet);
         if is_server(balancer, ip.src, ForwardingMethod::Nat) && dst.is_unicast() && !is_server(balancer, ip.dst, ForwardingMethod::Nat) {
             self.from_servers.insert(dst);
         }
         if !balancer.is_vip(ip.src) {
             self.senders.entry(ip.src).or_insert((src, frame.interface));
+        }
+    }
+
+    fn mtu(&mut self, packet: &Packet<'_>) {
+        let Transport::Icmp(icmp) = &packet.transport else { return };
+        let word = |at: usize| packet.segment.get(at..at + 2).map_or(0, |b| usize::from(u16::from_be_bytes([b[0], b[1]])));
+        let mtu = match (icmp.type_number, icmp.code, packet.ip().is_some_and(|ip| ip.src.is_ipv6())) {
+            (3, 4, false) | (2, 0, true) => word(6),
+            _ => return,
+        };
+        if let Some(quoted) = icmp.quoted.as_ref().and_then(|q| q.ip()).filter(|_| mtu >= 68) {
+            let known = self.mtus.entry(quoted.dst).or_insert(mtu);
+            *known = mtu.min(*known);
         }
     }
 
@@ -71,7 +100,10 @@ impl Survey {
             self.to_vip.iter().filter(|(_, from)| from.iter().any(|mac| !candidates.contains(mac))).map(|(mac, _)| *mac).collect();
         macs.sort_by_key(|mac| !self.vip_owners.contains(mac));
         macs.extend(self.from_servers.iter().filter(|mac| !candidates.contains(mac)));
-        macs.dedup();
+        // Whoever sends a client's packets on to a real server is the director, though no answer may ever come back.
+        macs.extend(self.to_servers.iter().filter(|(_, clients)| !clients.is_disjoint(&self.dialled)).map(|(mac, _)| *mac));
+        let mut known = BTreeSet::new();
+        macs.retain(|mac| known.insert(*mac));
         macs
     }
 
@@ -95,6 +127,14 @@ impl Survey {
             }
         }
         addresses.extend(self.outer.iter().map(|addr| (*addr, default)));
+        for route in &mut routes {
+            let told = self.mtus.iter().filter(|(addr, _)| {
+                // About a client's packet to a virtual address: whichever real server it went to.
+                let on_the_way = balancer.is_vip(**addr) && balancer.pool().iter().any(|(_, dest)| dest.rule.addr == route.to.addr());
+                route.to.is_host() && (route.to.addr() == **addr || on_the_way)
+            });
+            route.mtu = told.map(|(_, mtu)| *mtu).min().map_or(route.mtu, |told| told.min(route.mtu));
+        }
         let ports = interfaces
             .iter()
             .map(|name| Port { name: name.clone(), mac: main, addresses: addresses.iter().map(|(addr, _)| *addr).collect() })
