@@ -13,6 +13,7 @@ mod fragments;
 mod link;
 mod listing;
 mod pool;
+pub mod run;
 mod route;
 mod scheduler;
 mod settings;
