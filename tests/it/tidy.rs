@@ -14,10 +14,11 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("trace", &["net", "packet", "ipvs"], &[]),
     ("rules", &["net", "packet", "ipvs", "trace", "finding"], &[]),
     ("report", &["net", "ipvs", "trace", "finding", "rules"], &["tabled", "serde_json", "textwrap", "colored"]),
+    ("director", &["net", "packet", "ipvs"], &["nix"]),
     ("case", &["net", "ipvs", "capture", "packet", "trace", "rules", "finding"], &["toml"]),
     (
         "cli",
-        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case"],
+        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "director", "case"],
         &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size"],
     ),
 ];
@@ -116,6 +117,26 @@ fn foreign_crates_stay_in_their_rooms() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The kernel's doors that safe code cannot open stand in one small file, which says why.
+#[test]
+fn unsafe_stays_where_it_is_explained() {
+    let with: Vec<PathBuf> = files(&source()).into_iter().filter(|file| words_after(&code(file), "unsafe").next().is_some()).collect();
+    let only = source().join("director/run/socket.rs");
+    assert_eq!(with, [only.clone()]);
+    let text = fs::read_to_string(only).expect("a file");
+    assert_eq!(text.matches("unsafe {").count(), text.matches("// SAFETY:").count());
+    assert!(text.lines().count() < 140);
+}
+
+/// Of the director only the loop around it touches sockets and the clock.
+#[test]
+fn the_director_is_pure_but_for_its_loop() {
+    for file in files_of("director") {
+        let window = file.components().any(|part| part.as_os_str() == "run");
+        assert!(window || !code(&file).contains("nix::"), "{} uses nix", file.display());
+    }
 }
 
 #[test]

@@ -163,8 +163,12 @@ pub(super) fn run(args: &Diff, out: &mut Output) -> Result<u8, Failure> {
 /// True when the data of `one` went by in other segments.
 fn covered(one: &Seen, others: &[Seen]) -> bool {
     let Some((seq, len)) = one.data else { return false };
-    let mut spans: Vec<(u32, u32)> =
-        others.iter().filter_map(|o| o.data).map(|(at, n)| (at.wrapping_sub(seq), n)).filter(|(at, n)| at.wrapping_add(*n) as i32 > 0).collect();
+    let mut spans: Vec<(u32, u32)> = others
+        .iter()
+        .filter_map(|o| o.data)
+        .map(|(at, n)| (at.wrapping_sub(seq), n))
+        .filter(|(at, n)| at.wrapping_add(*n) as i32 > 0)
+        .collect();
     // Those that begin before count from their beginning on: their distance is negative.
     spans.sort_by_key(|(at, _)| *at as i32);
     let mut reached = 0i64;
@@ -208,7 +212,9 @@ fn difference(wanted: &Seen, got: &Seen, answer: bool, macs: &[MacAddr]) -> Opti
     match (wanted.outer, got.outer) {
         (None, None) => {}
         (Some(a), Some(b)) if a == b => {}
-        (Some((from, to)), Some((other_from, other_to))) => all.push(format!("in a tunnel {other_from} > {other_to}; IPVS has {from} > {to}")),
+        (Some((from, to)), Some((other_from, other_to))) => {
+            all.push(format!("in a tunnel {other_from} > {other_to}; IPVS has {from} > {to}"))
+        }
         (Some((from, to)), None) => all.push(format!("not in a tunnel; IPVS puts it into {from} > {to}")),
         (None, Some((from, to))) => all.push(format!("in a tunnel {from} > {to}; IPVS uses none")),
     }

@@ -112,11 +112,7 @@ fn greeting(director: &Director) -> String {
     let services = director.engine.balancer.services();
     let servers: usize = services.iter().map(|s| s.list().len()).sum();
     let mac = director.ports.first().map(|p| p.mac.to_string()).unwrap_or_default();
-    format!(
-        "{}, {}, MAC {mac}",
-        crate::net::plural(services.len() as u64, "service"),
-        crate::net::plural(servers as u64, "real server")
-    )
+    format!("{}, {}, MAC {mac}", crate::net::plural(services.len() as u64, "service"), crate::net::plural(servers as u64, "real server"))
 }
 
 /// One line: connections, and what goes through a second.

@@ -215,9 +215,8 @@ fn prepare(config: Config) -> Result<(Director, Vec<PacketSocket>), RunError> {
     }
     let mut interfaces = Vec::new();
     for name in &config.interfaces {
-        let found = host::interface(name).ok_or_else(|| {
-            RunError(format!("there is no interface {name} (there are: {})", host::names().join(", ")))
-        })?;
+        let found = host::interface(name)
+            .ok_or_else(|| RunError(format!("there is no interface {name} (there are: {})", host::names().join(", "))))?;
         interfaces.push(found);
     }
     let mut sockets = Vec::new();

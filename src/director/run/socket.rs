@@ -61,9 +61,8 @@ impl PacketSocket {
             sll_addr: [0; 8],
         };
         // SAFETY: `address` is a whole `sockaddr_ll`, its true length is passed, and the kernel only reads it.
-        let result = unsafe {
-            libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t)
-        };
+        let result =
+            unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t) };
         Errno::result(result)?;
         let room = nix::sys::socket::sockopt::RcvBuf;
         // The more the better; the kernel gives what it may.
