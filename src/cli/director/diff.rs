@@ -56,8 +56,36 @@ struct Seen {
 type Flow = (Protocol, Endpoint, bool);
 
 fn seen(packet: &Packet<'_>, number: u64, time: Timestamp, is_answer: impl Fn(IpAddr) -> bool) -> Option<(Flow, Seen)> {
-    let (tuple, ip) = (packet.five_tuple()?, *packet.ip()?);
+    let (mut tuple, ip) = (packet.five_tuple()?, *packet.ip()?);
     let mut hasher = DefaultHasher::new();
+    // An error belongs to the flow that it quotes: what is compared are its ends, and the server's port in the quotation.
+    let quoted = match &packet.transport {
+        Transport::Icmp(icmp) => Some((icmp, icmp.quoted.as_ref()?.five_tuple()?)),
+        _ => None,
+    };
+    if let Some((icmp, quoted)) = quoted {
+        let (client, server) = if is_answer(quoted.src.addr) { (quoted.dst, quoted.src) } else { (quoted.src, quoted.dst) };
+        (icmp.type_number, icmp.code, client).hash(&mut hasher);
+        let to_client = ip.dst == client.addr;
+        tuple.src = if to_client { Endpoint::new(ip.src, server.port) } else { client };
+        tuple.dst = if to_client { client } else { Endpoint::new(ip.dst, server.port) };
+        let seen = Seen {
+            number,
+            time,
+            src: tuple.src,
+            dst: tuple.dst,
+            outer: packet.tunnels.first().map(|t| t.ends()),
+            ttl: ip.ttl,
+            tos: ip.tos,
+            // Errors of the director's own are numbered at random.
+            id: 0,
+            dst_mac: packet.link.dst,
+            checksum: ChecksumState::Unknown,
+            digest: hasher.finish(),
+            data: None,
+        };
+        return Some(((tuple.protocol, client, to_client), seen));
+    }
     match &packet.transport {
         Transport::Tcp(tcp) => (tcp.seq, tcp.ack, tcp.flags.0).hash(&mut hasher),
         Transport::Udp(_) => {}
