@@ -256,6 +256,14 @@ impl Engine {
         if self.balancer.is_vip(dial.dialled.addr) || self.is_own(dial.dialled.addr) { Verdict::Local } else { Verdict::Pass }
     }
 
+    /// True when the connection of this packet is tunnelled: nobody can cut a merged packet once it is in a tunnel.
+    pub(super) fn tunnels(&self, bytes: &[u8]) -> bool {
+        let Some(header) = IpHeader::read(bytes) else { return false };
+        let Some((client, dialled)) = header.endpoints(bytes) else { return false };
+        let found = self.balancer.table().of_request(&Key { protocol: header.protocol, client, dialled, template: false });
+        found.is_some_and(|id| self.balancer.pool()[self.balancer.table()[id].dest()].rule.method == ForwardingMethod::Tunnel)
+    }
+
     fn is_own(&self, addr: IpAddr) -> bool {
         local::is_local(addr, self.routes.own.iter().map(|(own, _)| *own))
     }

@@ -5,7 +5,7 @@
 
 use super::engine::{Arrived, Engine, Reason, Verdict};
 use crate::net::{MacAddr, Timestamp};
-use crate::packet::{Frame, IpHeader, LinkType, Network, Packet, Transport, build, dissect, fragment};
+use crate::packet::{Frame, IpHeader, LinkType, Network, Packet, Transport, build, dissect, fragment, segments};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -167,7 +167,14 @@ impl Director {
                     self.tally.ignored += 1;
                     return outcome;
                 }
-                self.packet(packet, offload, now, &mut outcome);
+                let size = usize::from(u16::from_le_bytes([offload[4], offload[5]]));
+                if offload[1] != 0 && self.engine.tunnels(packet) {
+                    for part in segments(packet, size) {
+                        self.packet(&part, &[0; 10], now, &mut outcome);
+                    }
+                } else {
+                    self.packet(packet, offload, now, &mut outcome);
+                }
             }
             _ => self.tally.ignored += 1,
         }

@@ -14,6 +14,7 @@ mod link;
 mod listing;
 mod pool;
 mod route;
+pub mod run;
 mod scheduler;
 mod settings;
 mod simulate;

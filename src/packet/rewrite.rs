@@ -497,6 +497,48 @@ pub fn fragment(packet: &[u8], mtu: usize, id: u32) -> Vec<Vec<u8>> {
     out
 }
 
+/// Cuts a merged TCP packet into segments with `size` bytes of data each, every checksum in full: what a network card does (TSO). Anything
+/// else comes back as it is.
+pub fn segments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let cut = || {
+        let header = IpHeader::read(packet).filter(|h| h.protocol == TCP && h.fragment.is_none() && size > 0)?;
+        let data_at = header.transport + usize::from(*packet.get(header.transport + 12)? >> 4) * 4;
+        let (head, data) = (packet.get(..data_at)?, packet.get(data_at..header.total)?);
+        if head.len() < header.transport + 20 {
+            return None;
+        }
+        let number = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let (seq, flags) = (number(header.transport + 4), head[header.transport + 13]);
+        let count = data.len().div_ceil(size).max(1);
+        let mut out = Vec::with_capacity(count);
+        for at in 0..count {
+            let part = &data[at * size..data.len().min((at + 1) * size)];
+            let mut bytes = head.to_vec();
+            bytes.extend(part);
+            let t = header.transport;
+            bytes[t + 4..t + 8].copy_from_slice(&seq.wrapping_add((at * size) as u32).to_be_bytes());
+            // FIN and PSH belong to the last segment, CWR to the first.
+            let keep = if at + 1 == count { 0xff } else { !0x09 } & if at == 0 { 0xff } else { !0x80 };
+            bytes[t + 13] = flags & keep;
+            if header.is_ipv6() {
+                let len = (bytes.len() - 40) as u16;
+                bytes[4..6].copy_from_slice(&len.to_be_bytes());
+            } else {
+                let len = bytes.len() as u16;
+                bytes[2..4].copy_from_slice(&len.to_be_bytes());
+                bytes[4..6].copy_from_slice(&(header.id as u16).wrapping_add(at as u16).to_be_bytes());
+                seal(&mut bytes);
+            }
+            bytes[t + 16..t + 18].fill(0);
+            let value = !fold(sum(pseudo_sum(header.src, header.dst, TCP, (bytes.len() - t) as u32), &bytes[t..]));
+            bytes[t + 16..t + 18].copy_from_slice(&value.to_be_bytes());
+            out.push(bytes);
+        }
+        Some(out)
+    };
+    cut().unwrap_or_else(|| vec![packet.to_vec()])
+}
+
 /// A whole packet from the header of its first fragment and its payload put together.
 pub fn reassembled(first: &[u8], header: &IpHeader, payload: &[u8], dont_fragment: bool) -> Option<Vec<u8>> {
     let mut bytes;
@@ -690,6 +732,26 @@ mod tests {
         assert_eq!((seen.ip().unwrap().src, quoted.src, quoted.dst), (vip.addr, client, vip));
         assert_eq!(fold(sum(0, &error[20..])), 0xffff);
         assert!(header_checksum_is_good(&error, &IpHeader::read(&error).unwrap()));
+    }
+
+    #[test]
+    fn merged_packets_are_cut_as_a_card_cuts_them() {
+        let (src, dst): (Endpoint, Endpoint) = ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+        let data: Vec<u8> = (0..3000u32).map(|n| n as u8).collect();
+        let fields = TcpFields { seq: u32::MAX - 99, flags: crate::packet::TcpFlags(0x19), ..TcpFields::default() };
+        let whole = build::ip(src.addr, dst.addr, TCP, IpFields { id: 7, ..IpFields::default() }, &build::tcp(src, dst, &fields, &data));
+        let parts = segments(&whole, 1400);
+        assert_eq!(parts.len(), 3);
+        let mut joined = Vec::new();
+        for (at, part) in parts.iter().enumerate() {
+            let seen = dissect(&frame(part));
+            let Transport::Tcp(tcp) = &seen.transport else { panic!() };
+            assert_eq!(tcp.seq, (u32::MAX - 99).wrapping_add(at as u32 * 1400));
+            assert_eq!((tcp.flags.0, seen.ip().unwrap().id), (if at == 2 { 0x19 } else { 0x10 }, 7 + at as u32));
+            assert_eq!(checksum_state(&seen), ChecksumState::Good);
+            joined.extend(seen.payload);
+        }
+        assert_eq!(joined, data);
     }
 
     #[test]

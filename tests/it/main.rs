@@ -2,6 +2,7 @@
 
 mod cases;
 mod cli;
+mod director;
 mod docs;
 mod replay;
 mod robust;

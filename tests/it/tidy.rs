@@ -15,11 +15,12 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("trace", &["net", "packet", "ipvs"], &[]),
     ("rules", &["net", "packet", "ipvs", "trace", "finding"], &[]),
     ("report", &["net", "ipvs", "trace", "finding", "rules"], &["tabled", "serde_json", "textwrap", "colored"]),
+    ("director", &["net", "packet", "ipvs", "capture"], &[]),
     ("case", &["net", "ipvs", "capture", "packet", "trace", "rules", "finding"], &["toml"]),
     ("lab", &["net", "ipvs", "packet", "finding", "capture", "netlink", "trace", "rules", "case", "director"], &[]),
     (
         "cli",
-        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case", "lab"],
+        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case", "director", "lab"],
         &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size"],
     ),
 ];
@@ -118,6 +119,15 @@ fn foreign_crates_stay_in_their_rooms() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Of the director only the loop around it touches sockets and the clock.
+#[test]
+fn the_director_is_pure_but_for_its_loop() {
+    for file in files_of("director") {
+        let window = file.components().any(|part| part.as_os_str() == "run");
+        assert!(window || !code(&file).contains("nix::"), "{} uses nix", file.display());
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod edit;
 mod event;
 mod playback;
 mod replay;
+mod run;
 mod simulate;
 mod state;
 
@@ -30,6 +31,8 @@ enum Command {
     Replay(replay::Replay),
     /// Compare what a captured director sent with what IPVS sends: the first difference of each flow
     Diff(diff::Diff),
+    /// Be the director of a network, on real interfaces
+    Run(run::Run),
     /// Add a service to a rules file, with the options of `ipvsadm -A`
     AddService(edit::Edit),
     /// Change a service of a rules file, as `ipvsadm -E`
@@ -96,6 +99,7 @@ pub(super) fn run(args: &Director, out: &mut Output) -> Result<u8, Failure> {
         Command::Simulate(args) => simulate::run(args, out),
         Command::Replay(args) => replay::run(args, out),
         Command::Diff(args) => diff::run(args, out),
+        Command::Run(args) => run::run(args, out),
         Command::AddService(args) => edit::run(args, "-A", out),
         Command::EditService(args) => edit::run(args, "-E", out),
         Command::DeleteService(args) => edit::run(args, "-D", out),
