@@ -4,6 +4,7 @@ pub mod capture;
 pub mod case;
 pub mod cli;
 pub mod finding;
+pub mod host;
 pub mod ipvs;
 pub mod net;
 pub mod packet;

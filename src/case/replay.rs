@@ -56,7 +56,7 @@ pub fn replay(folder: &Path) -> Result<Replayed, CaseError> {
         }
         notes.extend(file.damage.iter().map(|damage| format!("{}: {damage}", file.name)));
     }
-    let diagnosis = diagnose(&Facts { trace: &reading.trace, hints: &hints });
+    let diagnosis = diagnose(&Facts { trace: &reading.trace, hints: &hints, fleet: &case.fleet });
     let groups = FlowGroup::of(&reading.trace);
     let differences = case.manifest.expect.as_ref().map(|expect| {
         let mut all: Vec<Difference> = Vec::new();

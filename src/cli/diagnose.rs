@@ -1,6 +1,7 @@
 //! `lvscope diagnose`: the main job.
 
 use super::captures::{Captures, Known};
+use super::snapshots::Snapshots;
 use super::output::Output;
 use super::{FINDINGS, FINE, Failure, Format, INPUT, NOTHING};
 use crate::finding::Severity;
@@ -20,6 +21,8 @@ pub(super) struct Diagnose {
     captures: Captures,
     #[command(flatten)]
     known: Known,
+    #[command(flatten)]
+    hosts: Snapshots,
     /// Exit with 1 for findings of this severity or worse
     #[arg(long, value_enum, default_value_t = FailOn::Broken, value_name = "SEVERITY")]
     fail_on: FailOn,
@@ -38,7 +41,7 @@ pub(super) struct Diagnose {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum FailOn {
+pub(super) enum FailOn {
     Broken,
     Degraded,
     Risky,
@@ -47,7 +50,7 @@ enum FailOn {
 }
 
 impl FailOn {
-    fn reached(self, severity: Severity) -> bool {
+    pub(super) fn reached(self, severity: Severity) -> bool {
         let least = match self {
             FailOn::Broken => Severity::Broken,
             FailOn::Degraded => Severity::Degraded,
@@ -61,9 +64,10 @@ impl FailOn {
 
 pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
     let hints = args.known.hints()?;
+    let fleet = args.hosts.fleet(&hints.services)?;
     let traced = args.captures.trace(hints.clone(), false)?;
-    let diagnosis = rules::diagnose(&Facts { trace: &traced.trace, hints: &hints });
-    let report = Report { inputs: &traced.inputs, trace: &traced.trace, diagnosis: Some(&diagnosis) };
+    let diagnosis = rules::diagnose(&Facts { trace: &traced.trace, hints: &hints, fleet: &fleet });
+    let report = Report { inputs: &traced.inputs, trace: &traced.trace, diagnosis: Some(&diagnosis), fleet: &fleet };
     match if args.json { Format::Json } else { args.format } {
         Format::Table => {
             let width = out.width;

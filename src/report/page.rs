@@ -232,6 +232,7 @@ fn spot<'a>(trace: &Trace, evidence: &'a Evidence) -> (String, &'a str) {
             (format!("{} {}{time}", name(*point), numbers.join(" ")), what)
         }
         Evidence::Absence { point, what } => (name(*point).to_string(), what),
+        Evidence::Host { host, fact, source } => (format!("{host}$ {source}"), fact),
         Evidence::Statement { by, what } => (by.clone(), what),
     }
 }

@@ -108,6 +108,7 @@ struct FindingV1<'a> {
 enum EvidenceV1<'a> {
     Frames { point: &'a str, file: &'a str, frames: &'a [u64], time: Option<f64>, what: &'a str },
     Absence { point: &'a str, file: &'a str, what: &'a str },
+    Host { host: &'a str, fact: &'a str, source: &'a str },
     Statement { by: &'a str, what: &'a str },
 }
 
@@ -203,6 +204,7 @@ fn finding<'a>(trace: &'a Trace, f: &'a Finding) -> FindingV1<'a> {
             EvidenceV1::Frames { point: point(trace, *at), file: file(trace, *at), frames, time: time.map(|t| t.as_seconds()), what }
         }
         Evidence::Absence { point: at, what } => EvidenceV1::Absence { point: point(trace, *at), file: file(trace, *at), what },
+        Evidence::Host { host, fact, source } => EvidenceV1::Host { host, fact, source },
         Evidence::Statement { by, what } => EvidenceV1::Statement { by, what },
     };
     FindingV1 {

@@ -7,6 +7,9 @@ use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, Method};
 use std::collections::BTreeMap;
+use super::super::{Checks, Site};
+use super::super::site::proven;
+use crate::ipvs::ForwardingMethod;
 
 rule! {
     /// # What it sees
@@ -32,7 +35,7 @@ rule! {
     ///
     /// # References
     /// ipvsadm(8): packet-forwarding-method; kernel `include/uapi/linux/ip_vs.h`, `IP_VS_CONN_F_FWD_MASK`.
-    NAT007 "forward-method-mismatch" check
+    NAT007 "forward-method-mismatch" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -99,6 +102,29 @@ fn edit(facts: &Facts<'_>, flow: &Flow, method: &str, before: &str) -> Remedy {
     let command = |method: &str| format!("ipvsadm -e {kind} {} -r {server} {method}", vip_port(flow));
     let keep = "the same for each server, then `ipvsadm -Sn > /etc/sysconfig/ipvsadm`; with keepalived `lb_kind NAT|DR`";
     Remedy::new(facts.name(flow.director), command(method), keep, command(before))
+}
+
+/// On the hosts: the director's method is not the one that the real server was made for.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "NAT007", |host, duty, story| {
+        let nat = duty.method == ForwardingMethod::Nat;
+        let (is, has, wanted) = match nat {
+            true => ("-m (NAT)", "has the VIP beside its cards and does not answer through the director, as for direct routing", "-g"),
+            false => ("-g (direct routing)", "does not have the VIP, and answers through the director, as for NAT", "-m"),
+        };
+        let summary = format!("The director hands {} on with {is}, but the real server {has}.", duty.service);
+        let director = duty.director.map_or("the director", |at| site.host(at).name.as_str());
+        let service = site.directed().find(|(d, s)| d.name == director && s.name() == duty.service).map_or("-t VIP:PORT".to_string(), |(_, s)| s.option());
+        let server = site.destination_of(duty);
+        let was = if nat { "-m" } else { "-g" };
+        let remedy = crate::finding::Remedy::new(
+            director,
+            format!("ipvsadm -e {service} -r {server} {wanted}"),
+            "the same method in keepalived.conf (lb_kind), or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
+            format!("ipvsadm -e {service} -r {server} {was}"),
+        );
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([remedy])
+    });
 }
 
 #[cfg(test)]
