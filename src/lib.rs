@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod case;
 pub mod cli;
+pub mod collect;
 pub mod finding;
 pub mod host;
 pub mod ipvs;

@@ -1,5 +1,6 @@
 //! The door: clap arguments, a file a subcommand.
 
+mod audit;
 mod captures;
 mod diagnose;
 mod explain;
@@ -7,6 +8,8 @@ mod manual;
 mod output;
 mod replay;
 mod show;
+mod snapshot;
+mod snapshots;
 mod trace;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -69,6 +72,10 @@ enum Command {
     Trace(trace::Trace),
     /// Print one packet a line, in tcpdump's notation, with point, number and MACs
     Show(show::Show),
+    /// Write down this machine's facts, or those that somebody sent as text, in one file each
+    Snapshot(snapshot::Snapshot),
+    /// Say what is wrong on this machine, or on those of which there are snapshots
+    Audit(audit::Audit),
     /// Play recorded cases again, and compare what comes out with what has to
     Replay(replay::Replay),
     /// Print the page of a fault, or list all of them
@@ -120,6 +127,8 @@ pub fn run() -> ExitCode {
         Command::Diagnose(args) => diagnose::run(args, &mut out),
         Command::Trace(args) => trace::run(args, &mut out),
         Command::Show(args) => show::run(args, &mut out),
+        Command::Snapshot(args) => snapshot::run(args, &mut out),
+        Command::Audit(args) => audit::run(args, &mut out),
         Command::Replay(args) => replay::run(args, &mut out),
         Command::Explain(args) => explain::run(args, &mut out),
         Command::Completions(args) => manual::completions(args, &mut out),

@@ -182,7 +182,7 @@ fn severity(severity: Severity) -> ColoredString {
     }
 }
 
-fn finding(page: &mut Page<'_>, trace: &Trace, f: &Finding) -> io::Result<()> {
+pub(super) fn finding(page: &mut Page<'_>, trace: &Trace, f: &Finding) -> io::Result<()> {
     let head = format!("  {} {}", f.code, f.name);
     let painted = format!("  {} {}", f.code.bold(), f.name);
     let tail = format!("{} · {} · {}", f.severity, f.confidence, f.subject);

@@ -159,9 +159,6 @@ impl<'a> Site<'a> {
         director.netfilter.as_ref()?.source_translation(&packet)
     }
 
-    pub(super) fn member(&self, at: usize) -> &'a Member {
-        &self.fleet.members[at]
-    }
 
     pub(super) fn host(&self, at: usize) -> &'a Host {
         &self.fleet.members[at].host
