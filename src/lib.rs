@@ -8,6 +8,7 @@ pub mod finding;
 pub mod host;
 pub mod ipvs;
 pub mod net;
+pub mod netlink;
 pub mod packet;
 pub mod report;
 pub mod rules;

@@ -82,7 +82,10 @@ fn verdict(page: &mut Page<'_>, report: &Report<'_>, at: usize) -> io::Result<()
         (0, ..) => "!".magenta().bold(),
         _ => "✗".red().bold(),
     };
-    let text = format!("{name}, {}: {}", part(report.fleet, at), words.join(", "));
+    let part = part(report.fleet, at);
+    // A host that is called by its part needs no more words.
+    let who = if part.starts_with(name) { part } else { format!("{name}, {part}") };
+    let text = format!("{who}: {}", words.join(", "));
     let well = faults + risks == 0;
     page.painted(&format!("{symbol} "), "  ", &text, |line| if well { line.to_string() } else { line.bold().to_string() })
 }
@@ -142,20 +145,30 @@ fn in_short(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> io::R
     if open.is_empty() {
         return Ok(());
     }
-    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    let mut reasons: Vec<(&str, Vec<&str>, Vec<&str>)> = Vec::new();
     for check in &open {
         let Verdict::NotJudged(what) = &check.verdict else { continue };
-        let reason = if alone { what.clone() } else { format!("{what} ({})", check.host) };
-        match reasons.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, codes)) if codes.contains(&check.code) => {}
-            Some((_, codes)) => codes.push(check.code),
-            None => reasons.push((reason, vec![check.code])),
+        let at = reasons.iter().position(|(known, ..)| known == what).unwrap_or_else(|| {
+            reasons.push((what, Vec::new(), Vec::new()));
+            reasons.len() - 1
+        });
+        let (_, codes, hosts) = &mut reasons[at];
+        if !codes.contains(&check.code) {
+            codes.push(check.code);
+        }
+        if !hosts.contains(&check.host.as_str()) {
+            hosts.push(&check.host);
         }
     }
     let most = if not_judged || alone { usize::MAX } else { 6 };
-    for (at, (reason, codes)) in reasons.iter().take(most).enumerate() {
+    for (at, (reason, codes, hosts)) in reasons.iter().take(most).enumerate() {
         let head = if at == 0 { "  not judged   " } else { "               " };
-        page.wrapped(head, "               ", &format!("{} (needs {reason})", codes.join(", ")))?;
+        let on = match hosts.as_slice() {
+            _ if alone => String::new(),
+            some if some.len() <= 4 => format!(" on {}", some.join(", ")),
+            many => format!(" on {} and {} more", many[..3].join(", "), many.len() - 3),
+        };
+        page.wrapped(head, "               ", &format!("{}{on} (needs {reason})", codes.join(", ")))?;
     }
     if reasons.len() > most {
         page.line(&format!("               and {} more reasons (list: --not-judged)", reasons.len() - most))?;

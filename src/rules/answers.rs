@@ -56,16 +56,30 @@ impl Site<'_> {
                             (found.severity, found.confidence) = (Severity::Risky, Confidence::Likely);
                             found.settle = Some("where do requests come from? The director's snapshot, or `ipvsadm -Lnc` there, tells".to_string());
                         }
+                        if duty.director.is_none() && matches!(code, "DR001" | "DR016") {
+                            // That it serves by direct routing is only what the user's words and its routes suggest.
+                            found.confidence = Confidence::Likely;
+                            found = found.unless(&["NAT007"], "how does the director hand on: `ipvsadm -Ln` there, Route or Masq?");
+                        }
                         checks.failed(&host.name, found);
                     }
                     None => {
-                        let ways: Vec<&str> = stories.iter().map(|s| s.way.as_str()).collect();
-                        checks.passed(&host.name, format!("answers go {}", ways.first().copied().unwrap_or("nowhere yet")));
+                        let words = match stories.iter().find_map(|s| s.code) {
+                            Some(other) => format!("see {other}"),
+                            None => format!("answers go {}", stories.first().map_or("nowhere yet", |s| s.way.as_str())),
+                        };
+                        checks.passed(&host.name, words);
                     }
                 },
             }
         }
         self.need_servers(checks, methods(code));
+    }
+
+    /// The real server at an address was made for another method than the service's.
+    pub(super) fn is_mismatched(&self, service: &crate::host::Service, rip: IpAddr) -> bool {
+        let mut mine = self.duties.iter().filter(|d| d.rip == Some(rip) && d.service == service.name());
+        mine.any(|d| self.stories(d).is_ok_and(|stories| stories.iter().any(|s| s.code == Some("NAT007"))))
     }
 
     /// The ways of a duty's answers.

@@ -48,10 +48,6 @@ impl Checks {
 
     /// The fault is there. A summary names no host: the subject does, and hosts with the same fault share a finding.
     pub(super) fn failed(&mut self, host: &str, finding: Finding) {
-        let subject = &finding.subject;
-        if self.found.iter().any(|f| f.subject == *subject && f.summary == finding.summary) {
-            return;
-        }
         self.say(host, Verdict::Failed);
         let alike = |f: &&mut Finding| {
             (&f.summary, f.severity, f.confidence, &f.alternatives) == (&finding.summary, finding.severity, finding.confidence, &finding.alternatives)
@@ -115,7 +111,8 @@ impl Finding {
                 None => self.remedy.push(remedy.clone()),
             }
         }
-        let evidence = other.evidence().to_vec();
+        let known = self.evidence().to_vec();
+        let evidence: Vec<_> = other.evidence().iter().filter(|e| !known.contains(e)).cloned().collect();
         *self = self.clone().and(evidence).on(other.flows);
     }
 }

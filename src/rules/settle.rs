@@ -47,7 +47,8 @@ fn take_over(host: &mut Finding, packets: Finding) {
     host.severity = host.severity.max(packets.severity);
     let known: Vec<Evidence> = host.evidence().to_vec();
     let fresh: Vec<Evidence> = packets.evidence().iter().filter(|e| !known.contains(e)).cloned().collect();
-    let remedies = packets.remedy.iter().filter(|r| host.remedy.iter().all(|h| h.host != r.host)).cloned().collect::<Vec<_>>();
+    // The host's remedy is the more exact one.
+    let remedies = if host.remedy.is_empty() { packets.remedy.clone() } else { Vec::new() };
     let same = packets.code == host.code;
     *host = host.clone().and(fresh).on(packets.flows).mend(if same { remedies } else { Vec::new() });
     (host.alternatives, host.settle) = (Vec::new(), None);

@@ -106,7 +106,10 @@ impl<'a> Site<'a> {
                 {
                     let gateways = member.host.way(&Ask::to(elsewhere(service.v6))).map(|way| way.gateways()).unwrap_or_default();
                     let by_director = self.peers(Role::Director).any(|d| gateways.contains(&d));
-                    let method = if by_director { ForwardingMethod::Nat } else { ForwardingMethod::DirectRouting };
+                    // Direct routing is for neighbours; a virtual address of another network, behind a known director, is translated.
+                    let near = member.host.addresses().iter().any(|a| a.is_global() && !a.addr.is_host() && a.addr.contains(vip));
+                    let translated = by_director || (!near && self.peers(Role::Director).next().is_some());
+                    let method = if translated { ForwardingMethod::Nat } else { ForwardingMethod::DirectRouting };
                     let port = service.address.map_or(0, |e| e.port);
                     self.duties.push(Duty {
                         member: at,

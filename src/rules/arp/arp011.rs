@@ -103,8 +103,13 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         for destination in service.destinations.iter().filter(|d| d.weight > 0) {
             let rip = destination.address.addr;
             let next = host.way(&crate::host::Ask::to(rip)).ok().and_then(|w| w.gateways().first().copied()).unwrap_or(rip);
+            // A static entry is never asked for; the server itself may show that its cable is out.
+            let unplugged = site.fleet.owners(rip).first().map(|at| site.host(*at)).and_then(|o| Some((o, o.link(&o.address(rip)?.link)?)));
             let Some(entry) = neighbours.iter().find(|n| n.addr == next && n.is_failed()) else {
-                checks.passed(&host.name, format!("no neighbour failed towards {rip}"));
+                match unplugged.filter(|(_, l)| !l.has_carrier()) {
+                    Some((owner, link)) => checks.failed(&owner.name, without_link(owner, &link.name, service, destination.address)),
+                    None => checks.passed(&host.name, format!("no neighbour failed towards {rip}")),
+                }
                 continue;
             };
             // Asked with the VIP as sender, it could not be answered: another fault (DR008).
@@ -133,6 +138,14 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.failed(&host.name, found.mend([remedy]));
         }
     }
+}
+
+/// The interface by which a real server is known has no link.
+fn without_link(host: &crate::host::Host, link: &str, service: &crate::host::Service, rip: crate::net::Endpoint) -> Finding {
+    let summary = format!("Its interface {link} has no link: requests for {} that are scheduled to {rip} are lost.", service.name());
+    let flags = host.link(link).map_or_else(String::new, |l| l.flags.join(","));
+    let remedy = crate::finding::Remedy::new(&host.name, format!("ip link set {link} up; then look at cable and switch"), "nothing: it is up at boot", format!("ip link set {link} down"));
+    proven(host, Severity::Broken, summary, format!("{link} {flags}"), format!("ip link show {link}")).mend([remedy])
 }
 
 #[cfg(test)]

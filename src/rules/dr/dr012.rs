@@ -101,7 +101,7 @@ fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
 /// On the host: something listens at the port, but not at the virtual address.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     super::super::svc::listening(site, checks, "DR012", |host, duty, at, others| {
-        let summary = format!("Nothing listens at {at}, which is what {} asks for; the port is served at {} only.", duty.method_name(), super::super::facts::list(others));
+        let summary = format!("Nothing listens at {at}, which is what {} asks for; the port is served at other addresses only.", duty.method_name());
         let remedy = crate::finding::Remedy::new(
             &host.name,
             format!("let the server listen at {at} or at every address, and restart it"),

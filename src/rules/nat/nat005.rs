@@ -80,6 +80,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (host, service) in site.directed() {
         for d in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::Nat)) {
             let rip = d.address.addr;
+            // Where the method is not the one that is meant, its needs are not, either (NAT007).
+            if site.is_mismatched(service, rip) {
+                continue;
+            }
             let Ok(way) = host.way(&crate::host::Ask::to(rip)) else {
                 checks.needs(&host.name, format!("a route to {rip}"));
                 continue;

@@ -47,7 +47,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             _ => continue,
         };
         let (Some(saved), Some(sysctls)) = (host.saved.as_ref(), host.sysctls.as_ref()) else {
-            checks.needs(&host.name, format!("its configuration files: {}", host.why_absent("saved")));
+            checks.needs(&host.name, format!("configuration files: {}", host.why_absent("saved")));
             continue;
         };
         let aliases = |key: &str| if key == "net.ipv4.ip_forward" { "net.ipv4.conf.all.forwarding".to_string() } else { key.to_string() };
