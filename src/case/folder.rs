@@ -95,7 +95,14 @@ impl Case {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(CaseError::Io(folder.to_path_buf(), e)),
             Err(e) => return Err(CaseError::Io(at, e)),
         };
-        let mut case = Case { folder: folder.to_path_buf(), manifest, captures: Vec::new(), rules: Vec::new(), fleet: Fleet::default(), notes: Vec::new() };
+        let mut case = Case {
+            folder: folder.to_path_buf(),
+            manifest,
+            captures: Vec::new(),
+            rules: Vec::new(),
+            fleet: Fleet::default(),
+            notes: Vec::new(),
+        };
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).map_err(io(folder))? {
             names.push(entry.map_err(io(folder))?.file_name().to_string_lossy().into_owned());

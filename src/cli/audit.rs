@@ -129,7 +129,13 @@ fn judge(args: &Audit, out: &mut Output) -> Result<u8, Failure> {
     Ok(match (args.exit_style, worst) {
         (ExitStyle::Nagios, Some(Severity::Broken)) => 2,
         (ExitStyle::Nagios, Some(Severity::Degraded | Severity::Risky)) => 1,
-        (ExitStyle::Nagios, _) => if judged { 0 } else { 3 },
+        (ExitStyle::Nagios, _) => {
+            if judged {
+                0
+            } else {
+                3
+            }
+        }
         (ExitStyle::Plain, _) if diagnosis.findings.iter().any(|f| args.fail_on.reached(f.severity)) => FINDINGS,
         (ExitStyle::Plain, None | Some(Severity::Note)) if !judged => NOTHING,
         (ExitStyle::Plain, _) => FINE,

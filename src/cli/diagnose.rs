@@ -1,10 +1,11 @@
 //! `lvscope diagnose`: the main job.
 
 use super::captures::{Captures, Known};
-use super::snapshots::Snapshots;
 use super::output::Output;
+use super::snapshots::Snapshots;
 use super::{FINDINGS, FINE, Failure, Format, INPUT, NOTHING};
 use crate::finding::Severity;
+use crate::host::Fleet;
 use crate::report::{self, Outcome, Page, Report};
 use crate::rules::{self, Facts};
 use crate::trace::Trace;
@@ -65,7 +66,8 @@ impl FailOn {
 pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
     let hints = args.known.hints()?;
     let fleet = args.hosts.fleet(&hints.services)?;
-    let traced = args.captures.trace(hints.clone(), false)?;
+    let mut traced = args.captures.trace(hints.clone(), false)?;
+    name_hosts(&mut traced.trace, &fleet);
     let diagnosis = rules::diagnose(&Facts { trace: &traced.trace, hints: &hints, fleet: &fleet });
     let report = Report { inputs: &traced.inputs, trace: &traced.trace, diagnosis: Some(&diagnosis), fleet: &fleet };
     match if args.json { Format::Json } else { args.format } {
@@ -91,6 +93,15 @@ pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
     } else {
         FINE
     })
+}
+
+/// Hosts that nobody named have the name of the snapshot with their MAC.
+fn name_hosts(trace: &mut Trace, fleet: &Fleet) {
+    for host in trace.hosts.iter_mut().filter(|host| !host.named) {
+        if let Some(member) = fleet.by_mac(&host.macs).map(|at| &fleet.members[at]) {
+            (host.name, host.named) = (member.host.name.clone(), true);
+        }
+    }
 }
 
 /// True when the packets prove of any connection what became of it.

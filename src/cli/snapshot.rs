@@ -73,7 +73,8 @@ pub(super) fn run(args: &Snapshot, out: &mut Output) -> Result<u8, Failure> {
         complain(&format!("left out: {}: {}", left.section, left.why));
     }
     match args.out.as_ref().filter(|path| path.as_os_str() != "-") {
-        Some(path) => write_host(&host, path).map_err(|e| Failure::input(format!("{}: cannot be written: {}", path.display(), super::captures::reason(&e))))?,
+        Some(path) => write_host(&host, path)
+            .map_err(|e| Failure::input(format!("{}: cannot be written: {}", path.display(), super::captures::reason(&e))))?,
         None => out.write_all(host_text(&host).as_bytes())?,
     }
     Ok(FINE)
@@ -90,10 +91,12 @@ fn run_import(args: &Import, out: &mut Output) -> Result<u8, Failure> {
     for note in &imported.notes {
         complain(note);
     }
-    std::fs::create_dir_all(&args.out).map_err(|e| Failure::input(format!("{}: cannot be made: {}", args.out.display(), super::captures::reason(&e))))?;
+    std::fs::create_dir_all(&args.out)
+        .map_err(|e| Failure::input(format!("{}: cannot be made: {}", args.out.display(), super::captures::reason(&e))))?;
     for host in &imported.hosts {
         let path = args.out.join(format!("{}.host.json", host.name));
-        write_host(host, &path).map_err(|e| Failure::input(format!("{}: cannot be written: {}", path.display(), super::captures::reason(&e))))?;
+        write_host(host, &path)
+            .map_err(|e| Failure::input(format!("{}: cannot be written: {}", path.display(), super::captures::reason(&e))))?;
         writeln!(out, "{}", path.display())?;
     }
     complain(&format!("{} imported", plural(imported.hosts.len() as u64, "host")));

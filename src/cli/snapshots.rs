@@ -82,13 +82,16 @@ pub(super) fn part(text: &str) -> Result<(Option<String>, Role), String> {
         Some((host, role)) => (Some(host.to_string()), role),
         None => (None, text),
     };
-    let part = <Part as clap::ValueEnum>::from_str(role, true).map_err(|_| format!("'{role}' is not one of director, real-server, router, client"))?;
+    let part = <Part as clap::ValueEnum>::from_str(role, true)
+        .map_err(|_| format!("'{role}' is not one of director, real-server, router, client"))?;
     Ok((host, part.into()))
 }
 
 /// `ROLE=ADDRESS`.
 pub(super) fn peer(text: &str) -> Result<(Role, IpAddr), String> {
-    let (Some(role), address) = part(text.split_once('=').map_or(text, |(role, _)| role)).map(|(_, role)| (Some(role), text.split_once('=').map(|(_, a)| a)))? else {
+    let (Some(role), address) =
+        part(text.split_once('=').map_or(text, |(role, _)| role)).map(|(_, role)| (Some(role), text.split_once('=').map(|(_, a)| a)))?
+    else {
         return Err("ROLE=ADDRESS is wanted".to_string());
     };
     let address = address.ok_or_else(|| format!("'{text}' is not ROLE=ADDRESS, such as director=192.168.224.10"))?;

@@ -44,7 +44,11 @@ pub(super) fn table() -> Result<Option<IpvsTable>, Error> {
     for message in ipvs.dump(&ipvs.body(GET_DAEMON))? {
         let attrs = Attrs::after(&message.body, 4).nested(DAEMON);
         let state = if attrs.u32(1) == Some(1) { "master" } else { "backup" };
-        table.daemons.push(Daemon { state: state.to_string(), interface: attrs.text(2).unwrap_or_default(), sync_id: attrs.u32(3).unwrap_or(0) });
+        table.daemons.push(Daemon {
+            state: state.to_string(),
+            interface: attrs.text(2).unwrap_or_default(),
+            sync_id: attrs.u32(3).unwrap_or(0),
+        });
     }
     if let Ok(text) = proc::read("/proc/thread-self/net/ip_vs_conn") {
         let mut count = 0;
@@ -95,7 +99,13 @@ fn counters(attrs: Attrs<'_>, short: u16, long: u16) -> Option<Counters> {
     let old = attrs.nested(short);
     let get = |kind| u64::from(old.u32(kind).unwrap_or(0));
     let connections = u64::from(old.u32(1)?);
-    Some(Counters { connections, packets_in: get(2), packets_out: get(3), bytes_in: old.u64(4).unwrap_or(0), bytes_out: old.u64(5).unwrap_or(0) })
+    Some(Counters {
+        connections,
+        packets_in: get(2),
+        packets_out: get(3),
+        bytes_in: old.u64(4).unwrap_or(0),
+        bytes_out: old.u64(5).unwrap_or(0),
+    })
 }
 
 fn service(attrs: Attrs<'_>) -> Service {
@@ -114,7 +124,9 @@ fn service(attrs: Attrs<'_>) -> Service {
     };
     let netmask = match v6 {
         true => attrs.u32(9).filter(|len| *len != 128).map(|len| len.to_string()),
-        false => attrs.get(9).and_then(|b| <[u8; 4]>::try_from(b.get(..4)?).ok()).filter(|m| *m != [255; 4]).map(|m| IpAddr::from(m).to_string()),
+        false => {
+            attrs.get(9).and_then(|b| <[u8; 4]>::try_from(b.get(..4)?).ok()).filter(|m| *m != [255; 4]).map(|m| IpAddr::from(m).to_string())
+        }
     };
     let persistent = flags & PERSISTENT != 0;
     let endpoint = addr(attrs, 3, v6).zip(attrs.be16(4)).map(|(addr, port)| Endpoint::new(addr, port));

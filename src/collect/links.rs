@@ -24,7 +24,8 @@ const UP: u32 = 0x1;
 const RUNNING: u32 = 0x40;
 
 fn hardware(number: u16) -> String {
-    let known = [(1, "ether"), (772, "loopback"), (768, "ipip"), (769, "tunnel6"), (776, "sit"), (778, "gre"), (823, "gre6"), (0xfffe, "none")];
+    let known =
+        [(1, "ether"), (772, "loopback"), (768, "ipip"), (769, "tunnel6"), (776, "sit"), (778, "gre"), (823, "gre6"), (0xfffe, "none")];
     known.iter().find(|(n, _)| *n == number).map_or_else(|| number.to_string(), |(_, name)| (*name).to_string())
 }
 
@@ -101,7 +102,13 @@ pub(super) fn addresses(socket: &mut Socket, names: &HashMap<u32, String>) -> Re
         let Some(addr) = Prefix::new(addr, byte(body, 1)) else { continue };
         let bits = attrs.u32(8).unwrap_or(u32::from(byte(body, 2)));
         let v6 = addr.addr().is_ipv6();
-        let known = [(0x1, if v6 { "temporary" } else { "secondary" }), (0x2, "nodad"), (0x8, "dadfailed"), (0x20, "deprecated"), (0x40, "tentative")];
+        let known = [
+            (0x1, if v6 { "temporary" } else { "secondary" }),
+            (0x2, "nodad"),
+            (0x8, "dadfailed"),
+            (0x20, "deprecated"),
+            (0x40, "tentative"),
+        ];
         addresses.push(Address {
             link: names.get(&number(body, 4)).cloned().unwrap_or_default(),
             addr,
@@ -114,7 +121,8 @@ pub(super) fn addresses(socket: &mut Socket, names: &HashMap<u32, String>) -> Re
 }
 
 pub(super) fn neighbours(socket: &mut Socket, names: &HashMap<u32, String>) -> Result<Vec<Neighbour>, Error> {
-    let states = [(0x1, "INCOMPLETE"), (0x2, "REACHABLE"), (0x4, "STALE"), (0x8, "DELAY"), (0x10, "PROBE"), (0x20, "FAILED"), (0x80, "PERMANENT")];
+    let states =
+        [(0x1, "INCOMPLETE"), (0x2, "REACHABLE"), (0x4, "STALE"), (0x8, "DELAY"), (0x10, "PROBE"), (0x20, "FAILED"), (0x80, "PERMANENT")];
     let mut neighbours = Vec::new();
     for message in socket.dump(GET_NEIGH, &Body::new(&[0; 12]))? {
         let (body, attrs) = (message.body.as_slice(), Attrs::after(&message.body, 12));

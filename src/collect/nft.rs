@@ -25,7 +25,9 @@ pub(super) fn filters() -> Result<Netfilter, Error> {
     if !found.chains.is_empty() {
         for message in socket.dump(GET_RULE, &all)? {
             let attrs = Attrs::after(&message.body, 4);
-            let (Some(family), Some(table), Some(name)) = (family(message.body.first().copied()), attrs.text(1), attrs.text(2)) else { continue };
+            let (Some(family), Some(table), Some(name)) = (family(message.body.first().copied()), attrs.text(1), attrs.text(2)) else {
+                continue;
+            };
             let rule = rule(attrs.nested(4), family);
             if let Some(chain) = found.chains.iter_mut().find(|c| c.family == family && c.table == table && c.name == name) {
                 chain.rules.push(rule);
@@ -105,9 +107,18 @@ fn rule(expressions: Attrs<'_>, family: &str) -> FilterRule {
         let expression = Attrs::after(element, 0);
         let (Some(name), data) = (expression.text(1), expression.nested(2)) else { continue };
         match name.as_str() {
-            "payload" => _ = registers.insert(data.be32(1).unwrap_or(0), (Held::Field(data.be32(2).unwrap_or(0), data.be32(3).unwrap_or(0), data.be32(4).unwrap_or(0)), None)),
-            "meta" if data.be32(1).is_some() => _ = registers.insert(data.be32(1).unwrap_or(0), (Held::Meta(data.be32(2).unwrap_or(0)), None)),
-            "ct" if data.be32(1).is_some() && data.be32(2) == Some(0) => _ = registers.insert(data.be32(1).unwrap_or(0), (Held::State, None)),
+            "payload" => {
+                _ = registers.insert(
+                    data.be32(1).unwrap_or(0),
+                    (Held::Field(data.be32(2).unwrap_or(0), data.be32(3).unwrap_or(0), data.be32(4).unwrap_or(0)), None),
+                )
+            }
+            "meta" if data.be32(1).is_some() => {
+                _ = registers.insert(data.be32(1).unwrap_or(0), (Held::Meta(data.be32(2).unwrap_or(0)), None))
+            }
+            "ct" if data.be32(1).is_some() && data.be32(2) == Some(0) => {
+                _ = registers.insert(data.be32(1).unwrap_or(0), (Held::State, None))
+            }
             "bitwise" => {
                 let (from, to) = (data.be32(1).unwrap_or(0), data.be32(2).unwrap_or(0));
                 let mask = data.nested(4).get(1).map(<[u8]>::to_vec);
@@ -203,7 +214,18 @@ fn verdict_words(verdict: &FilterVerdict) -> String {
 /// The number of leading ones of a mask that has no others; `None` for any other mask.
 fn mask_len(mask: &[u8]) -> Option<u8> {
     let ones: u32 = mask.iter().map(|b| b.count_ones()).sum();
-    let leading: u32 = mask.iter().map(|b| b.leading_ones()).scan(true, |go, n| if *go { *go = n == 8; Some(n) } else { None }).sum();
+    let leading: u32 = mask
+        .iter()
+        .map(|b| b.leading_ones())
+        .scan(true, |go, n| {
+            if *go {
+                *go = n == 8;
+                Some(n)
+            } else {
+                None
+            }
+        })
+        .sum();
     (ones == leading).then(|| u8::try_from(ones).ok()).flatten()
 }
 
@@ -344,9 +366,14 @@ mod tests {
 
     #[test]
     fn a_rule_of_nftables() {
-        let payload = |base, offset, len| expression("payload", Body::default().put(1, &be(1)).put(2, &be(base)).put(3, &be(offset)).put(4, &be(len)));
+        let payload = |base, offset, len| {
+            expression("payload", Body::default().put(1, &be(1)).put(2, &be(base)).put(3, &be(offset)).put(4, &be(len)))
+        };
         let verdict = Body::default().put(1, &be(0)).nest(2, &Body::default().nest(2, &Body::default().put(1, &be(0))));
-        let rule = told(&[payload(1, 16, 4), cmp(1, 0, &[10, 0, 0, 13]), payload(2, 2, 2), cmp(1, 0, &[0, 80]), expression("immediate", verdict)], "ip");
+        let rule = told(
+            &[payload(1, 16, 4), cmp(1, 0, &[10, 0, 0, 13]), payload(2, 2, 2), cmp(1, 0, &[0, 80]), expression("immediate", verdict)],
+            "ip",
+        );
         assert_eq!((rule.verdict, rule.unknown), (FilterVerdict::Drop, None));
         assert_eq!((rule.dst, rule.dport), (Some(("10.0.0.13/32".parse().unwrap(), false)), Some((vec![(80, 80)], false))));
         assert_eq!(rule.text, "ip daddr 10.0.0.13/32 dport 80 drop");

@@ -42,10 +42,13 @@ fn names(folder: &str) -> Vec<String> {
 
 /// One setting. Some can be written only, some are folders: those are none.
 fn put(into: &mut Sysctls, parts: &[&str]) {
+    // As sysctl(8) writes them: a dot inside a name is a slash.
+    let name = parts.iter().map(|p| p.replace('.', "/")).collect::<Vec<String>>().join(".");
+    if !Sysctls::matters(&name) {
+        return;
+    }
     if let Ok(text) = read(format!("/proc/sys/{}", parts.join("/"))) {
-        // As sysctl(8) writes them: a dot inside a name is a slash.
-        let name: Vec<String> = parts.iter().map(|p| p.replace('.', "/")).collect();
-        into.0.insert(name.join("."), text.split_whitespace().collect::<Vec<_>>().join(" "));
+        into.0.insert(name, text.split_whitespace().collect::<Vec<_>>().join(" "));
     }
 }
 

@@ -31,7 +31,19 @@ fn kind(number: u8) -> Option<RouteKind> {
 }
 
 fn protocol(number: u8) -> String {
-    let known = [(1, "redirect"), (2, "kernel"), (3, "boot"), (4, "static"), (9, "ra"), (11, "zebra"), (12, "bird"), (16, "dhcp"), (18, "keepalived"), (186, "bgp"), (188, "ospf")];
+    let known = [
+        (1, "redirect"),
+        (2, "kernel"),
+        (3, "boot"),
+        (4, "static"),
+        (9, "ra"),
+        (11, "zebra"),
+        (12, "bird"),
+        (16, "dhcp"),
+        (18, "keepalived"),
+        (186, "bgp"),
+        (188, "ospf"),
+    ];
     known.iter().find(|(n, _)| *n == number).map_or_else(|| number.to_string(), |(_, name)| (*name).to_string())
 }
 
@@ -127,7 +139,8 @@ pub(super) fn rules(socket: &mut Socket) -> Result<Vec<Rule>, Error> {
 fn rule(body: &[u8], v6: bool) -> Rule {
     const INVERT: u32 = 0x2;
     let attrs = Attrs::after(body, 12);
-    let ports = |kind: u16| attrs.get(kind).filter(|b| b.len() >= 4).map(|b| (u16::from_ne_bytes([b[0], b[1]]), u16::from_ne_bytes([b[2], b[3]])));
+    let ports =
+        |kind: u16| attrs.get(kind).filter(|b| b.len() >= 4).map(|b| (u16::from_ne_bytes([b[0], b[1]]), u16::from_ne_bytes([b[2], b[3]])));
     let mark = attrs.u32(10).map(|mark| (mark, attrs.u32(16).unwrap_or(u32::MAX)));
     let mut unknown = None;
     if attrs.u8(19).is_some_and(|on| on != 0) {

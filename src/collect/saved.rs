@@ -32,7 +32,8 @@ pub(super) fn saved(root: &Path) -> Saved {
             saved.services_file = Some(shown(root, &path));
         }
     }
-    let mut files: Vec<String> = saved.sysctls.values().map(|s| s.file.clone()).chain(saved.network.iter().map(|n| n.file.clone())).collect();
+    let mut files: Vec<String> =
+        saved.sysctls.values().map(|s| s.file.clone()).chain(saved.network.iter().map(|n| n.file.clone())).collect();
     saved.files.append(&mut files);
     saved.files.sort();
     saved.files.dedup();
@@ -44,7 +45,8 @@ fn shown(root: &Path, path: &Path) -> String {
 }
 
 fn folder(path: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(path).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_file()).collect();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(path).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_file()).collect();
     files.sort();
     files
 }
@@ -66,7 +68,17 @@ fn sysctls(root: &Path) -> BTreeMap<String, SavedSysctl> {
             let key = key.trim().trim_start_matches('-');
             // Both spellings are allowed; slashes first means that dots belong to names.
             let slash_first = key.find('/').is_some_and(|s| key.find('.').is_none_or(|d| s < d));
-            let key = if slash_first { key.chars().map(|c| match c { '/' => '.', '.' => '/', c => c }).collect() } else { key.to_string() };
+            let key = if slash_first {
+                key.chars()
+                    .map(|c| match c {
+                        '/' => '.',
+                        '.' => '/',
+                        c => c,
+                    })
+                    .collect()
+            } else {
+                key.to_string()
+            };
             found.insert(key, SavedSysctl { value: value.trim().to_string(), file: shown(root, &path) });
         }
     }
@@ -118,8 +130,12 @@ fn prefix(addr: &str, mask: Option<&str>) -> Option<Prefix> {
 }
 
 fn ifcfg(device: &str, text: &str) -> NetworkConfig {
-    let values: BTreeMap<&str, &str> =
-        text.lines().filter(|l| !l.trim_start().starts_with('#')).filter_map(|l| l.split_once('=')).map(|(k, v)| (k.trim(), v.trim().trim_matches(['"', '\'']))).collect();
+    let values: BTreeMap<&str, &str> = text
+        .lines()
+        .filter(|l| !l.trim_start().starts_with('#'))
+        .filter_map(|l| l.split_once('='))
+        .map(|(k, v)| (k.trim(), v.trim().trim_matches(['"', '\''])))
+        .collect();
     let mut found = config("ifcfg", Some(values.get("DEVICE").copied().unwrap_or(device).to_string()));
     let mask = values.get("PREFIX").or(values.get("NETMASK")).copied();
     found.addresses = ["IPADDR", "IPADDR0", "IPADDR1"].iter().filter_map(|k| prefix(values.get(k)?, mask)).collect();
@@ -142,10 +158,14 @@ fn netplan(text: &str) -> Vec<NetworkConfig> {
             device_at = Some(indent);
             found.push(config("netplan", Some(key.to_string())));
         } else if let Some(last) = found.last_mut() {
-            let words = |text: &str| text.split(['[', ']', ',', ' ', '"', '\'', '{', '}']).filter(|w| !w.is_empty()).map(str::to_string).collect::<Vec<_>>();
+            let words = |text: &str| {
+                text.split(['[', ']', ',', ' ', '"', '\'', '{', '}']).filter(|w| !w.is_empty()).map(str::to_string).collect::<Vec<_>>()
+            };
             let value = body.split_once(':').map_or(body, |(_, v)| v).trim();
             match key {
-                "addresses" => last.addresses.extend(words(value).iter().filter(|w| w.contains('/')).filter_map(|w| w.parse::<Prefix>().ok())),
+                "addresses" => {
+                    last.addresses.extend(words(value).iter().filter(|w| w.contains('/')).filter_map(|w| w.parse::<Prefix>().ok()))
+                }
                 "gateway4" | "gateway6" => last.gateways.extend(value.trim_matches('"').parse::<IpAddr>()),
                 "dhcp4" | "dhcp6" => last.dhcp |= matches!(value, "true" | "yes"),
                 "to" => {
@@ -155,7 +175,9 @@ fn netplan(text: &str) -> Vec<NetworkConfig> {
                     }
                 }
                 "via" if default_route => last.gateways.extend(value.trim_matches('"').parse::<IpAddr>()),
-                _ => last.addresses.extend(body.strip_prefix("- ").and_then(|w| w.trim_matches(['"', '\'']).parse::<Prefix>().ok()).filter(|_| body.contains('/'))),
+                _ => last.addresses.extend(
+                    body.strip_prefix("- ").and_then(|w| w.trim_matches(['"', '\'']).parse::<Prefix>().ok()).filter(|_| body.contains('/')),
+                ),
             }
         }
     }
@@ -217,7 +239,10 @@ fn ifupdown(text: &str) -> Vec<NetworkConfig> {
         match (words.as_slice(), found.last_mut()) {
             (["iface", device, _, method, ..], _) => {
                 mask = None;
-                found.push(NetworkConfig { dhcp: *method == "dhcp" || *method == "auto", ..config("ifupdown", Some((*device).to_string())) });
+                found.push(NetworkConfig {
+                    dhcp: *method == "dhcp" || *method == "auto",
+                    ..config("ifupdown", Some((*device).to_string()))
+                });
             }
             (["netmask", value, ..], Some(last)) => {
                 mask = Some((*value).to_string());
@@ -311,11 +336,20 @@ fn keepalived_conf(text: &str) -> (Vec<Service>, Vec<VrrpInstance>) {
         router_id: b.value("virtual_router_id").and_then(|v| v.parse().ok()),
         priority: b.value("priority").and_then(|v| v.parse().ok()),
         addresses: [addresses(b, "virtual_ipaddress"), addresses(b, "virtual_ipaddress_excluded")].concat(),
-        options: strict.then(|| "vrrp_strict".to_string()).into_iter().chain(["accept", "no_accept", "nopreempt"].iter().filter(|o| b.has(o)).map(|o| (*o).to_string())).collect(),
+        options: strict
+            .then(|| "vrrp_strict".to_string())
+            .into_iter()
+            .chain(["accept", "no_accept", "nopreempt"].iter().filter(|o| b.has(o)).map(|o| (*o).to_string()))
+            .collect(),
     };
     let groups: BTreeMap<String, Vec<Endpoint>> = root
         .named("virtual_server_group")
-        .map(|b| (b.words.get(1).cloned().unwrap_or_default(), b.lines.iter().filter_map(|l| endpoint(l.first()?, l.get(1).map_or("0", String::as_str))).collect()))
+        .map(|b| {
+            (
+                b.words.get(1).cloned().unwrap_or_default(),
+                b.lines.iter().filter_map(|l| endpoint(l.first()?, l.get(1).map_or("0", String::as_str))).collect(),
+            )
+        })
         .collect();
     let mut services = Vec::new();
     for block in root.named("virtual_server") {
@@ -399,10 +433,17 @@ mod tests {
         let text = "global_defs {\n vrrp_strict\n}\nvrrp_instance VI_1 {\n interface eth0\n virtual_router_id 51\n priority 100\n virtual_ipaddress {\n 192.168.224.13/32 dev eth0\n }\n}\n\
             virtual_server 192.168.224.13 80 {\n lb_algo rr # comment\n lb_kind DR\n persistence_timeout 50\n protocol TCP\n real_server 192.168.224.11 80 { weight 3 }\n real_server 192.168.224.12 80\n {\n weight 0\n TCP_CHECK { connect_timeout 3 }\n }\n}\nvirtual_server fwmark 7 { protocol UDP }\n";
         let (services, vrrp) = keepalived_conf(text);
-        assert_eq!((services.len(), services[0].name().as_str(), services[0].scheduler.as_str(), services[0].persistence), (2, "192.168.224.13:80", "rr", Some(50)));
-        let servers: Vec<(String, &str, u32)> = services[0].destinations.iter().map(|d| (d.address.to_string(), d.method.as_str(), d.weight)).collect();
+        assert_eq!(
+            (services.len(), services[0].name().as_str(), services[0].scheduler.as_str(), services[0].persistence),
+            (2, "192.168.224.13:80", "rr", Some(50))
+        );
+        let servers: Vec<(String, &str, u32)> =
+            services[0].destinations.iter().map(|d| (d.address.to_string(), d.method.as_str(), d.weight)).collect();
         assert_eq!(servers, [("192.168.224.11:80".to_string(), "dr", 3), ("192.168.224.12:80".to_string(), "dr", 0)]);
-        assert_eq!((services[1].fwmark, vrrp[0].router_id, vrrp[0].options.as_slice()), (Some(7), Some(51), ["vrrp_strict".to_string()].as_slice()));
+        assert_eq!(
+            (services[1].fwmark, vrrp[0].router_id, vrrp[0].options.as_slice()),
+            (Some(7), Some(51), ["vrrp_strict".to_string()].as_slice())
+        );
         assert_eq!(vrrp[0].addresses, ["192.168.224.13".parse::<IpAddr>().unwrap()]);
         let _ = (keepalived_conf("}}}{{{ virtual_server"), keepalived_conf("virtual_server 1.2.3.4 80 {"));
     }
@@ -411,10 +452,22 @@ mod tests {
     fn every_system_that_configures_networks() {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), "etc/sysconfig/network-scripts/ifcfg-lo:0", "DEVICE=lo:0\nIPADDR=192.168.224.13\nNETMASK=255.255.255.255\n");
-        write(root.path(), "etc/netplan/01.yaml", "network:\n  version: 2\n  ethernets:\n    eth0:\n      addresses: [192.168.224.11/24]\n      routes:\n        - to: default\n          via: 192.168.224.10\n    eth1:\n      dhcp4: true\n");
+        write(
+            root.path(),
+            "etc/netplan/01.yaml",
+            "network:\n  version: 2\n  ethernets:\n    eth0:\n      addresses: [192.168.224.11/24]\n      routes:\n        - to: default\n          via: 192.168.224.10\n    eth1:\n      dhcp4: true\n",
+        );
         write(root.path(), "etc/systemd/network/a.network", "[Match]\nName=eth2\n[Network]\nAddress=10.0.0.2/24\nGateway=10.0.0.1\n");
-        write(root.path(), "etc/NetworkManager/system-connections/x.nmconnection", "[connection]\ninterface-name=eth3\n[ipv4]\naddress1=10.1.0.2/24,10.1.0.1\nmethod=manual\n");
-        write(root.path(), "etc/network/interfaces", "auto eth4\niface eth4 inet static\n  address 10.2.0.2\n  netmask 255.255.0.0\n  gateway 10.2.0.1\n");
+        write(
+            root.path(),
+            "etc/NetworkManager/system-connections/x.nmconnection",
+            "[connection]\ninterface-name=eth3\n[ipv4]\naddress1=10.1.0.2/24,10.1.0.1\nmethod=manual\n",
+        );
+        write(
+            root.path(),
+            "etc/network/interfaces",
+            "auto eth4\niface eth4 inet static\n  address 10.2.0.2\n  netmask 255.255.0.0\n  gateway 10.2.0.1\n",
+        );
         let told: Vec<String> = saved(root.path())
             .network
             .iter()

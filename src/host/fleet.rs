@@ -1,6 +1,6 @@
 //! Several machines together: who plays which part, which services there are, and who clients are.
 
-use super::{FilterVerdict, Host, Hook, Service};
+use super::{FilterVerdict, Hook, Host, Service};
 use crate::ipvs::Role;
 use crate::net::{Endpoint, MacAddr, Protocol};
 use std::collections::BTreeSet;
@@ -70,12 +70,12 @@ impl Fleet {
         }
         for endpoint in services {
             if !fleet.services.iter().any(|s| s.service.address == Some(*endpoint)) {
-                let service = Service { protocol: Some(Protocol::Tcp), address: Some(*endpoint), v6: endpoint.addr.is_ipv6(), ..Service::default() };
+                let service =
+                    Service { protocol: Some(Protocol::Tcp), address: Some(*endpoint), v6: endpoint.addr.is_ipv6(), ..Service::default() };
                 fleet.services.push(Served { director: None, service });
             }
         }
-        let roles: Vec<Role> =
-            (0..fleet.members.len()).map(|at| fleet.role_of(at, &named, given(&fleet.members[at].host.name))).collect();
+        let roles: Vec<Role> = (0..fleet.members.len()).map(|at| fleet.role_of(at, &named, given(&fleet.members[at].host.name))).collect();
         for (member, role) in fleet.members.iter_mut().zip(roles) {
             member.role = role;
         }
@@ -160,7 +160,8 @@ impl Fleet {
         };
         let v6 = served.service.v6;
         if let Some(director) = served.director.map(|at| &self.members[at].host) {
-            let of_service = |c: &&super::Connection| served.service.address.is_none_or(|e| c.service == e || (e.port == 0 && c.service.addr == e.addr));
+            let of_service =
+                |c: &&super::Connection| served.service.address.is_none_or(|e| c.service == e || (e.port == 0 && c.service.addr == e.addr));
             for connection in director.ipvs.iter().filter_map(|t| t.connections.as_ref()).flatten().filter(of_service) {
                 add(connection.client.addr, format!("connection table of {}", director.name));
             }

@@ -16,25 +16,25 @@ pub struct Link {
     #[serde(default)]
     pub hardware: String,
     /// What it is made by: `veth`, `bridge`, `bond`, `vlan`, `dummy`, `ipip`; none for a card.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Its hardware address.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// Flags, in the words of ip(8): `UP`, `LOWER_UP`, `NOARP`, `NO-CARRIER`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
     /// The largest packet.
     #[serde(default)]
     pub mtu: u32,
     /// The bridge or bond that it is a port of.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master: Option<String>,
     /// The other end of a tunnel that takes packets of one sender only.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<IpAddr>,
     /// Offload features that are on (`rx-lro`, `rx-gro`, `tx-tcp-segmentation` …), in the kernel's names; none where it could not be asked.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub features: Option<Vec<String>>,
 }
 
@@ -87,10 +87,10 @@ pub struct Address {
     #[serde(default)]
     pub scope: String,
     /// Flags, in the words of ip(8): `secondary`, `tentative`, `dadfailed`, `nodad`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flags: Vec<String>,
     /// The label of ifconfig(8): `lo:0`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
 
@@ -117,7 +117,7 @@ pub struct Neighbour {
     /// The device behind which it is.
     pub link: String,
     /// Its MAC, if it is known.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// `REACHABLE`, `STALE`, `PERMANENT`, `FAILED`, `INCOMPLETE`, …
     pub state: String,

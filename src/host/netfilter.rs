@@ -12,7 +12,7 @@ pub struct Netfilter {
     /// Chains with their rules.
     pub chains: Vec<Chain>,
     /// Families of which the rules are not known: `ip`, `ip6`, `arp`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<String>,
 }
 
@@ -42,7 +42,7 @@ pub struct Chain {
     /// Its name.
     pub name: String,
     /// Where it is called; none for a chain that others jump to.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook: Option<Hook>,
     /// Its place among others at the same hook.
     #[serde(default)]
@@ -51,7 +51,7 @@ pub struct Chain {
     #[serde(default)]
     pub kind: String,
     /// What becomes of a packet that no rule decided on: dropped, or else accepted.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drops: bool,
     /// Its rules, in order.
     pub rules: Vec<FilterRule>,
@@ -66,39 +66,39 @@ pub struct FilterRule {
     /// As its own tool writes it.
     pub text: String,
     /// Source.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub src: Option<(Prefix, bool)>,
     /// Destination.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dst: Option<(Prefix, bool)>,
     /// Device of arrival; a trailing `+` or `*` stands for anything.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iif: Option<(String, bool)>,
     /// Device of departure.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oif: Option<(String, bool)>,
     /// Protocol.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<(Protocol, bool)>,
     /// Source ports.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sport: Option<(Ports, bool)>,
     /// Destination ports.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dport: Option<(Ports, bool)>,
     /// States of connection tracking.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub states: Option<(Vec<String>, bool)>,
     /// Only packets of IPVS.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ipvs: bool,
     /// A condition that was not understood.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
     /// What is done.
     pub verdict: FilterVerdict,
     /// Packets that it met.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub packets: Option<u64>,
 }
 
@@ -268,7 +268,8 @@ impl Netfilter {
     /// The chains of a family that are called at a hook, those that translate aside, in their order.
     pub fn at(&self, v6: bool, hook: Hook) -> impl Iterator<Item = &Chain> {
         let own = if v6 { "ip6" } else { "ip" };
-        let mut chains: Vec<&Chain> = self.chains.iter().filter(|c| c.hook == Some(hook) && (c.family == own || c.family == "inet")).collect();
+        let mut chains: Vec<&Chain> =
+            self.chains.iter().filter(|c| c.hook == Some(hook) && (c.family == own || c.family == "inet")).collect();
         chains.sort_by_key(|c| c.priority);
         chains.into_iter()
     }
@@ -360,7 +361,9 @@ impl Netfilter {
                         self.collect(next, deep - 1, into);
                     }
                 }
-                FilterVerdict::Dnat(..) | FilterVerdict::Snat(_) | FilterVerdict::Masquerade | FilterVerdict::Redirect(_) => into.push(rule),
+                FilterVerdict::Dnat(..) | FilterVerdict::Snat(_) | FilterVerdict::Masquerade | FilterVerdict::Redirect(_) => {
+                    into.push(rule)
+                }
                 _ => {}
             }
         }

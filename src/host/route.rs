@@ -45,13 +45,13 @@ pub enum RouteKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextHop {
     /// Out of this device.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<String>,
     /// To this gateway; none: the destination itself is on the link.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpAddr>,
     /// Cannot be used now: its device or cable is gone.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dead: bool,
 }
 
@@ -61,19 +61,19 @@ pub struct Route {
     /// Its table; 254 is `main`, 255 `local`.
     pub table: u32,
     /// What it is for; none is everything.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dst: Option<Prefix>,
     /// For IPv6; a default route has no destination to tell by.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub v6: bool,
     /// What it does.
     #[serde(default)]
     pub kind: RouteKind,
     /// Its ways; several share the traffic.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hops: Vec<NextHop>,
     /// The source address that it suggests.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
     /// The lower, the better.
     #[serde(default)]
@@ -130,37 +130,37 @@ pub struct Rule {
     /// Its place: the lowest is asked first.
     pub priority: u32,
     /// For IPv6.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub v6: bool,
     /// Holds where its conditions do not.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub not: bool,
     /// For packets from here.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Prefix>,
     /// For packets to here.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Prefix>,
     /// For packets that came by this device; `lo` is for those of the machine itself.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iif: Option<String>,
     /// For packets of sockets that are bound to this device.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oif: Option<String>,
     /// For packets with this firewall mark under this mask.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mark: Option<(u32, u32)>,
     /// For packets with this type of service.
     #[serde(default)]
     pub tos: u8,
     /// For packets of this protocol.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
     /// For these source ports.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sport: Option<(u16, u16)>,
     /// For these destination ports.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dport: Option<(u16, u16)>,
     /// What it does.
     #[serde(default)]
@@ -169,13 +169,13 @@ pub struct Rule {
     #[serde(default)]
     pub table: u32,
     /// Where a `goto` goes on.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goto: Option<u32>,
     /// Answers with a prefix no longer than this do not count.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suppress_length: Option<u8>,
     /// A condition that was not understood: the rule's answer is not to be relied on.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unknown: Option<String>,
 }
 
@@ -280,10 +280,8 @@ impl Host {
         let found = match self.custom_rules(v6) {
             Some(rules) => self.by_rules(routes, &rules, ask)?,
             // IPv4 alone has merged tables.
-            None if !v6 => best(routes, |t| t == MAIN || t == LOCAL, ask).map_or_else(
-                || best(routes, |t| t == DEFAULT, ask).ok_or(NoRoute::Unreachable),
-                Ok,
-            )?,
+            None if !v6 => best(routes, |t| t == MAIN || t == LOCAL, ask)
+                .map_or_else(|| best(routes, |t| t == DEFAULT, ask).ok_or(NoRoute::Unreachable), Ok)?,
             None => {
                 let tables = [LOCAL, MAIN];
                 tables.iter().find_map(|t| best(routes, |table| table == *t, ask)).ok_or(NoRoute::Unreachable)?
@@ -399,10 +397,13 @@ fn best<'a>(routes: &'a [Route], table: impl Fn(u32) -> bool, ask: &Ask) -> Opti
         if found.as_ref().is_some_and(|(best, _)| rank(route) <= rank(best)) {
             continue;
         }
-        let usable = |hop: &&NextHop| !hop.dead && ask.oif.as_ref().is_none_or(|oif| route.kind == RouteKind::Local || hop.link.as_ref() == Some(oif));
+        let usable = |hop: &&NextHop| {
+            !hop.dead && ask.oif.as_ref().is_none_or(|oif| route.kind == RouteKind::Local || hop.link.as_ref() == Some(oif))
+        };
         let hops: Vec<&NextHop> = route.hops.iter().filter(usable).collect();
         // A route that forbids needs no way.
-        if !hops.is_empty() || matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw) {
+        if !hops.is_empty() || matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw)
+        {
             found = Some((route, hops));
         }
     }
@@ -416,7 +417,13 @@ mod tests {
     fn route(table: u32, dst: &str, link: &str, gateway: &str) -> Route {
         let gateway = gateway.parse().ok();
         let kind = if table == LOCAL { RouteKind::Local } else { RouteKind::Unicast };
-        Route { table, dst: dst.parse().ok(), kind, hops: vec![NextHop { link: Some(link.into()), gateway, dead: false }], ..Route::default() }
+        Route {
+            table,
+            dst: dst.parse().ok(),
+            kind,
+            hops: vec![NextHop { link: Some(link.into()), gateway, dead: false }],
+            ..Route::default()
+        }
     }
 
     fn host(routes: Vec<Route>, rules: Vec<Rule>) -> Host {
@@ -446,7 +453,8 @@ mod tests {
     /// A whole network that is local on lo, and a host route in it.
     #[test]
     fn local_and_main_are_one_until_somebody_adds_a_rule() {
-        let routes = vec![route(LOCAL, "10.0.0.0/24", "lo", ""), route(MAIN, "10.0.0.0/24", "eth0", ""), route(MAIN, "10.0.0.7/32", "eth0", "")];
+        let routes =
+            vec![route(LOCAL, "10.0.0.0/24", "lo", ""), route(MAIN, "10.0.0.0/24", "eth0", ""), route(MAIN, "10.0.0.7/32", "eth0", "")];
         let plain = host(routes.clone(), vec![]);
         assert_eq!(words(&plain, Ask::to(ip("10.0.0.1"))), "local dev lo");
         assert_eq!(words(&plain, Ask::to(ip("10.0.0.7"))), "dev eth0");
@@ -463,7 +471,10 @@ mod tests {
             Rule { priority: 30, action: RuleAction::Prohibit, to: "192.0.2.0/24".parse().ok(), ..Rule::default() },
             Rule { priority: 32766, table: MAIN, ..Rule::default() },
         ];
-        let h = host(vec![route(MAIN, "", "eth1", "10.1.0.1"), route(MAIN, "10.0.0.0/24", "eth0", ""), route(7, "", "eth0", "10.0.0.1")], rules);
+        let h = host(
+            vec![route(MAIN, "", "eth1", "10.1.0.1"), route(MAIN, "10.0.0.0/24", "eth0", ""), route(7, "", "eth0", "10.0.0.1")],
+            rules,
+        );
         assert_eq!(words(&h, Ask::to(ip("8.8.8.8")).from(ip("10.0.0.13"))), "via 10.0.0.1 dev eth0");
         assert_eq!(words(&h, Ask::to(ip("8.8.8.8"))), "via 10.1.0.1 dev eth1");
         assert_eq!(words(&h, Ask::to(ip("10.0.0.9")).from(ip("10.0.0.13"))), "dev eth0");

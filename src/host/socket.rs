@@ -12,10 +12,10 @@ pub struct Socket {
     /// Where it listens; the unspecified address is every address.
     pub local: Endpoint,
     /// An IPv6 socket that does not take IPv4 (`IPV6_V6ONLY`); none where that is not known.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v6only: Option<bool>,
     /// The device that it is bound to.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
 }
 

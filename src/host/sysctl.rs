@@ -30,7 +30,57 @@ fn combined(key: &str, forwarding: bool) -> Combined {
     }
 }
 
+/// Settings of a device that matter to virtual servers; of IPv6 those that decide on forwarding, addresses and neighbours.
+const OF_DEVICES: [&str; 24] = [
+    "accept_local",
+    "accept_ra",
+    "accept_redirects",
+    "accept_source_route",
+    "addr_gen_mode",
+    "arp_accept",
+    "arp_announce",
+    "arp_filter",
+    "arp_ignore",
+    "arp_notify",
+    "disable_ipv6",
+    "drop_gratuitous_arp",
+    "forwarding",
+    "log_martians",
+    "promote_secondaries",
+    "proxy_arp",
+    "proxy_arp_pvlan",
+    "proxy_ndp",
+    "route_localnet",
+    "rp_filter",
+    "secure_redirects",
+    "send_redirects",
+    "shared_media",
+    "src_valid_mark",
+];
+
 impl Sysctls {
+    /// Whether a setting is worth its place in a snapshot.
+    pub fn matters(key: &str) -> bool {
+        let last = key.rsplit('.').next().unwrap_or_default();
+        match key.strip_prefix("net.ipv4.conf.").or_else(|| key.strip_prefix("net.ipv6.conf.")) {
+            Some(_) => OF_DEVICES.contains(&last),
+            None => {
+                let groups = ["net.ipv4.vs.", "net.netfilter.nf_conntrack_", "net.bridge."];
+                let single = [
+                    "ip_forward",
+                    "ip_nonlocal_bind",
+                    "ip_no_pmtu_disc",
+                    "tcp_timestamps",
+                    "tcp_tw_recycle",
+                    "tcp_syncookies",
+                    "tcp_keepalive_time",
+                ];
+                groups.iter().any(|g| key.starts_with(g)) && !last.contains("timeout")
+                    || key.strip_prefix("net.ipv4.").is_some_and(|key| single.contains(&key))
+            }
+        }
+    }
+
     /// A value as text.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(String::as_str)

@@ -62,7 +62,7 @@ impl Host {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Address, NextHop, Route, Sysctls, LOCAL, MAIN};
+    use super::super::{Address, LOCAL, MAIN, NextHop, Route, Sysctls};
     use super::*;
 
     fn host(filter: [&str; 2], accept_local: &str, tunnel_address: bool) -> Host {
@@ -97,9 +97,16 @@ mod tests {
     #[test]
     fn as_measured() {
         let client: IpAddr = "198.51.100.1".parse().unwrap();
-        for (filter, passes) in
-            [(["0", "0"], true), (["1", "2"], true), (["2", "0"], true), (["0", "2"], true), (["2", "1"], true), (["1", "0"], false), (["0", "1"], false), (["1", "1"], false)]
-        {
+        for (filter, passes) in [
+            (["0", "0"], true),
+            (["1", "2"], true),
+            (["2", "0"], true),
+            (["0", "2"], true),
+            (["2", "1"], true),
+            (["1", "0"], false),
+            (["0", "1"], false),
+            (["1", "1"], false),
+        ] {
             let with = host(filter, "0", true).source_check(client, "tunl0");
             assert_eq!(with == SourceCheck::Accepted, passes, "with an address: {filter:?} {with:?}");
             let without = host(filter, "0", false).source_check(client, "tunl0");

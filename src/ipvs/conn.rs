@@ -38,7 +38,8 @@ fn protocol(word: &str) -> Option<Protocol> {
 /// `TCP C0A80264 A9A4 C0A8023B 0050 C0A8E00B 0050 FIN_WAIT 110`.
 fn proc_line(words: &[&str]) -> Option<Entry> {
     let [pro, from, from_port, to, to_port, dest, dest_port, state, rest @ ..] = words else { return None };
-    let endpoint = |addr: &str, port: &str| Some(Endpoint::new(hex(addr)?, u16::from_str_radix(port, 16).ok().filter(|_| port.len() == 4)?));
+    let endpoint =
+        |addr: &str, port: &str| Some(Endpoint::new(hex(addr)?, u16::from_str_radix(port, 16).ok().filter(|_| port.len() == 4)?));
     Some(Entry {
         protocol: protocol(pro)?,
         client: endpoint(from, from_port)?,

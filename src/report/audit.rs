@@ -130,7 +130,11 @@ fn in_short(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> io::R
     let Some(diagnosis) = report.diagnosis else { return Ok(()) };
     let alone = report.fleet.members.len() == 1;
     if alone {
-        let passed: Vec<&str> = diagnosis.checks.iter().filter_map(|c| if let Verdict::Passed(what) = &c.verdict { Some(what.as_str()) } else { None }).collect();
+        let passed: Vec<&str> = diagnosis
+            .checks
+            .iter()
+            .filter_map(|c| if let Verdict::Passed(what) = &c.verdict { Some(what.as_str()) } else { None })
+            .collect();
         let mut told: Vec<&str> = Vec::new();
         for what in passed.iter().filter(|what| !what.starts_with("see ")) {
             if !told.contains(what) {
@@ -209,7 +213,8 @@ pub fn audit_suite(report: &Report<'_>) -> Suite {
             Verdict::NotJudged(what) => End::NotYet(String::new(), format!("not judged: needs {what}")),
             Verdict::Failed => {
                 let summary = finding().map_or_else(|| check.name.to_string(), |f| f.summary.clone());
-                let remedy: Vec<String> = finding().iter().flat_map(|f| &f.remedy).map(|r| format!("on {}: {}", r.host, r.command)).collect();
+                let remedy: Vec<String> =
+                    finding().iter().flat_map(|f| &f.remedy).map(|r| format!("on {}: {}", r.host, r.command)).collect();
                 End::Failed(format!("{}: {summary}", check.code), remedy.join("\n"))
             }
         };

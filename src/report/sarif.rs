@@ -16,7 +16,8 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     codes.sort_unstable();
     codes.dedup();
     let rule = |code: &&str| {
-        let page = rules::find(code).map_or_else(String::new, |rule| rule.page.lines().map(|l| l.strip_prefix(' ').unwrap_or(l)).collect::<Vec<_>>().join("\n"));
+        let page = rules::find(code)
+            .map_or_else(String::new, |rule| rule.page.lines().map(|l| l.strip_prefix(' ').unwrap_or(l)).collect::<Vec<_>>().join("\n"));
         let name = rules::name_of(code).unwrap_or_default();
         json!({ "id": code, "name": name, "shortDescription": { "text": name }, "help": { "text": format!("lvscope explain {code}"), "markdown": page } })
     };
@@ -33,8 +34,13 @@ pub fn write(report: &Report<'_>, out: &mut dyn Write) -> io::Result<()> {
                 None => json!({ "logicalLocations": logical }),
             }
         };
-        let proofs: Vec<String> = f.evidence().iter().filter_map(|e| if let Evidence::Host { host, fact, source } = e { Some(format!("{host}$ {source}: {fact}")) } else { None }).collect();
-        let remedy: Vec<Value> = f.remedy.iter().map(|r| json!({ "host": r.host, "command": r.command, "permanent": r.permanent, "undo": r.undo })).collect();
+        let proofs: Vec<String> = f
+            .evidence()
+            .iter()
+            .filter_map(|e| if let Evidence::Host { host, fact, source } = e { Some(format!("{host}$ {source}: {fact}")) } else { None })
+            .collect();
+        let remedy: Vec<Value> =
+            f.remedy.iter().map(|r| json!({ "host": r.host, "command": r.command, "permanent": r.permanent, "undo": r.undo })).collect();
         json!({
             "ruleId": f.code,
             "level": match f.severity { Severity::Broken => "error", Severity::Degraded | Severity::Risky => "warning", Severity::Note => "note" },

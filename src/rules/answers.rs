@@ -54,7 +54,8 @@ impl Site<'_> {
                         if duty.is_guess() && found.severity == Severity::Broken && matches!(code, "NAT001" | "DR004") {
                             // Where requests come from is not known: a router may translate them, or all clients be near.
                             (found.severity, found.confidence) = (Severity::Risky, Confidence::Likely);
-                            found.settle = Some("where do requests come from? The director's snapshot, or `ipvsadm -Lnc` there, tells".to_string());
+                            found.settle =
+                                Some("where do requests come from? The director's snapshot, or `ipvsadm -Lnc` there, tells".to_string());
                         }
                         if duty.director.is_none() && matches!(code, "DR001" | "DR016") {
                             // That it serves by direct routing is only what the user's words and its routes suggest.
@@ -110,7 +111,9 @@ impl Site<'_> {
             return story(Some(code), words);
         }
         match way {
-            Err(_) => story(Some(if duty.method == ForwardingMethod::Nat { "NAT001" } else { "DR004" }), "Network is unreachable".to_string()),
+            Err(_) => {
+                story(Some(if duty.method == ForwardingMethod::Nat { "NAT001" } else { "DR004" }), "Network is unreachable".to_string())
+            }
             Ok(way) => {
                 let words = way.words();
                 let code = match duty.method {

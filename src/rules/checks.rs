@@ -50,7 +50,8 @@ impl Checks {
     pub(super) fn failed(&mut self, host: &str, finding: Finding) {
         self.say(host, Verdict::Failed);
         let alike = |f: &&mut Finding| {
-            (&f.summary, f.severity, f.confidence, &f.alternatives) == (&finding.summary, finding.severity, finding.confidence, &finding.alternatives)
+            (&f.summary, f.severity, f.confidence, &f.alternatives)
+                == (&finding.summary, finding.severity, finding.confidence, &finding.alternatives)
         };
         match self.found.iter_mut().find(alike) {
             None => self.found.push(finding),
@@ -72,7 +73,8 @@ impl Checks {
         let mut judged = Err(None);
         let open: Vec<&str> = self.said.iter().filter(|(_, v)| matches!(v, Verdict::NotJudged(_))).map(|(h, _)| h.as_str()).collect();
         if let Some((host, Verdict::NotJudged(what))) = self.said.iter().find(|(_, v)| matches!(v, Verdict::NotJudged(_))) {
-            let others = if open.len() > 1 { format!(" (and so on {} others)", plural(open.len() as u64 - 1, "host")) } else { String::new() };
+            let others =
+                if open.len() > 1 { format!(" (and so on {} others)", plural(open.len() as u64 - 1, "host")) } else { String::new() };
             judged = Err(Some(Need(format!("{what}, on {host}{others}"))));
         } else if !self.said.is_empty() {
             judged = Ok(());
@@ -102,9 +104,8 @@ impl Finding {
             self.subject = format!("{}, {}", self.subject, other.subject);
         }
         for remedy in &other.remedy {
-            let same = |r: &&mut crate::finding::Remedy| {
-                (&r.command, &r.permanent, &r.undo) == (&remedy.command, &remedy.permanent, &remedy.undo)
-            };
+            let same =
+                |r: &&mut crate::finding::Remedy| (&r.command, &r.permanent, &r.undo) == (&remedy.command, &remedy.permanent, &remedy.undo);
             match self.remedy.iter_mut().find(same) {
                 Some(known) if known.host.split(", ").any(|h| h == remedy.host) => {}
                 Some(known) => known.host = format!("{}, {}", known.host, remedy.host),

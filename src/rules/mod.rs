@@ -29,9 +29,9 @@ pub use checks::{Check, Verdict};
 pub use facts::Facts;
 
 use crate::finding::{Finding, Need, Outcome};
+use crate::trace::Trace;
 use checks::Checks;
 use site::Site;
-use crate::trace::Trace;
 use std::collections::HashSet;
 
 /// A rule: a fault of the catalogue.

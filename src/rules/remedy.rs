@@ -37,7 +37,9 @@ pub(super) fn keep_route(host: &Host, gateway: &str, device: &str) -> String {
 pub(super) fn keep_on_lo(host: &Host, vip: &str) -> String {
     let length = if vip.contains(':') { 128 } else { 32 };
     match host.saved.as_ref().and_then(|s| s.network_system()) {
-        Some("ifcfg") => format!("DEVICE=lo:0 IPADDR={vip} NETMASK=255.255.255.255 ONBOOT=yes in /etc/sysconfig/network-scripts/ifcfg-lo:0"),
+        Some("ifcfg") => {
+            format!("DEVICE=lo:0 IPADDR={vip} NETMASK=255.255.255.255 ONBOOT=yes in /etc/sysconfig/network-scripts/ifcfg-lo:0")
+        }
         Some("netplan") => format!("`lo: {{addresses: [{vip}/{length}]}}` under ethernets in /etc/netplan, then `netplan apply`"),
         Some("networkd") => format!("[Match] Name=lo, [Network] Address={vip}/{length} in /etc/systemd/network/lo.network"),
         Some("networkmanager") => format!("nmcli connection add type loopback ifname lo ip4 {vip}/{length}"),
@@ -67,7 +69,8 @@ pub(super) fn route_through(host: &Host, gateway: &str, device: &str) -> Remedy 
 pub(super) fn set(host: &Host, settings: &[(String, &str)]) -> Remedy {
     let is = |key: &str| host.sysctls.as_ref().and_then(|s| s.get(key)).unwrap_or("0").to_string();
     let wanted: Vec<&(String, &str)> = settings.iter().filter(|(key, value)| is(key) != *value).collect();
-    let line = |value: &dyn Fn(&str, &str) -> String| wanted.iter().map(|(k, v)| format!("{k}={}", value(k, v))).collect::<Vec<_>>().join(" ");
+    let line =
+        |value: &dyn Fn(&str, &str) -> String| wanted.iter().map(|(k, v)| format!("{k}={}", value(k, v))).collect::<Vec<_>>().join(" ");
     // A file that sets one of them already would win, or be the better place.
     let file = wanted.iter().find_map(|(k, _)| host.saved.as_ref()?.sysctls.get(k)).map_or(SYSCTL_FILE, |s| s.file.as_str());
     Remedy::new(

@@ -18,7 +18,8 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
         let concerns = |h: &Finding| h.subject.split(", ").any(|s| subjects.iter().any(|name| name == s));
         let names = |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code);
         // Whose fault it is can be another host's: the director's table, a second owner of the address.
-        let elsewhere = |code: &str| ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "ARP007" | "ARP012");
+        let elsewhere =
+            |code: &str| ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "ARP007" | "ARP012");
         let settles = |h: &&mut Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code));
         let own = hosts.iter().position(|h| h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code)));
         if let Some(at) = own.or_else(|| hosts.iter_mut().position(|mut h| settles(&&mut h))) {
@@ -44,12 +45,13 @@ fn snapshots_of(finding: &Finding, facts: &Facts<'_>) -> Vec<String> {
 /// The host's finding keeps its words and gets the packets as further proof.
 fn take_over(host: &mut Finding, packets: Finding) {
     host.confidence = Confidence::Certain;
-    host.severity = host.severity.max(packets.severity);
+    // What happens to traffic was seen, if it is the same fault.
+    let same = packets.code == host.code;
+    host.severity = if same { packets.severity } else { host.severity.max(packets.severity) };
     let known: Vec<Evidence> = host.evidence().to_vec();
     let fresh: Vec<Evidence> = packets.evidence().iter().filter(|e| !known.contains(e)).cloned().collect();
     // The host's remedy is the more exact one.
     let remedies = if host.remedy.is_empty() { packets.remedy.clone() } else { Vec::new() };
-    let same = packets.code == host.code;
     *host = host.clone().and(fresh).on(packets.flows).mend(if same { remedies } else { Vec::new() });
     (host.alternatives, host.settle) = (Vec::new(), None);
     if same && host.summary != packets.summary {

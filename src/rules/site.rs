@@ -129,7 +129,8 @@ impl<'a> Site<'a> {
     /// Sources after the director's own translation, which it only does for packets that connection tracking knows.
     fn as_translated(&self, director: &Host, service: &Service, to: Endpoint, sources: &[Observed]) -> Vec<Observed> {
         let translated = |source: &Observed| {
-            let rule = self.director_snat(director, service, to, source.addr).filter(|_| director.sysctl("net.ipv4.vs.conntrack") == Some(1))?;
+            let rule =
+                self.director_snat(director, service, to, source.addr).filter(|_| director.sysctl("net.ipv4.vs.conntrack") == Some(1))?;
             let addr = match rule.verdict {
                 crate::host::FilterVerdict::Snat(Some(addr)) => addr,
                 _ => director.way(&Ask::to(to.addr)).ok()?.source?,
@@ -147,7 +148,13 @@ impl<'a> Site<'a> {
     }
 
     /// The rule by which a director would translate the source of what it hands on.
-    pub(super) fn director_snat<'h>(&self, director: &'h Host, service: &Service, to: Endpoint, from: IpAddr) -> Option<&'h crate::host::FilterRule> {
+    pub(super) fn director_snat<'h>(
+        &self,
+        director: &'h Host,
+        service: &Service,
+        to: Endpoint,
+        from: IpAddr,
+    ) -> Option<&'h crate::host::FilterRule> {
         let way = director.way(&Ask::to(to.addr)).ok()?;
         let packet = Passing {
             src: Some(from),
@@ -161,7 +168,6 @@ impl<'a> Site<'a> {
         };
         director.netfilter.as_ref()?.source_translation(&packet)
     }
-
 
     pub(super) fn host(&self, at: usize) -> &'a Host {
         &self.fleet.members[at].host
@@ -187,7 +193,9 @@ impl<'a> Site<'a> {
     /// Addresses of the directors that a duty may be owed to: of its own, or of all known.
     pub(super) fn director_addresses(&self, duty: &Duty) -> Vec<IpAddr> {
         let members = self.fleet.members.iter().enumerate();
-        let mine = members.filter(|(at, m)| duty.director.map_or(m.role == Role::Director, |d| d == *at || (m.role == Role::Director && self.is_peer(d, *at))));
+        let mine = members.filter(|(at, m)| {
+            duty.director.map_or(m.role == Role::Director, |d| d == *at || (m.role == Role::Director && self.is_peer(d, *at)))
+        });
         let global = |h: &'a Host| h.addresses().iter().filter(|a| a.is_global()).map(|a| a.addr.addr());
         let mut all: Vec<IpAddr> = mine.flat_map(|(_, m)| global(&m.host)).collect();
         all.extend(self.peers(Role::Director));
@@ -196,7 +204,9 @@ impl<'a> Site<'a> {
 
     /// Two directors that balance the same address.
     pub(super) fn is_peer(&self, a: usize, b: usize) -> bool {
-        let vips = |at: usize| self.fleet.services.iter().filter(move |s| s.director == Some(at)).filter_map(|s| s.service.vip()).collect::<Vec<_>>();
+        let vips = |at: usize| {
+            self.fleet.services.iter().filter(move |s| s.director == Some(at)).filter_map(|s| s.service.vip()).collect::<Vec<_>>()
+        };
         a != b && vips(a).iter().any(|vip| vips(b).contains(vip))
     }
 
@@ -318,7 +328,13 @@ impl Duty {
 }
 
 /// A finding that a host proves.
-pub(super) fn proven(host: &Host, severity: Severity, summary: impl Into<String>, fact: impl Into<String>, source: impl Into<String>) -> Finding {
+pub(super) fn proven(
+    host: &Host,
+    severity: Severity,
+    summary: impl Into<String>,
+    fact: impl Into<String>,
+    source: impl Into<String>,
+) -> Finding {
     Finding::new(&host.name, severity, Confidence::Certain, summary, Evidence::host(&host.name, fact, source))
 }
 
@@ -365,7 +381,9 @@ impl<'a> Site<'a> {
     /// The card of a router that shares a network with clients.
     pub(super) fn facing<'h>(&self, router: &'h Host, clients: &[&Host]) -> Option<&'h str> {
         let near = |a: &&crate::host::Address| {
-            a.is_global() && !a.addr.is_host() && clients.iter().flat_map(|c| c.addresses()).any(|c| c.is_global() && a.addr.contains(c.addr.addr()))
+            a.is_global()
+                && !a.addr.is_host()
+                && clients.iter().flat_map(|c| c.addresses()).any(|c| c.is_global() && a.addr.contains(c.addr.addr()))
         };
         router.addresses().iter().find(near).map(|a| a.link.as_str())
     }

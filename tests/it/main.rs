@@ -1,5 +1,6 @@
 //! Tests of the whole, in one binary.
 
+mod audit;
 mod cases;
 mod cli;
 mod docs;

@@ -77,7 +77,9 @@ pub(super) fn table_number(name: &str) -> u32 {
         "default" => 253,
         "unspec" | "all" => 0,
         // FNV: the same name is the same table in routes and rules.
-        other => other.parse().unwrap_or_else(|_| other.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193)) | 1 << 31),
+        other => other
+            .parse()
+            .unwrap_or_else(|_| other.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193)) | 1 << 31),
     }
 }
 

@@ -145,8 +145,11 @@ fn rule(line: &str) -> (String, FilterRule) {
             },
             "-j" | "--jump" => target = value.to_string(),
             "-g" | "--goto" => rule.verdict = FilterVerdict::Goto(value.to_string()),
-            "--to-destination" | "--to-source" | "--to-ports" | "--mangle-ip-s" | "--set-mark" | "--set-xmark" => to = Some(value.to_string()),
-            "--comment" | "--reject-with" | "--log-prefix" | "--log-level" | "--h-length" | "--opcode" | "--h-type" | "--mangle-target" => {}
+            "--to-destination" | "--to-source" | "--to-ports" | "--mangle-ip-s" | "--set-mark" | "--set-xmark" => {
+                to = Some(value.to_string())
+            }
+            "--comment" | "--reject-with" | "--log-prefix" | "--log-level" | "--h-length" | "--opcode" | "--h-type" | "--mangle-target" => {
+            }
             "--random" | "--random-fully" | "--persistent" => at -= 1,
             "," | "--" => at -= 1,
             w if w.starts_with("pcnt=") => {
@@ -184,7 +187,10 @@ fn masked(text: &str) -> Result<Prefix, String> {
 fn verdict(target: &str, to: Option<&str>) -> FilterVerdict {
     let addr = || -> Option<IpAddr> {
         let text = to?;
-        text.parse().ok().or_else(|| text.parse::<crate::net::Endpoint>().ok().map(|e| e.addr)).or_else(|| text.split(['-', ':']).next()?.parse().ok())
+        text.parse()
+            .ok()
+            .or_else(|| text.parse::<crate::net::Endpoint>().ok().map(|e| e.addr))
+            .or_else(|| text.split(['-', ':']).next()?.parse().ok())
     };
     let port = || to.and_then(|t| t.parse::<crate::net::Endpoint>().ok().map(|e| e.port).or_else(|| t.strip_prefix(':')?.parse().ok()));
     match target {
@@ -220,7 +226,10 @@ mod tests {
             -A INPUT ! -s 10.0.0.0/255.0.0.0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
             -A INPUT -p tcp -m multiport --dports 80,443:444 -m comment --comment \"of -j DROP\" -j web\n-A web -m recent --rcheck -j DROP\nCOMMIT\n";
         let chains = chains(text, "ip");
-        assert_eq!(chains.iter().map(|c| (c.name.as_str(), c.rules.len())).collect::<Vec<_>>(), [("PREROUTING", 1), ("POSTROUTING", 1), ("INPUT", 2), ("web", 1)]);
+        assert_eq!(
+            chains.iter().map(|c| (c.name.as_str(), c.rules.len())).collect::<Vec<_>>(),
+            [("PREROUTING", 1), ("POSTROUTING", 1), ("INPUT", 2), ("web", 1)]
+        );
         let dnat = &chains[0].rules[0];
         assert_eq!(dnat.verdict, FilterVerdict::Dnat("192.168.224.13".parse().ok(), Some(8080)));
         assert_eq!((dnat.packets, dnat.iif.clone()), (Some(3), Some(("ext".to_string(), false))));
@@ -236,7 +245,10 @@ mod tests {
         let text = "Chain INPUT (policy ACCEPT 0 packets, 0 bytes)\n-j DROP -i * -o * -d 192.168.224.13 , pcnt=3 -- bcnt=84 \n\n\
             Chain OUTPUT (policy ACCEPT 0 packets, 0 bytes)\n-j mangle -i * -o * -s 192.168.224.13 --mangle-ip-s 192.168.224.11 , pcnt=1 -- bcnt=42 \n";
         let listed = chains(text, "arp");
-        assert_eq!((listed[0].hook, listed[0].rules[0].verdict.clone(), listed[0].rules[0].packets), (Some(Hook::Input), FilterVerdict::Drop, Some(3)));
+        assert_eq!(
+            (listed[0].hook, listed[0].rules[0].verdict.clone(), listed[0].rules[0].packets),
+            (Some(Hook::Input), FilterVerdict::Drop, Some(3))
+        );
         assert_eq!(listed[1].rules[0].verdict, FilterVerdict::Mangle("192.168.224.11".parse().ok()));
         let saved = chains("*filter\n:INPUT ACCEPT\n-A INPUT -j DROP -d 192.168.224.13\n", "arp");
         assert_eq!((saved[0].rules[0].dst, saved[0].rules[0].iif.clone()), (listed[0].rules[0].dst, None));

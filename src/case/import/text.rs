@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 /// `net.ipv4.ip_forward = 1`.
 pub(super) fn sysctls(text: &str) -> Sysctls {
     let pair = |line: &str| line.split_once('=').map(|(k, v)| (k.trim().to_string(), v.trim().to_string()));
-    Sysctls(text.lines().filter_map(pair).filter(|(k, _)| !k.is_empty() && !k.contains(' ')).collect())
+    Sysctls(text.lines().filter_map(pair).filter(|(k, _)| Sysctls::matters(k)).collect())
 }
 
 /// `LISTEN 0 64 0.0.0.0:80 0.0.0.0:*`, `*:80`, `[::]:80`, `192.168.1.1%eth0:53`.

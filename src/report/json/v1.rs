@@ -376,7 +376,8 @@ impl<'a> Document<'a> {
         let mut methods: Vec<&str> = service.destinations.iter().map(|d| d.method.as_str()).collect();
         methods.dedup();
         let host = |addr| fleet.owners(addr).first().map(|at| fleet.members[*at].host.name.clone());
-        let servers = service.destinations.iter().map(|d| RealServer { address: Some(d.address.to_string()), host: host(d.address.addr), flows: 0 });
+        let servers =
+            service.destinations.iter().map(|d| RealServer { address: Some(d.address.to_string()), host: host(d.address.addr), flows: 0 });
         Service {
             service: service.name(),
             vip: service.address.map(|e| e.to_string()),

@@ -2,12 +2,12 @@
 
 use super::super::facts::{ids, list};
 use super::super::remedy::quiet_arp;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Leak, forget, leaks, words};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::ipvs::Role;
 use crate::trace::ClaimKind;
-use super::super::{Checks, Site};
 
 rule! {
     /// # What it sees

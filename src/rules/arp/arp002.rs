@@ -2,11 +2,11 @@
 
 use super::super::facts::{ids, plural};
 use super::super::remedy::sysctl;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Leak, forget, leaks, words};
 use crate::finding::{Confidence, Finding, Outcome};
 use crate::trace::{ClaimKind, HostId};
-use super::super::{Checks, Site};
 
 rule! {
     /// # What it sees

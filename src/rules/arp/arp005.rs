@@ -1,12 +1,12 @@
 //! arptables on a real server lets the questions out with the VIP as sender, and drops the answers.
 
 use super::super::facts::{ids, plural};
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 use crate::trace::{Claim, ClaimKind, Flow, HostId, Question};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
 
 rule! {
     /// # What it sees

@@ -2,12 +2,12 @@
 
 use super::super::facts::{ids, plural};
 use super::super::remedy::sysctl;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Vain, in_vain};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Severity};
 use crate::ipvs::Role;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 use std::net::IpAddr;
 
 rule! {
@@ -94,10 +94,15 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let levels: Option<Vec<(&str, i64)>> = cards.map(|l| Some((l.name.as_str(), host.effective("arp_ignore", &l.name)?))).collect();
         match levels {
             None => checks.needs(&host.name, "net.ipv4.conf.*.arp_ignore"),
-            Some(levels) if levels.iter().any(|(_, level)| matches!(level, 0 | 3..=7)) => checks.passed(&host.name, format!("ARP for {vip} is answered")),
+            Some(levels) if levels.iter().any(|(_, level)| matches!(level, 0 | 3..=7)) => {
+                checks.passed(&host.name, format!("ARP for {vip} is answered"))
+            }
             Some(levels) => {
                 let (card, level) = levels.first().copied().unwrap_or(("IF", 1));
-                let summary = format!("{vip} is on {}, and arp_ignore is {level} on {card}: nobody answers ARP for it, and no request comes.", address.link);
+                let summary = format!(
+                    "{vip} is on {}, and arp_ignore is {level} on {card}: nobody answers ARP for it, and no request comes.",
+                    address.link
+                );
                 let remedy = crate::finding::Remedy::new(
                     &host.name,
                     format!("ip addr add {vip}/32 dev {card}"),

@@ -1,6 +1,8 @@
 //! A neighbour still sends to the host that had the address before.
 
 use super::super::facts::{ids, seconds};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::forget;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
@@ -9,8 +11,6 @@ use crate::net::Timestamp;
 use crate::trace::{Claim, Flow, Hop, HostId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -159,7 +159,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for served in &site.fleet.services {
         let (Some(director), Some(vip)) = (served.director, served.service.vip()) else { continue };
         let owners: Vec<usize> = site.fleet.owners(vip);
-        let macs: Vec<crate::net::MacAddr> = owners.iter().chain([&director]).flat_map(|at| site.host(*at).links()).filter_map(|l| l.mac).collect();
+        let macs: Vec<crate::net::MacAddr> =
+            owners.iter().chain([&director]).flat_map(|at| site.host(*at).links()).filter_map(|l| l.mac).collect();
         for member in site.fleet.members.iter().filter(|m| !matches!(m.role, Role::Director)) {
             let host = &member.host;
             let Some(entry) = host.neighbours.iter().flatten().find(|n| n.addr == vip && n.mac.is_some()) else { continue };
@@ -174,7 +175,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 continue;
             }
             let director = site.host(director).name.as_str();
-            let summary = format!("It remembers {vip} at {mac}, which is no card of {director}: requests go to nobody, or to the wrong host.");
+            let summary =
+                format!("It remembers {vip} at {mac}, which is no card of {director}: requests go to nobody, or to the wrong host.");
             let ip = super::super::remedy::ip_for(&vip.to_string());
             let remedy = crate::finding::Remedy::new(
                 &host.name,

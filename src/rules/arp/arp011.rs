@@ -2,12 +2,12 @@
 
 use super::super::facts::{ids, list, plural};
 use super::super::remedy::{ip_for, look, replace_default_route};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Vain, in_vain};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::ipvs::Role;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -116,14 +116,25 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             if super::super::dr::asks_as_vip(site, host, service, rip) {
                 continue;
             }
-            let summary = format!("{next} does not answer ARP on {}: requests for {} that are scheduled to it are lost.", entry.link, service.name());
-            let mut found = proven(host, Severity::Broken, summary, format!("{next} dev {} {}", entry.link, entry.state), format!("ip neigh show {next}"));
+            let summary =
+                format!("{next} does not answer ARP on {}: requests for {} that are scheduled to it are lost.", entry.link, service.name());
+            let mut found = proven(
+                host,
+                Severity::Broken,
+                summary,
+                format!("{next} dev {} {}", entry.link, entry.state),
+                format!("ip neigh show {next}"),
+            );
             let owner = site.fleet.owners(next).first().map(|at| site.host(*at));
             let cable = owner.and_then(|o| Some((o, o.link(&o.address(next)?.link)?))).filter(|(_, l)| !l.has_carrier());
             match (cable, owner) {
                 (Some((owner, link)), _) => {
                     found.summary = format!("{} Its interface {} has no link.", found.summary, link.name);
-                    found = found.and([crate::finding::Evidence::host(&owner.name, format!("{} {}", link.name, link.flags.join(",")), format!("ip link show {}", link.name))]);
+                    found = found.and([crate::finding::Evidence::host(
+                        &owner.name,
+                        format!("{} {}", link.name, link.flags.join(",")),
+                        format!("ip link show {}", link.name),
+                    )]);
                 }
                 (None, Some(_)) => {}
                 (None, None) => found = found.unless(&["SVC003"], format!("is the host of {next} up, and on this link?")),
@@ -131,9 +142,18 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let option = service.option();
             let remedy = crate::finding::Remedy::new(
                 &host.name,
-                format!("ipvsadm -e {option} -r {} {}-w 0", destination.address, destination.forwarding().map_or(String::new(), |m| format!("{} ", m.option()))),
+                format!(
+                    "ipvsadm -e {option} -r {} {}-w 0",
+                    destination.address,
+                    destination.forwarding().map_or(String::new(), |m| format!("{} ", m.option()))
+                ),
                 "a health checker (keepalived, ldirectord) that does so by itself, and bringing the host back",
-                format!("ipvsadm -e {option} -r {} {}-w {}", destination.address, destination.forwarding().map_or(String::new(), |m| format!("{} ", m.option())), destination.weight),
+                format!(
+                    "ipvsadm -e {option} -r {} {}-w {}",
+                    destination.address,
+                    destination.forwarding().map_or(String::new(), |m| format!("{} ", m.option())),
+                    destination.weight
+                ),
             );
             checks.failed(&host.name, found.mend([remedy]));
         }
@@ -144,7 +164,12 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 fn without_link(host: &crate::host::Host, link: &str, service: &crate::host::Service, rip: crate::net::Endpoint) -> Finding {
     let summary = format!("Its interface {link} has no link: requests for {} that are scheduled to {rip} are lost.", service.name());
     let flags = host.link(link).map_or_else(String::new, |l| l.flags.join(","));
-    let remedy = crate::finding::Remedy::new(&host.name, format!("ip link set {link} up; then look at cable and switch"), "nothing: it is up at boot", format!("ip link set {link} down"));
+    let remedy = crate::finding::Remedy::new(
+        &host.name,
+        format!("ip link set {link} up; then look at cable and switch"),
+        "nothing: it is up at boot",
+        format!("ip link set {link} down"),
+    );
     proven(host, Severity::Broken, summary, format!("{link} {flags}"), format!("ip link show {link}")).mend([remedy])
 }
 

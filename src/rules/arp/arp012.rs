@@ -2,13 +2,13 @@
 
 use super::super::facts::ids;
 use super::super::remedy::{ip_for, look};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::net::MacAddr;
 use crate::trace::{Flow, Hop};
 use std::net::IpAddr;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees

@@ -97,7 +97,8 @@ pub(super) fn look(site: &Site<'_>, checks: &mut Checks, code: &'static str) {
             Err(what) => checks.needs(&host.name, what),
             Ok(voices) => match cause(host, vip, &voices) {
                 Some((found, key)) if found == code => checks.failed(&host.name, finding(host, vip, &voices, code, key)),
-                _ => {
+                Some((other, _)) => checks.passed(&host.name, format!("see {other}")),
+                None => {
                     let cards: Vec<String> = voices.iter().map(|v| format!("silent at {}", v.link)).collect();
                     checks.passed(&host.name, format!("ARP for {vip}: {}", cards.join(", ")));
                 }
@@ -115,21 +116,37 @@ fn finding(host: &Host, vip: IpAddr, voices: &[Voice<'_>], code: &str, key: &'st
     let also = speaking.iter().any(|v| v.announces) && key == "arp_ignore";
     let mut summary = match (code, key) {
         ("ARP003", "arp_ignore") => {
-            format!("ARP requests for {vip} arrive on {links}, where arp_ignore is {level}: it is set where it has no effect, and they are answered.")
+            format!(
+                "ARP requests for {vip} arrive on {links}, where arp_ignore is {level}: it is set where it has no effect, and they are answered."
+            )
         }
-        ("ARP003", _) => format!("ARP questions leave by {links}, where arp_announce is {level}: it is set where it has no effect, and they name {vip} as sender."),
+        ("ARP003", _) => format!(
+            "ARP questions leave by {links}, where arp_announce is {level}: it is set where it has no effect, and they name {vip} as sender."
+        ),
         ("ARP004", _) => format!("arp_ignore is {level} on {links}, which does not keep it from answering ARP for {vip}: 1 or 2 does."),
         ("ARP005", _) => {
-            format!("arptables drops questions for {vip} and lets this host ask with {vip} as sender: the answers to those are dropped, too.")
+            format!(
+                "arptables drops questions for {vip} and lets this host ask with {vip} as sender: the answers to those are dropped, too."
+            )
         }
-        ("ARP002", _) => format!("arp_announce is {level} on {links}: it asks for neighbours with {vip} as sender, and they take its MAC for the director's."),
-        _ => format!("arp_ignore is {level} on {links}: ARP requests for {vip} are answered, and clients reach this host past the director."),
+        ("ARP002", _) => format!(
+            "arp_announce is {level} on {links}: it asks for neighbours with {vip} as sender, and they take its MAC for the director's."
+        ),
+        _ => {
+            format!("arp_ignore is {level} on {links}: ARP requests for {vip} are answered, and clients reach this host past the director.")
+        }
     };
     if also {
         summary += " It also asks with it as sender (arp_announce).";
     }
     let severity = if code == "ARP002" { Severity::Degraded } else { Severity::Broken };
-    let fact = |key: &str| Evidence::host(&host.name, format!("{}: {key} {} counts", host.behind(key, first), host.effective(key, first).unwrap_or(0)), "sysctl");
+    let fact = |key: &str| {
+        Evidence::host(
+            &host.name,
+            format!("{}: {key} {} counts", host.behind(key, first), host.effective(key, first).unwrap_or(0)),
+            "sysctl",
+        )
+    };
     let mut found = proven(
         host,
         severity,

@@ -1,11 +1,11 @@
 //! The VIP is missing on a real server.
 
 use super::super::remedy::vip_on_lo;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, vip};
 use crate::finding::{Outcome, Severity};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -47,7 +47,8 @@ fn check(facts: &Facts<'_>) -> Outcome {
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     site.answers(checks, "DR001", |host, duty, _| {
         let vip = duty.vip.map_or_else(|| "VIP".to_string(), |a| a.to_string());
-        let summary = format!("The virtual address {vip} is not on this real server: requests for {} are dropped without a word.", duty.service);
+        let summary =
+            format!("The virtual address {vip} is not on this real server: requests for {} are dropped without a word.", duty.service);
         let mut remedy = vip_on_lo(&host.name, &vip);
         remedy.permanent = super::super::remedy::keep_on_lo(host, &vip);
         let found = proven(host, Severity::Broken, summary, format!("no address {vip}"), format!("ip addr show to {vip}"));

@@ -1,16 +1,16 @@
 //! The VIP on `lo` has another mask than /32.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, answered_directly, vip};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
 use crate::net::MacAddr;
 use crate::trace::{ClaimKind, Flow, Hop, HostId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use super::super::{Checks, Site};
-use super::super::site::proven;
-use crate::ipvs::Role;
 
 rule! {
     /// # What it sees
@@ -134,11 +134,16 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         };
         let (vip, prefix) = (address.addr.addr(), address.addr);
         let near: Vec<_> = duty.iter().flat_map(|d| &d.sources).filter(|s| prefix.contains(s.addr) && host.is_local(s.addr)).collect();
-        let lost = host.way(&crate::host::Ask::to(super::super::site::elsewhere(false))).is_ok_and(|w| w.link().and_then(|l| host.link(l)).is_some_and(crate::host::Link::is_loopback));
+        let lost = host
+            .way(&crate::host::Ask::to(super::super::site::elsewhere(false)))
+            .is_ok_and(|w| w.link().and_then(|l| host.link(l)).is_some_and(crate::host::Link::is_loopback));
         let (severity, effect) = match (near.first(), lost) {
             (Some(source), _) => (Severity::Broken, format!("Answers to {} ({}) stay on lo.", source.addr, source.by)),
             (None, true) => (Severity::Broken, "The default route leads to lo.".to_string()),
-            (None, false) => (Severity::Risky, "Clients elsewhere are served; those in that network are not, and a default route added anew would lead to lo.".to_string()),
+            (None, false) => (
+                Severity::Risky,
+                "Clients elsewhere are served; those in that network are not, and a default route added anew would lead to lo.".to_string(),
+            ),
         };
         let summary = format!("{prefix} on {} makes the whole network local to this host. {effect}", address.link);
         let other = host.addresses().iter().find(|a| a.addr.contains(vip) && a.addr.addr() != vip).map_or("IF", |a| a.link.as_str());

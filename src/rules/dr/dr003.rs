@@ -2,13 +2,13 @@
 
 use super::super::facts::{by_server, ids};
 use super::super::remedy::replace_default_route;
+use super::super::remedy::route_through;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, answered_directly, vip};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::trace::{Flow, NoteKind, Way};
-use super::super::{Checks, Site};
-use super::super::site::proven;
-use super::super::remedy::route_through;
 
 rule! {
     /// # What it sees
@@ -80,7 +80,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     site.answers(checks, "DR003", |host, duty, story| {
         let vip = duty.vip.map_or_else(|| "the VIP".to_string(), |a| a.to_string());
         let gateway = site.router_of(duty);
-        let summary = format!("Answers to {} leave {}, which is the director: it owns {vip}, too, and drops packets from its own address.", story.source, story.way);
+        let summary = format!(
+            "Answers to {} leave {}, which is the director: it owns {vip}, too, and drops packets from its own address.",
+            story.source, story.way
+        );
         let device = duty.arrives(host).unwrap_or("IF");
         proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
     });

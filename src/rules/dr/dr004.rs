@@ -1,12 +1,12 @@
 //! A real server of a DR service has no route back to its clients.
 
 use super::super::remedy::add_default_route;
+use super::super::remedy::route_through;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, vip};
 use crate::finding::{Outcome, Severity};
-use super::super::{Checks, Site};
-use super::super::site::proven;
-use super::super::remedy::route_through;
 
 rule! {
     /// # What it sees
@@ -53,7 +53,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let summary = format!("There is no route to {} ({}): answers of {} cannot leave.", story.source, story.by, duty.service);
         let counted = site.counted(host, &["IpOutNoRoutes", "TcpExtIPReversePathFilter"]);
         let device = duty.arrives(host).unwrap_or("IF");
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).and(counted).mend([route_through(host, &gateway, device)])
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone())
+            .and(counted)
+            .mend([route_through(host, &gateway, device)])
     });
 }
 

@@ -2,13 +2,13 @@
 
 use super::super::facts::{by_server, ids};
 use super::super::remedy::replace_default_route;
+use super::super::remedy::route_through;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, answered_directly};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::trace::{Flow, HostId, Rewrite};
-use super::super::{Checks, Site};
-use super::super::site::proven;
-use super::super::remedy::route_through;
 
 rule! {
     /// # What it sees
@@ -79,7 +79,10 @@ fn other_way(flow: &Flow) -> Option<HostId> {
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     site.answers(checks, "DR005", |host, duty, story| {
         let gateway = site.router_of(duty);
-        let summary = format!("Answers to {} leave {}; the router that translates to {} is {gateway}, and alone can translate back.", story.source, story.way, duty.service);
+        let summary = format!(
+            "Answers to {} leave {}; the router that translates to {} is {gateway}, and alone can translate back.",
+            story.source, story.way, duty.service
+        );
         let device = duty.arrives(host).unwrap_or("IF");
         proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
     });

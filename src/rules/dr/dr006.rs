@@ -1,10 +1,10 @@
 //! A real server of a DR service is not on the director's own network.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Loop, Round, loops, vip};
 use crate::finding::{Confidence, Outcome, Remedy, Severity};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -62,7 +62,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 Ok(way) if way.gateways().is_empty() => checks.passed(&host.name, format!("{rip} is on the link")),
                 way => {
                     let words = way.map_or_else(|_| "no route".to_string(), |w| w.words());
-                    let summary = format!("The real server {rip} is not on a link of the director ({words}): direct routing only reaches neighbours.");
+                    let summary = format!(
+                        "The real server {rip} is not on a link of the director ({words}): direct routing only reaches neighbours."
+                    );
                     let option = service.option();
                     let remedy = crate::finding::Remedy::new(
                         &host.name,

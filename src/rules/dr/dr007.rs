@@ -1,12 +1,12 @@
 //! A destination port that direct routing cannot deliver to.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::{ForwardingMethod, Match, VirtualService};
 use crate::trace::{Flow, FlowState, PacketKind};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -79,9 +79,16 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 continue;
             }
             let listens = site.fleet.owners(d.address.addr).first().and_then(|at| site.host(*at).sockets.as_ref());
-            let there = listens.is_some_and(|all| all.iter().any(|s| s.accepts(service.protocol.unwrap_or(crate::net::Protocol::Tcp), asked)));
+            let there =
+                listens.is_some_and(|all| all.iter().any(|s| s.accepts(service.protocol.unwrap_or(crate::net::Protocol::Tcp), asked)));
             let severity = if there { Severity::Note } else { Severity::Broken };
-            let summary = format!("{} is meant to serve {} at port {}, but packets arrive at port {}: only NAT changes ports.", d.address.addr, service.name(), d.address.port, asked.port);
+            let summary = format!(
+                "{} is meant to serve {} at port {}, but packets arrive at port {}: only NAT changes ports.",
+                d.address.addr,
+                service.name(),
+                d.address.port,
+                asked.port
+            );
             let option = service.option();
             let (right, method) = (crate::net::Endpoint::new(d.address.addr, asked.port), if d.method == "tun" { "-i" } else { "-g" });
             let remedy = crate::finding::Remedy::new(
@@ -90,7 +97,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 format!("the same port in keepalived.conf, and a server that listens at {}", asked.port),
                 format!("ipvsadm -d {option} -r {right}"),
             );
-            checks.failed(&host.name, proven(host, severity, summary, format!("-a {option} -r {} {method}", d.address), "ipvsadm -Sn").mend([remedy]));
+            checks.failed(
+                &host.name,
+                proven(host, severity, summary, format!("-a {option} -r {} {method}", d.address), "ipvsadm -Sn").mend([remedy]),
+            );
         }
     }
 }

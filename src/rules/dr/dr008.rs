@@ -1,12 +1,12 @@
 //! The director asks for its real servers with the VIP as its own address.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, HostId, Question, Way};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -97,7 +97,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             }
             let vip = service.vip().map_or_else(|| "VIP".to_string(), |a| a.to_string());
             let state = host.neighbours.iter().flatten().find(|n| n.addr == rip).map_or("no entry", |n| n.state.as_str());
-            let summary = format!("The director asks for its real servers with {vip} as sender; hosts that have {vip}, too, do not answer that.");
+            let summary =
+                format!("The director asks for its real servers with {vip} as sender; hosts that have {vip}, too, do not answer that.");
             let length = host.address(vip.parse().unwrap_or(rip)).map_or(24, |a| a.addr.len());
             let link = host.address(vip.parse().unwrap_or(rip)).map_or("IF", |a| a.link.as_str());
             let remedy = crate::finding::Remedy::new(

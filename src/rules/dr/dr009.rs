@@ -1,14 +1,14 @@
 //! A static neighbour entry that is out of date.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::net::MacAddr;
 use crate::trace::{Claim, Flow, Hop};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -92,10 +92,21 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let summary = format!("{} is typed in at {mac}; {} is at {right}: packets for it go nowhere.", entry.addr, owner.name);
             let ip = super::super::remedy::ip_for(&entry.addr.to_string());
             let line = |mac: &str| format!("{ip} neigh replace {} lladdr {mac} dev {} nud permanent", entry.addr, entry.link);
-            let remedy = crate::finding::Remedy::new(&host.name, line(&right), "the same where the entry is made at boot (/etc/ethers, rc.local); better none at all", line(&mac.to_string()));
-            let found = proven(host, Severity::Broken, summary, format!("{} lladdr {mac} PERMANENT", entry.addr), format!("ip neigh show {}", entry.addr))
-                .and([crate::finding::Evidence::host(&owner.name, right, "ip link")])
-                .mend([remedy]);
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                line(&right),
+                "the same where the entry is made at boot (/etc/ethers, rc.local); better none at all",
+                line(&mac.to_string()),
+            );
+            let found = proven(
+                host,
+                Severity::Broken,
+                summary,
+                format!("{} lladdr {mac} PERMANENT", entry.addr),
+                format!("ip neigh show {}", entry.addr),
+            )
+            .and([crate::finding::Evidence::host(&owner.name, right, "ip link")])
+            .mend([remedy]);
             checks.failed(&host.name, found);
         }
     }

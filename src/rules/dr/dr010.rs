@@ -1,12 +1,12 @@
 //! The VIP is on a real server's network card instead of `lo`.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 use crate::trace::{Claim, ClaimKind, Flow};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -88,7 +88,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             super::super::remedy::keep_on_lo(host, &vip.to_string()),
             format!("ip addr del {vip}/32 dev lo; ip addr add {prefix} dev {link}"),
         );
-        checks.failed(&host.name, proven(host, Severity::Broken, summary, format!("{prefix} dev {link}"), format!("ip addr show to {vip}")).mend([remedy]));
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Broken, summary, format!("{prefix} dev {link}"), format!("ip addr show to {vip}")).mend([remedy]),
+        );
     }
 }
 

@@ -1,13 +1,13 @@
 //! The service listens on the real server's own address and not on the VIP.
 
 use super::super::facts::{by_server, ids};
+use super::super::site::proven;
 use super::super::svc::refusals;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::vip;
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, Method};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -101,7 +101,8 @@ fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
 /// On the host: something listens at the port, but not at the virtual address.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     super::super::svc::listening(site, checks, "DR012", |host, duty, at, others| {
-        let summary = format!("Nothing listens at {at}, which is what {} asks for; the port is served at other addresses only.", duty.method_name());
+        let summary =
+            format!("Nothing listens at {at}, which is what {} asks for; the port is served at other addresses only.", duty.method_name());
         let remedy = crate::finding::Remedy::new(
             &host.name,
             format!("let the server listen at {at} or at every address, and restart it"),

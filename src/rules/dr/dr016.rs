@@ -1,12 +1,12 @@
 //! A real server without the VIP forwards requests back to the director.
 
 use super::super::remedy::vip_on_lo;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Loop, Round, loops, vip};
-use crate::finding::{Confidence, Outcome};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 use crate::finding::Severity;
+use crate::finding::{Confidence, Outcome};
 
 rule! {
     /// # What it sees
@@ -56,7 +56,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     site.answers(checks, "DR016", |host, duty, story| {
         let vip = duty.vip.map_or_else(|| "VIP".to_string(), |a| a.to_string());
         let link = duty.arrives(host).unwrap_or("IF");
-        let summary = format!("The virtual address {vip} is not on this real server, and it forwards: requests are sent back, round and round.");
+        let summary =
+            format!("The virtual address {vip} is not on this real server, and it forwards: requests are sent back, round and round.");
         let mut remedy = super::super::remedy::vip_on_lo(&host.name, &vip);
         remedy.permanent = super::super::remedy::keep_on_lo(host, &vip);
         let fact = host.behind("forwarding", link);

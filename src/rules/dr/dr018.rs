@@ -1,11 +1,11 @@
 //! Reverse path filtering on a real server with several networks drops requests.
 
 use super::super::remedy::sysctl;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, vip};
 use crate::finding::{Outcome, Severity};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 use crate::host::SourceCheck;
 
 rule! {
@@ -59,7 +59,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 }
                 SourceCheck::OtherWay(way) => {
                     fine = false;
-                    let summary = format!("Requests arrive at {link}, but the way back to {source} ({by}) is {way}: the strict rp_filter drops them.");
+                    let summary = format!(
+                        "Requests arrive at {link}, but the way back to {source} ({by}) is {way}: the strict rp_filter drops them."
+                    );
                     let remedy = super::super::remedy::set(host, &[(crate::host::Sysctls::name4(link, "rp_filter"), "2")]);
                     let found = proven(host, Severity::Broken, summary, host.behind("rp_filter", link), "sysctl")
                         .and([crate::finding::Evidence::host(&host.name, way, format!("ip route get {source}"))])

@@ -2,8 +2,8 @@
 
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use crate::ipvs::Role;
 use crate::finding::{Need, Outcome, Severity};
+use crate::ipvs::Role;
 
 rule! {
     /// # What it sees
@@ -52,7 +52,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                         format!("ethtool -K {} lro on", card.name),
                     );
                     let fact = "large-receive-offload: on";
-                    checks.failed(&host.name, proven(host, Severity::Degraded, summary, fact, format!("ethtool -k {}", card.name)).mend([remedy]));
+                    checks.failed(
+                        &host.name,
+                        proven(host, Severity::Degraded, summary, fact, format!("ethtool -k {}", card.name)).mend([remedy]),
+                    );
                 }
             }
         }

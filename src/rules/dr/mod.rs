@@ -18,8 +18,8 @@ pub(super) mod dr018;
 pub(super) mod dr019;
 pub(super) mod dr020;
 
-use super::{Facts, Site};
 use super::facts::{ids, list};
+use super::{Facts, Site};
 use crate::finding::{Confidence, Finding, Severity};
 use crate::host::{Ask, Host, Service};
 use crate::ipvs::{ForwardingMethod, Role};

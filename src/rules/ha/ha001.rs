@@ -2,13 +2,13 @@
 
 use super::super::facts::{Claimant, ids, list, seconds};
 use super::super::remedy::{ip_for, look};
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Neighbourhood, Pair, pairs};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 use crate::trace::{Claim, Flow};
 use std::net::IpAddr;
-use super::super::{Checks, Site};
 
 rule! {
     /// # What it sees
@@ -174,10 +174,17 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let directs = |at: usize| site.fleet.services.iter().any(|s| s.director == Some(at) && s.service.vip() == Some(vip));
         let (a, b) = if directs(*first) { (site.host(*first), site.host(*other)) } else { (site.host(*other), site.host(*first)) };
         let both = directs(*first) && directs(*other);
-        let summary = format!("{vip} is on an interface of {} and of {}: neighbours keep whoever spoke last, and connections fail half-way.", a.name, b.name);
+        let summary = format!(
+            "{vip} is on an interface of {} and of {}: neighbours keep whoever spoke last, and connections fail half-way.",
+            a.name, b.name
+        );
         let fact = |h: &crate::host::Host| h.address(vip).map_or_else(String::new, |x| format!("{} dev {}", x.addr, x.link));
         let remedy = match both {
-            true => super::super::remedy::look(&b.name, "journalctl -u keepalived; tcpdump -ni any vrrp", "let VRRP (protocol 112, 224.0.0.18) pass between the directors, or use unicast_peer"),
+            true => super::super::remedy::look(
+                &b.name,
+                "journalctl -u keepalived; tcpdump -ni any vrrp",
+                "let VRRP (protocol 112, 224.0.0.18) pass between the directors, or use unicast_peer",
+            ),
             false => crate::finding::Remedy::new(
                 &b.name,
                 format!("ip addr del {}", fact(b)),
@@ -185,9 +192,15 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 format!("ip addr add {}", fact(b)),
             ),
         };
-        let found = crate::finding::Finding::new(format!("{}, {}", a.name, b.name), Severity::Broken, crate::finding::Confidence::Certain, summary, crate::finding::Evidence::host(&a.name, fact(a), format!("ip addr show to {vip}")))
-            .and([crate::finding::Evidence::host(&b.name, fact(b), format!("ip addr show to {vip}"))])
-            .mend([remedy]);
+        let found = crate::finding::Finding::new(
+            format!("{}, {}", a.name, b.name),
+            Severity::Broken,
+            crate::finding::Confidence::Certain,
+            summary,
+            crate::finding::Evidence::host(&a.name, fact(a), format!("ip addr show to {vip}")),
+        )
+        .and([crate::finding::Evidence::host(&b.name, fact(b), format!("ip addr show to {vip}"))])
+        .mend([remedy]);
         checks.failed(&b.name, found);
     }
 }

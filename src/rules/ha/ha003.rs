@@ -2,9 +2,9 @@
 
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
+use crate::finding::{Need, Outcome, Severity};
 use crate::host::Hook;
 use crate::ipvs::Role;
-use crate::finding::{Need, Outcome, Severity};
 
 rule! {
     /// # What it sees
@@ -56,7 +56,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let own = matches!(fate, crate::host::Fate::Dropped(chain, _) if chain.table.contains("keepalived"));
             super::super::site::filter_words(&fate).filter(|_| own).map(|words| (at, words))
         };
-        let strict = host.saved.iter().flat_map(|s| &s.vrrp).find(|v| v.options.iter().any(|o| o == "vrrp_strict") && v.priority != Some(255) && !v.options.iter().any(|o| o == "accept"));
+        let strict =
+            host.saved.iter().flat_map(|s| &s.vrrp).find(|v| {
+                v.options.iter().any(|o| o == "vrrp_strict") && v.priority != Some(255) && !v.options.iter().any(|o| o == "accept")
+            });
         let remedy = || {
             crate::finding::Remedy::new(
                 &host.name,
@@ -69,7 +72,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let summary = format!("A rule of keepalived drops packets for {at}: it answers ARP and nothing else.");
             checks.failed(&host.name, proven(host, Severity::Broken, summary, words, "nft list table ip keepalived").mend([remedy()]));
         } else if let Some(instance) = strict {
-            let summary = "keepalived.conf has vrrp_strict: when this director becomes master, packets for its virtual addresses are dropped.";
+            let summary =
+                "keepalived.conf has vrrp_strict: when this director becomes master, packets for its virtual addresses are dropped.";
             let fact = format!("vrrp_strict, instance {} without accept", instance.name);
             checks.failed(&host.name, proven(host, Severity::Risky, summary, fact, "cat /etc/keepalived/keepalived.conf").mend([remedy()]));
         } else if host.netfilter.is_some() || host.saved.is_some() {

@@ -1,13 +1,13 @@
 //! The IPv6 VIP is on a real server's network card.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 use crate::trace::{Claim, ClaimKind, Flow, HostId};
 use std::net::IpAddr;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -117,7 +117,11 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.passed(&host.name, format!("{vip} is on {}", address.link));
             continue;
         }
-        let what = if failed { "duplicate address detection has failed: it cannot be used" } else { "neighbour discovery answers for it, and it is announced" };
+        let what = if failed {
+            "duplicate address detection has failed: it cannot be used"
+        } else {
+            "neighbour discovery answers for it, and it is announced"
+        };
         let summary = format!("{vip} is on the card {}; {what}.", address.link);
         let link = address.link.as_str();
         let remedy = crate::finding::Remedy::new(
@@ -127,7 +131,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             format!("ip -6 addr del {vip}/128 dev lo; ip -6 addr add {} dev {link}", address.addr),
         );
         let fact = format!("{} dev {link} {}", address.addr, address.flags.join(" "));
-        checks.failed(&host.name, proven(host, Severity::Broken, summary, fact.trim().to_string(), format!("ip -6 addr show to {vip}")).mend([remedy]));
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Broken, summary, fact.trim().to_string(), format!("ip -6 addr show to {vip}")).mend([remedy]),
+        );
     }
 }
 

@@ -1,14 +1,14 @@
 //! A forwarder has no link-local address on an interface, and so cannot ask for neighbours there.
 
 use super::super::facts::{ids, seconds};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowError, Hop, HostId};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
-use crate::ipvs::Role;
 
 rule! {
     /// # What it sees
@@ -104,14 +104,30 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 checks.passed(&host.name, format!("{} has a link-local address", card.name));
                 continue;
             }
-            let summary = format!("{} has IPv6 addresses and no link-local one: it cannot ask for neighbours for packets that it hands on.", card.name);
+            let summary = format!(
+                "{} has IPv6 addresses and no link-local one: it cannot ask for neighbours for packets that it hands on.",
+                card.name
+            );
             let remedy = crate::finding::Remedy::new(
                 &host.name,
-                format!("sysctl -w net.ipv6.conf.{0}.addr_gen_mode=0; ip link set {0} down; ip link set {0} up", card.name.replace('.', "/")),
+                format!(
+                    "sysctl -w net.ipv6.conf.{0}.addr_gen_mode=0; ip link set {0} down; ip link set {0} up",
+                    card.name.replace('.', "/")
+                ),
                 "addr_gen_mode=0 in /etc/sysctl.d/90-lvs.conf, and nothing that removes the address",
                 format!("ip -6 addr flush dev {} scope link", card.name),
             );
-            checks.failed(&host.name, proven(host, Severity::Broken, summary, format!("no fe80::/10 address on {}", card.name), format!("ip -6 addr show {}", card.name)).mend([remedy]));
+            checks.failed(
+                &host.name,
+                proven(
+                    host,
+                    Severity::Broken,
+                    summary,
+                    format!("no fe80::/10 address on {}", card.name),
+                    format!("ip -6 addr show {}", card.name),
+                )
+                .mend([remedy]),
+            );
         }
     }
 }

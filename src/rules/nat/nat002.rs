@@ -2,14 +2,14 @@
 
 use super::super::facts::ids;
 use super::super::remedy::replace_default_route;
+use super::super::remedy::route_through;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed, gateway};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::trace::{Flow, FlowState, HostId, Method, Question};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
-use super::super::remedy::route_through;
 
 rule! {
     /// # What it sees
@@ -93,7 +93,10 @@ fn dead_end(facts: &Facts<'_>, flows: &[&Flow], question: &Question) -> Finding 
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     site.answers(checks, "NAT002", |host, duty, story| {
         let gateway = site.gateway_of(duty);
-        let summary = format!("Answers to {} leave {}, past the director ({gateway}), which alone can put {} back into them.", story.source, story.way, duty.service);
+        let summary = format!(
+            "Answers to {} leave {}, past the director ({gateway}), which alone can put {} back into them.",
+            story.source, story.way, duty.service
+        );
         let device = duty.arrives(host).unwrap_or("IF");
         proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
     });

@@ -1,11 +1,11 @@
 //! A client on the real servers' own network.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Outcome, Remedy, Severity};
 use crate::trace::Method;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees

@@ -2,13 +2,13 @@
 
 use super::super::facts::ids;
 use super::super::remedy::sysctl;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowError, HostId, Method, Way};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -100,9 +100,13 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             None => checks.needs(&host.name, "net.ipv4.conf.*.send_redirects"),
             Some(0) => checks.passed(&host.name, format!("no redirects at {inside}")),
             Some(_) => {
-                let summary = format!("Replies to {} come and leave by {inside}: the director sends redirects, and the real servers then answer past it.", source.addr);
+                let summary = format!(
+                    "Replies to {} come and leave by {inside}: the director sends redirects, and the real servers then answer past it.",
+                    source.addr
+                );
                 let keys = ["all", inside.as_str()].map(|at| (crate::host::Sysctls::name4(at, "send_redirects"), "0"));
-                let found = proven(host, Severity::Degraded, summary, host.behind("send_redirects", &inside), "sysctl").mend([super::super::remedy::set(host, &keys)]);
+                let found = proven(host, Severity::Degraded, summary, host.behind("send_redirects", &inside), "sysctl")
+                    .mend([super::super::remedy::set(host, &keys)]);
                 checks.failed(&host.name, found);
             }
         }

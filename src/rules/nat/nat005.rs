@@ -1,11 +1,11 @@
 //! A NAT director that does not forward.
 
 use super::super::facts::{by_director, ids};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, FlowState, Method, NoteKind, Way};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -99,7 +99,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             match value {
                 None => checks.needs(&host.name, key),
                 Some(0) => {
-                    let summary = format!("It does not forward what arrives at {link}: replies of {} are dropped.", super::super::facts::plural(service.destinations.len(), "real server"));
+                    let summary = format!(
+                        "It does not forward what arrives at {link}: replies of {} are dropped.",
+                        super::super::facts::plural(service.destinations.len(), "real server")
+                    );
                     // The whole machine, if none of it forwards.
                     let whole = host.sysctl("net.ipv4.ip_forward") != Some(1) && !rip.is_ipv6();
                     let setting = if whole { "net.ipv4.ip_forward".to_string() } else { key.clone() };

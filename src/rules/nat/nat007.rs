@@ -1,15 +1,15 @@
 //! The director's forwarding method does not fit the real servers.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::ForwardingMethod;
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, Method};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
-use crate::ipvs::ForwardingMethod;
 
 rule! {
     /// # What it sees
@@ -114,7 +114,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         };
         let summary = format!("The director hands {} on with {is}, but the real server {has}.", duty.service);
         let director = duty.director.map_or("the director", |at| site.host(at).name.as_str());
-        let service = site.directed().find(|(d, s)| d.name == director && s.name() == duty.service).map_or("-t VIP:PORT".to_string(), |(_, s)| s.option());
+        let service = site
+            .directed()
+            .find(|(d, s)| d.name == director && s.name() == duty.service)
+            .map_or("-t VIP:PORT".to_string(), |(_, s)| s.option());
         let server = site.destination_of(duty);
         let was = if nat { "-m" } else { "-g" };
         let remedy = crate::finding::Remedy::new(

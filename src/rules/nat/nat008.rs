@@ -1,10 +1,10 @@
 //! A filter on the director drops requests.
 
 use super::super::remedy::look;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::Outcome;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 use crate::finding::Severity;
 
 rule! {
@@ -66,7 +66,15 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         for d in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::Nat)).take(4) {
             let inside = host.way(&crate::host::Ask::to(d.address.addr)).ok().and_then(|w| w.link().map(|l| l.to_string()));
             let inside = inside.and_then(|l| host.link(&l)).map(|l| l.name.as_str());
-            hooks.push((Hook::Output, None, d.address, (None, Some(d.address.port)), None, inside, "requests on their way to real servers"));
+            hooks.push((
+                Hook::Output,
+                None,
+                d.address,
+                (None, Some(d.address.port)),
+                None,
+                inside,
+                "requests on their way to real servers",
+            ));
             let client = crate::net::Endpoint::new(super::super::site::elsewhere(vip.addr.is_ipv6()), 0);
             hooks.push((Hook::Forward, Some(d.address.addr), client, (Some(d.address.port), None), inside, own, "replies of real servers"));
         }

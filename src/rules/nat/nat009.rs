@@ -1,11 +1,11 @@
 //! A source translation on the director that only works for part of the connections.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, Method, Rewrite};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -75,7 +75,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 _ if !meant => {}
                 None => checks.needs(&host.name, "net.ipv4.vs.conntrack"),
                 Some(0) => {
-                    let summary = format!("A rule is to translate the source of what is handed on for {}, and never sees it: net.ipv4.vs.conntrack is 0.", service.name());
+                    let summary = format!(
+                        "A rule is to translate the source of what is handed on for {}, and never sees it: net.ipv4.vs.conntrack is 0.",
+                        service.name()
+                    );
                     let found = proven(host, Severity::Broken, summary, "net.ipv4.vs.conntrack=0", "sysctl")
                         .and([crate::finding::Evidence::host(&host.name, rule.text.clone(), "iptables-save -t nat")])
                         .mend([super::super::remedy::set(host, &[("net.ipv4.vs.conntrack".to_string(), "1")])]);

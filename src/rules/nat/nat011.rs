@@ -1,11 +1,11 @@
 //! A real server that is a client of its own service.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::Flow;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -71,7 +71,10 @@ fn remedy(facts: &Facts<'_>, flow: &Flow) -> Remedy {
 /// In the connection table: a client that is itself a real server.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     site.answers(checks, "NAT011", |host, duty, story| {
-        let summary = format!("{} asks {} and is a real server itself: the answer reaches it past the director ({}).", story.source, duty.service, story.by);
+        let summary = format!(
+            "{} asks {} and is a real server itself: the answer reaches it past the director ({}).",
+            story.source, duty.service, story.by
+        );
         proven(host, Severity::Degraded, summary, story.way.clone(), story.command.clone())
     });
 }

@@ -1,12 +1,12 @@
 //! Real servers whose gateway is one director's own address, not the floating one.
 
 use super::super::remedy::replace_default_route;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Outcome, Severity};
 use crate::trace::Method;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -67,7 +67,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 let floating = inside.map_or_else(|| "FLOATING-DIP".to_string(), |a| a.to_string());
                 let summary = format!("Answers go to {gateway}, which stays with {} when the other director takes over.", director.name);
                 let device = duty.arrives(host).unwrap_or("IF");
-                let found = proven(host, Severity::Risky, summary, way.words(), "ip route").mend([super::super::remedy::route_through(host, &floating, device)]);
+                let found = proven(host, Severity::Risky, summary, way.words(), "ip route")
+                    .mend([super::super::remedy::route_through(host, &floating, device)]);
                 checks.failed(&host.name, found);
             }
             None => checks.passed(&host.name, "its gateway moves with the role"),

@@ -1,14 +1,14 @@
 //! A router that does not forward.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::half_seen_router;
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 use crate::trace::{Flow, Hop, HostId, Method, NoteKind, Way};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -111,7 +111,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         if !needed {
             continue;
         }
-        let cards = host.links().iter().filter(|l| l.speaks_arp() && l.is_up() && host.addresses().iter().any(|a| a.link == l.name && a.addr.addr().is_ipv4()));
+        let cards = host
+            .links()
+            .iter()
+            .filter(|l| l.speaks_arp() && l.is_up() && host.addresses().iter().any(|a| a.link == l.name && a.addr.addr().is_ipv4()));
         let levels: Option<Vec<(&str, i64)>> = cards.map(|l| Some((l.name.as_str(), host.effective("forwarding", &l.name)?))).collect();
         match levels {
             None => checks.needs(&host.name, "net.ipv4.conf.*.forwarding"),
@@ -125,7 +128,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                         false => format!("This router does not forward what arrives at {link}."),
                     };
                     let setting = if whole { "net.ipv4.ip_forward".to_string() } else { key.clone() };
-                    let found = proven(host, Severity::Broken, summary, format!("{key}=0"), "sysctl").mend([super::super::remedy::set(host, &[(setting, "1")])]);
+                    let found = proven(host, Severity::Broken, summary, format!("{key}=0"), "sysctl")
+                        .mend([super::super::remedy::set(host, &[(setting, "1")])]);
                     checks.failed(&host.name, found);
                 }
             },

@@ -1,11 +1,11 @@
 //! A router that should translate requests to the VIP, and does not.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::half_seen_router;
-use crate::finding::{Outcome, Remedy};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 use crate::finding::Severity;
+use crate::finding::{Outcome, Remedy};
 use crate::ipvs::Role;
 
 rule! {
@@ -81,9 +81,13 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let mut leads = false;
         for rule in [false, true].iter().flat_map(|v6| filter.translating(*v6, Hook::Prerouting)) {
             let FilterVerdict::Dnat(Some(to), port) = rule.verdict else { continue };
-            let absent = rule.iif.as_ref().filter(|(name, not)| !not && !name.ends_with(['+', '*']) && host.links.is_some() && host.link(name).is_none());
+            let absent = rule
+                .iif
+                .as_ref()
+                .filter(|(name, not)| !not && !name.ends_with(['+', '*']) && host.links.is_some() && host.link(name).is_none());
             if let (Some((name, _)), true) = (absent, vips.contains(&to) || vips.is_empty()) {
-                let summary = format!("The rule that translates to {to} is for packets from {name}, an interface that this router does not have.");
+                let summary =
+                    format!("The rule that translates to {to} is for packets from {name}, an interface that this router does not have.");
                 let cards: Vec<&str> = host.links().iter().filter(|l| l.speaks_arp()).map(|l| l.name.as_str()).collect();
                 let remedy = crate::finding::Remedy::new(
                     &host.name,
@@ -91,14 +95,22 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                     format!("the rule with the outer interface ({}) where the firewall is kept", cards.join(" or ")),
                     format!("iptables -t nat {}", rule.text.replacen("-A", "-D", 1)),
                 );
-                checks.failed(&host.name, proven(host, Severity::Broken, summary, rule.text.clone(), "iptables-save -t nat").mend([remedy]));
+                checks
+                    .failed(&host.name, proven(host, Severity::Broken, summary, rule.text.clone(), "iptables-save -t nat").mend([remedy]));
                 continue;
             }
             let port = port.or_else(|| rule.dport.as_ref().and_then(|(ports, _)| ports.first()).map(|(low, _)| *low));
-            let served = |s: &crate::host::Served| s.service.address.is_some_and(|e| e.addr == to && (e.port == 0 || port.is_none_or(|p| p == e.port)));
+            let served = |s: &crate::host::Served| {
+                s.service.address.is_some_and(|e| e.addr == to && (e.port == 0 || port.is_none_or(|p| p == e.port)))
+            };
             if vips.contains(&to) && !site.fleet.services.iter().any(served) {
-                let known: Vec<String> = site.fleet.services.iter().filter(|s| s.service.vip() == Some(to)).map(|s| s.service.name()).collect();
-                let summary = format!("It translates to {to}, port {}; the director serves {} there.", port.unwrap_or(0), super::super::facts::list(&known));
+                let known: Vec<String> =
+                    site.fleet.services.iter().filter(|s| s.service.vip() == Some(to)).map(|s| s.service.name()).collect();
+                let summary = format!(
+                    "It translates to {to}, port {}; the director serves {} there.",
+                    port.unwrap_or(0),
+                    super::super::facts::list(&known)
+                );
                 checks.failed(&host.name, proven(host, Severity::Broken, summary, rule.text.clone(), "iptables-save -t nat"));
                 continue;
             }
@@ -114,12 +126,14 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let unserved = |s: &&crate::host::Served| {
             let Some(vip) = s.service.vip() else { return false };
             let near = s.director.is_some() && site.is_between(at, vip, &clients);
-            near && !clients.is_empty() && clients.iter().all(|c| matches!(c.way(&crate::host::Ask::to(vip)), Err(crate::host::NoRoute::Unreachable)))
+            near && !clients.is_empty()
+                && clients.iter().all(|c| matches!(c.way(&crate::host::Ask::to(vip)), Err(crate::host::NoRoute::Unreachable)))
         };
         if let Some(served) = site.fleet.services.iter().filter(|_| !others).find(unserved) {
             let (vip, name) = (served.service.vip().map_or_else(String::new, |v| v.to_string()), served.service.name());
             let outer = site.facing(host, &clients).unwrap_or("OUTER");
-            let summary = format!("Clients have no route to {vip}, and no rule of this router translates to it: requests for {name} go no further.");
+            let summary =
+                format!("Clients have no route to {vip}, and no rule of this router translates to it: requests for {name} go no further.");
             let protocol = served.service.protocol.unwrap_or(crate::net::Protocol::Tcp);
             let port = served.service.address.map_or(0, |e| e.port);
             let rule = format!("PREROUTING -i {outer} -p {protocol} --dport {port} -j DNAT --to-destination {vip}");

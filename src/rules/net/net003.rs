@@ -2,10 +2,10 @@
 
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
+use crate::finding::{Need, Outcome, Severity};
 use crate::host::FilterVerdict;
 use crate::host::Hook;
 use crate::ipvs::Role;
-use crate::finding::{Need, Outcome, Severity};
 
 rule! {
     /// # What it sees
@@ -45,11 +45,19 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         for (director, service) in site.directed() {
             let Some(asked) = service.address.filter(|_| service.destinations.len() > 1) else { continue };
             let hides = |r: &&crate::host::FilterRule| {
-                let port = r.dport.as_ref().is_none_or(|(ports, not)| ports.iter().any(|(low, high)| (*low..=*high).contains(&asked.port)) != *not);
+                let port = r
+                    .dport
+                    .as_ref()
+                    .is_none_or(|(ports, not)| ports.iter().any(|(low, high)| (*low..=*high).contains(&asked.port)) != *not);
                 let dst = r.dst.is_none_or(|(p, not)| p.contains(asked.addr) != not);
                 let out = host.way(&crate::host::Ask::to(asked.addr)).ok().and_then(|w| w.link().map(str::to_string));
                 let oif = r.oif.as_ref().is_none_or(|(name, not)| (Some(name.as_str()) == out.as_deref()) != *not);
-                matches!(r.verdict, FilterVerdict::Snat(_) | FilterVerdict::Masquerade) && port && dst && oif && r.unknown.is_none() && r.src.is_none()
+                matches!(r.verdict, FilterVerdict::Snat(_) | FilterVerdict::Masquerade)
+                    && port
+                    && dst
+                    && oif
+                    && r.unknown.is_none()
+                    && r.src.is_none()
             };
             let Some(rule) = filter.translating(service.v6, Hook::Postrouting).into_iter().find(hides) else { continue };
             let by_client = service.persistence.is_some() || matches!(service.scheduler.as_str(), "sh" | "mh");
@@ -59,7 +67,11 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 continue;
             }
             let how = service.persistence.map_or_else(|| format!("scheduler {}", service.scheduler), |t| format!("persistence of {t} s"));
-            let summary = format!("It hides all clients of {} behind one address, and {how} on {} sends them all to one real server.", service.name(), director.name);
+            let summary = format!(
+                "It hides all clients of {} behind one address, and {how} on {} sends them all to one real server.",
+                service.name(),
+                director.name
+            );
             let delete = rule.text.replacen("-A", "-D", 1);
             let remedy = crate::finding::Remedy::new(
                 &host.name,

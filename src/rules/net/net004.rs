@@ -2,8 +2,8 @@
 
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use crate::ipvs::ForwardingMethod;
 use crate::finding::{Need, Outcome, Severity};
+use crate::ipvs::ForwardingMethod;
 
 rule! {
     /// # What it sees
@@ -52,11 +52,16 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                     };
                     let summary = format!("The director has no route to {} ({}): {effect}.", source.addr, source.by);
                     let router = site.playing(crate::ipvs::Role::Router).flat_map(|(_, r)| r.addresses()).map(|a| a.addr.addr());
-                    let near = |a: &std::net::IpAddr| host.addresses().iter().any(|own| own.is_global() && !own.addr.is_host() && own.addr.contains(*a));
+                    let near = |a: &std::net::IpAddr| {
+                        host.addresses().iter().any(|own| own.is_global() && !own.addr.is_host() && own.addr.contains(*a))
+                    };
                     let gateway = router.into_iter().find(near).map_or_else(|| "GATEWAY".to_string(), |a| a.to_string());
                     let remedy = super::super::remedy::route_through(host, &gateway, "IF");
                     let ip = super::super::remedy::ip_for(&source.addr.to_string());
-                    checks.failed(&host.name, proven(host, severity, summary, "Network is unreachable", format!("{ip} route get {}", source.addr)).mend([remedy]));
+                    checks.failed(
+                        &host.name,
+                        proven(host, severity, summary, "Network is unreachable", format!("{ip} route get {}", source.addr)).mend([remedy]),
+                    );
                 }
             }
         }

@@ -2,13 +2,13 @@
 
 use super::super::facts::ids;
 use super::super::remedy::look;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::rejection;
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::trace::{Flow, HostId, Method};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees

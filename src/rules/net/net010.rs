@@ -2,9 +2,9 @@
 
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
+use crate::finding::{Need, Outcome, Severity};
 use crate::ipvs::Role;
 use std::net::IpAddr;
-use crate::finding::{Need, Outcome, Severity};
 
 rule! {
     /// # What it sees
@@ -43,15 +43,20 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let host = &member.host;
         let Some(routes) = host.routes.as_deref() else { continue };
         for v6 in [false, true] {
-            let defaults: Vec<_> = routes.iter().filter(|r| r.table == crate::host::MAIN && r.is_default() && r.v6 == v6 && !r.hops.is_empty()).collect();
+            let defaults: Vec<_> =
+                routes.iter().filter(|r| r.table == crate::host::MAIN && r.is_default() && r.v6 == v6 && !r.hops.is_empty()).collect();
             let mut gateways: Vec<IpAddr> = defaults.iter().flat_map(|r| &r.hops).filter_map(|h| h.gateway).collect();
             gateways.sort_unstable();
             gateways.dedup();
             let ip = if v6 { "ip -6" } else { "ip" };
             if defaults.len() > 1 && gateways.len() > 1 {
-                let words: Vec<String> = defaults.iter().map(|r| format!("via {} metric {}", r.hops[0].gateway.map_or("?".to_string(), |g| g.to_string()), r.metric)).collect();
+                let words: Vec<String> = defaults
+                    .iter()
+                    .map(|r| format!("via {} metric {}", r.hops[0].gateway.map_or("?".to_string(), |g| g.to_string()), r.metric))
+                    .collect();
                 let worst = defaults.iter().max_by_key(|r| r.metric).and_then(|r| Some((r.hops[0].gateway?, r.metric)));
-                let summary = format!("There are {} default routes through different gateways: the lowest metric decides, today.", defaults.len());
+                let summary =
+                    format!("There are {} default routes through different gateways: the lowest metric decides, today.", defaults.len());
                 let mut found = proven(host, Severity::Risky, summary, words.join(", "), format!("{ip} route show default"));
                 if let Some((gateway, metric)) = worst {
                     found = found.mend([crate::finding::Remedy::new(
@@ -74,8 +79,13 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let device = defaults[0].hops[0].link.as_deref().unwrap_or("IF");
             let summary = format!("The default route via {gateway} is in no configuration file: it will be gone after the next boot.");
             let keep = super::super::remedy::keep_route(host, &gateway.to_string(), device);
-            let remedy = crate::finding::Remedy::new(&host.name, "nothing: it is right as it is now", keep, "the line out of the file again");
-            checks.failed(&host.name, proven(host, Severity::Risky, summary, format!("default via {gateway} dev {device}"), format!("{ip} route show default")).mend([remedy]));
+            let remedy =
+                crate::finding::Remedy::new(&host.name, "nothing: it is right as it is now", keep, "the line out of the file again");
+            checks.failed(
+                &host.name,
+                proven(host, Severity::Risky, summary, format!("default via {gateway} dev {device}"), format!("{ip} route show default"))
+                    .mend([remedy]),
+            );
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use crate::ipvs::Role;
 use crate::finding::{Need, Outcome, Severity};
+use crate::ipvs::Role;
 
 rule! {
     /// # What it sees
@@ -43,7 +43,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let wanted: &[&str] = match member.role {
             Role::RealServer => &["net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.all.arp_announce"],
             Role::Router => &["net.ipv4.ip_forward"],
-            Role::Director => &["net.ipv4.ip_forward", "net.ipv4.vs.conntrack", "net.ipv4.vs.expire_nodest_conn", "net.ipv4.vs.expire_quiescent_template"],
+            Role::Director => {
+                &["net.ipv4.ip_forward", "net.ipv4.vs.conntrack", "net.ipv4.vs.expire_nodest_conn", "net.ipv4.vs.expire_quiescent_template"]
+            }
             _ => continue,
         };
         let (Some(saved), Some(sysctls)) = (host.saved.as_ref(), host.sysctls.as_ref()) else {

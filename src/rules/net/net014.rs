@@ -1,11 +1,11 @@
 //! The link behind a director that routes directly takes smaller packets than the one in front of it.
 
 use super::super::facts::{by_director, ids};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, Method};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -73,7 +73,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 checks.passed(&host.name, format!("MTU {} towards real servers", inner.mtu));
                 continue;
             }
-            let summary = format!("Requests may come with {} bytes at {}, and only {} leave by {}: longer ones are refused.", outer.mtu, outer.name, inner.mtu, inner.name);
+            let summary = format!(
+                "Requests may come with {} bytes at {}, and only {} leave by {}: longer ones are refused.",
+                outer.mtu, outer.name, inner.mtu, inner.name
+            );
             let remedy = crate::finding::Remedy::new(
                 &host.name,
                 format!("ip link set {} mtu {}", inner.name, outer.mtu),

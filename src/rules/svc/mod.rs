@@ -14,14 +14,14 @@ pub(super) mod svc012;
 pub(super) mod svc013;
 pub(super) mod svc027;
 
-use super::site::{Duty, Site};
 use super::Checks;
-use crate::finding::Finding;
-use crate::host::Host;
-use crate::ipvs::ForwardingMethod;
 use super::Facts;
 use super::facts::is_initial;
+use super::site::{Duty, Site};
+use crate::finding::Finding;
 use crate::finding::{Confidence, Evidence};
+use crate::host::Host;
+use crate::ipvs::ForwardingMethod;
 use crate::ipvs::{Match, Role, VirtualService};
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowError, FlowState, Hop, HostId, Method, PacketKind, Way};
@@ -119,12 +119,7 @@ fn method_option(method: Method) -> &'static str {
 
 /// Looks whether something listens where a real server is asked; `code` is DR012 where the port is served at other addresses alone, else
 /// SVC004. `finding` makes the finding of where it should, and those other addresses.
-pub(super) fn listening(
-    site: &Site<'_>,
-    checks: &mut Checks,
-    code: &str,
-    finding: impl Fn(&Host, &Duty, Endpoint, &[String]) -> Finding,
-) {
+pub(super) fn listening(site: &Site<'_>, checks: &mut Checks, code: &str, finding: impl Fn(&Host, &Duty, Endpoint, &[String]) -> Finding) {
     for duty in &site.duties {
         let (host, Some((protocol, at))) = (site.host(duty.member), duty.accepts) else { continue };
         let direct = duty.method != ForwardingMethod::Nat;
@@ -144,11 +139,15 @@ pub(super) fn listening(
             checks.passed(&host.name, format!("{at} is translated here"));
             continue;
         }
-        if !sockets.iter().any(|s| s.protocol == protocol) && protocol != Protocol::Tcp && host.left_out.iter().any(|l| l.section == "sockets") {
+        if !sockets.iter().any(|s| s.protocol == protocol)
+            && protocol != Protocol::Tcp
+            && host.left_out.iter().any(|l| l.section == "sockets")
+        {
             checks.needs(&host.name, host.why_absent("sockets").to_string());
             continue;
         }
-        let others: Vec<String> = sockets.iter().filter(|s| s.protocol == protocol && s.local.port == at.port).map(|s| s.local.to_string()).collect();
+        let others: Vec<String> =
+            sockets.iter().filter(|s| s.protocol == protocol && s.local.port == at.port).map(|s| s.local.to_string()).collect();
         let mine = if direct && !others.is_empty() { "DR012" } else { "SVC004" };
         match mine == code {
             true => checks.failed(&host.name, finding(host, duty, at, &others)),

@@ -2,10 +2,10 @@
 
 use super::super::facts::plural;
 use super::super::remedy::ip_for;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Finding, Outcome, Remedy, Severity};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 use crate::ipvs::Role;
 
 rule! {
@@ -77,7 +77,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             continue;
         }
         let length = if vip.is_ipv6() { 128 } else { 32 };
-        let link = service.destinations.first().and_then(|d| host.way(&crate::host::Ask::to(d.address.addr)).ok()?.link().map(str::to_string));
+        let link =
+            service.destinations.first().and_then(|d| host.way(&crate::host::Ask::to(d.address.addr)).ok()?.link().map(str::to_string));
         let link = link.unwrap_or_else(|| "IF".to_string());
         let ip = super::super::remedy::ip_for(&vip.to_string());
         let summary = format!("{} is a service here, and {vip} is no address of this host: IPVS never sees its packets.", service.name());
@@ -87,7 +88,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "the address in keepalived's virtual_ipaddress, or in the network's configuration",
             format!("{ip} addr del {vip}/{length} dev {link}"),
         );
-        checks.failed(&host.name, proven(host, Severity::Broken, summary, format!("no address {vip}"), format!("{ip} addr show to {vip}")).mend([remedy]));
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Broken, summary, format!("no address {vip}"), format!("{ip} addr show to {vip}")).mend([remedy]),
+        );
     }
 }
 

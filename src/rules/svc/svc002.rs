@@ -1,5 +1,7 @@
 //! A virtual service without a server that may be used.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{TurnedAway, is_service, rule_for, service_option, stated, turned_away};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
@@ -7,8 +9,6 @@ use crate::ipvs::{Role, VirtualService};
 use crate::net::Protocol;
 use crate::trace::{FlowState, HostId};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -110,12 +110,15 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let (what, now, undo) = match service.destinations.first() {
             None => ("no real server", format!("ipvsadm -a {option} -r RIP:PORT -g"), format!("ipvsadm -d {option} -r RIP:PORT")),
             Some(d) => {
-                let line = |weight: u32| format!("ipvsadm -e {option} -r {} {} -w {weight}", d.address, d.forwarding().map_or("-g", |m| m.option()));
+                let line = |weight: u32| {
+                    format!("ipvsadm -e {option} -r {} {} -w {weight}", d.address, d.forwarding().map_or("-g", |m| m.option()))
+                };
                 ("only real servers of weight 0", line(1), line(0))
             }
         };
         let summary = format!("{} has {what}: every connection is refused with ICMP port unreachable.", service.name());
-        let remedy = crate::finding::Remedy::new(&host.name, now, "the same in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`", undo);
+        let remedy =
+            crate::finding::Remedy::new(&host.name, now, "the same in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`", undo);
         let fact = format!("-A {option} -s {}: {what}", service.scheduler);
         checks.failed(&host.name, proven(host, Severity::Broken, summary, fact, "ipvsadm -Sn").mend([remedy]));
     }

@@ -2,13 +2,13 @@
 
 use super::super::dr::dr012::is_bound_elsewhere;
 use super::super::facts::{by_server, ids};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::refusals;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::net::Protocol;
 use crate::trace::{Flow, Method};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -68,7 +68,12 @@ fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     super::listening(site, checks, "SVC004", |host, duty, at, _| {
         let summary = format!("Nothing listens at {at}: requests for {} are refused.", duty.service);
-        let remedy = crate::finding::Remedy::new(&host.name, "systemctl start SERVICE", "systemctl enable SERVICE", "systemctl disable --now SERVICE");
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            "systemctl start SERVICE",
+            "systemctl enable SERVICE",
+            "systemctl disable --now SERVICE",
+        );
         proven(host, Severity::Broken, summary, format!("no socket at port {}", at.port), "ss -lntu").mend([remedy])
     });
 }

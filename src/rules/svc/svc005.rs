@@ -2,8 +2,8 @@
 
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use crate::ipvs::Role;
 use crate::finding::{Need, Outcome, Severity};
+use crate::ipvs::Role;
 
 rule! {
     /// # What it sees
@@ -39,10 +39,14 @@ fn check(_: &Facts<'_>) -> Outcome {
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (_, host) in site.playing(Role::Director) {
         let (Some(table), Some(saved)) = (host.ipvs.as_ref(), host.saved.as_ref()) else {
-            checks.needs(&host.name, format!("its table and its files: {}", host.why_absent(if host.ipvs.is_none() { "ipvs" } else { "saved" })));
+            checks.needs(
+                &host.name,
+                format!("its table and its files: {}", host.why_absent(if host.ipvs.is_none() { "ipvs" } else { "saved" })),
+            );
             continue;
         };
-        let names = |services: &[crate::host::Service]| services.iter().map(crate::host::Service::name).collect::<std::collections::BTreeSet<_>>();
+        let names =
+            |services: &[crate::host::Service]| services.iter().map(crate::host::Service::name).collect::<std::collections::BTreeSet<_>>();
         let live = names(&table.services);
         let Some(kept) = saved.services.as_deref() else {
             if !live.is_empty() {
@@ -59,7 +63,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             continue;
         };
         let file = saved.services_file.as_deref().unwrap_or("the file");
-        let only = |a: &std::collections::BTreeSet<String>, b: &std::collections::BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>();
+        let only =
+            |a: &std::collections::BTreeSet<String>, b: &std::collections::BTreeSet<String>| a.difference(b).cloned().collect::<Vec<_>>();
         let (gone, new) = (only(&live, &names(kept)), only(&names(kept), &live));
         if gone.is_empty() && new.is_empty() {
             checks.passed(&host.name, format!("the table has the services of {file}"));
@@ -73,10 +78,18 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             parts.push(format!("{} will come", super::super::facts::list(&new)));
         }
         let summary = format!("The IPVS table is not the one in {file}: after the next start {}.", parts.join(", and "));
-        let now = if file.contains("keepalived") { format!("the services in {file}; systemctl reload keepalived") } else { format!("ipvsadm -Sn > {file}") };
+        let now = if file.contains("keepalived") {
+            format!("the services in {file}; systemctl reload keepalived")
+        } else {
+            format!("ipvsadm -Sn > {file}")
+        };
         let remedy = crate::finding::Remedy::new(&host.name, now, "that is all", format!("the old contents of {file}"));
         let found = proven(host, Severity::Risky, summary, live.into_iter().collect::<Vec<_>>().join(", "), "ipvsadm -Sn")
-            .and([crate::finding::Evidence::host(&host.name, names(kept).into_iter().collect::<Vec<_>>().join(", "), format!("cat {file}"))])
+            .and([crate::finding::Evidence::host(
+                &host.name,
+                names(kept).into_iter().collect::<Vec<_>>().join(", "),
+                format!("cat {file}"),
+            )])
             .mend([remedy]);
         checks.failed(&host.name, found);
     }

@@ -1,12 +1,12 @@
 //! Source hashing: a client stays with its server for good.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::affinity::{Affinity, affinities};
 use super::svc008::stays;
 use super::{service_option, stated};
 use crate::finding::{Confidence, Finding, Need, Outcome, Remedy, Severity};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -85,11 +85,14 @@ fn finding(facts: &Facts<'_>, affinity: &Affinity<'_>) -> Finding {
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (host, service) in site.directed().filter(|(_, s)| s.scheduler == "sh") {
         let fallback = service.flags.iter().any(|f| matches!(f.as_str(), "sh-fallback" | "flag-1"));
-        let Some(idle) = service.destinations.iter().find(|d| d.weight == 0).filter(|_| !fallback && service.destinations.iter().any(|d| d.weight > 0)) else {
+        let Some(idle) =
+            service.destinations.iter().find(|d| d.weight == 0).filter(|_| !fallback && service.destinations.iter().any(|d| d.weight > 0))
+        else {
             checks.passed(&host.name, format!("{}: each client finds a server", service.name()));
             continue;
         };
-        let summary = format!("{} hashes clients, {} has weight 0 and keeps its share of them: those are refused.", service.name(), idle.address);
+        let summary =
+            format!("{} hashes clients, {} has weight 0 and keeps its share of them: those are refused.", service.name(), idle.address);
         let option = service.option();
         let remedy = crate::finding::Remedy::new(
             &host.name,
@@ -97,7 +100,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "lvs_sched sh and sh-fallback in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
             format!("ipvsadm -E {option} -s sh"),
         );
-        checks.failed(&host.name, proven(host, Severity::Degraded, summary, format!("-s sh, {} -w 0", idle.address), "ipvsadm -Sn").mend([remedy]));
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Degraded, summary, format!("-s sh, {} -w 0", idle.address), "ipvsadm -Sn").mend([remedy]),
+        );
     }
 }
 

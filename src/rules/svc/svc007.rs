@@ -42,7 +42,11 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.passed(&host.name, format!("{} is scheduled by {}", service.name(), service.scheduler));
             continue;
         }
-        let summary = format!("{} has one address and scheduler {}, which goes by the destination: one of {usable} real servers gets everything.", service.name(), service.scheduler);
+        let summary = format!(
+            "{} has one address and scheduler {}, which goes by the destination: one of {usable} real servers gets everything.",
+            service.name(),
+            service.scheduler
+        );
         let option = service.option();
         let keep: String = service.persistence.map_or_else(String::new, |t| format!(" -p {t}"));
         let remedy = crate::finding::Remedy::new(
@@ -51,6 +55,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "lvs_sched wlc in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
             format!("ipvsadm -E {option} -s {}{keep}", service.scheduler),
         );
-        checks.failed(&host.name, proven(host, Severity::Degraded, summary, format!("-A {option} -s {}", service.scheduler), "ipvsadm -Sn").mend([remedy]));
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Degraded, summary, format!("-A {option} -s {}", service.scheduler), "ipvsadm -Sn").mend([remedy]),
+        );
     }
 }

@@ -46,12 +46,27 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             None => checks.needs(&host.name, "net.ipv4.vs.expire_quiescent_template"),
             Some(1) => checks.passed(&host.name, "templates expire with their server"),
             Some(_) => {
-                let held = host.ipvs.iter().filter_map(|t| t.connections.as_ref()).flatten().filter(|c| c.client.port == 0 && c.destination.addr == idle.address.addr).count();
+                let held = host
+                    .ipvs
+                    .iter()
+                    .filter_map(|t| t.connections.as_ref())
+                    .flatten()
+                    .filter(|c| c.client.port == 0 && c.destination.addr == idle.address.addr)
+                    .count();
                 let severity = if held > 0 { Severity::Degraded } else { Severity::Risky };
-                let what = if held > 0 { format!("{} in the table now", super::super::facts::plural(held, "template")) } else { "none in the table now".to_string() };
-                let summary = format!("{} has weight 0, but persistence of {} still sends clients there that it knows ({what}).", idle.address, service.name());
+                let what = if held > 0 {
+                    format!("{} in the table now", super::super::facts::plural(held, "template"))
+                } else {
+                    "none in the table now".to_string()
+                };
+                let summary = format!(
+                    "{} has weight 0, but persistence of {} still sends clients there that it knows ({what}).",
+                    idle.address,
+                    service.name()
+                );
                 let keys = ["net.ipv4.vs.expire_quiescent_template", "net.ipv4.vs.expire_nodest_conn"].map(|k| (k.to_string(), "1"));
-                let found = proven(host, severity, summary, "net.ipv4.vs.expire_quiescent_template=0", "sysctl").mend([super::super::remedy::set(host, &keys)]);
+                let found = proven(host, severity, summary, "net.ipv4.vs.expire_quiescent_template=0", "sysctl")
+                    .mend([super::super::remedy::set(host, &keys)]);
                 checks.failed(&host.name, found);
             }
         }

@@ -1,6 +1,8 @@
 //! The director has no virtual service for what clients ask.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{TurnedAway, is_service, rule_for, service_option, stated, turned_away};
 use crate::finding::{Evidence, Finding, Outcome, Remedy, Severity};
@@ -8,8 +10,6 @@ use crate::ipvs::Role;
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowState, HostId, PacketKind};
 use std::collections::BTreeMap;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -122,8 +122,18 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.passed(&host.name, "another director has the services");
             continue;
         }
-        let held = site.fleet.members.iter().filter(|m| m.role == Role::RealServer).flat_map(|m| m.host.aside()).map(|a| a.addr.addr()).find(|a| host.address(*a).is_some());
-        let what = held.map_or_else(|| "requests are refused by its own TCP".to_string(), |vip| format!("requests for {vip}, which real servers hold, are refused"));
+        let held = site
+            .fleet
+            .members
+            .iter()
+            .filter(|m| m.role == Role::RealServer)
+            .flat_map(|m| m.host.aside())
+            .map(|a| a.addr.addr())
+            .find(|a| host.address(*a).is_some());
+        let what = held.map_or_else(
+            || "requests are refused by its own TCP".to_string(),
+            |vip| format!("requests for {vip}, which real servers hold, are refused"),
+        );
         let vip = held.map_or_else(|| "VIP".to_string(), |a| a.to_string());
         let method = if held.is_some() { "-g" } else { "-m" };
         let saved = host.saved.as_ref().and_then(|s| s.services_file.clone());
@@ -132,7 +142,12 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             Some(file) => format!("ipvsadm -R < {file}"),
             None => format!("ipvsadm -A -t {vip}:PORT -s rr; ipvsadm -a -t {vip}:PORT -r RIP:PORT {method}"),
         };
-        let remedy = crate::finding::Remedy::new(&host.name, now, "`ipvsadm -Sn > /etc/sysconfig/ipvsadm` and its unit enabled, or keepalived", "ipvsadm -C");
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            now,
+            "`ipvsadm -Sn > /etc/sysconfig/ipvsadm` and its unit enabled, or keepalived",
+            "ipvsadm -C",
+        );
         let summary = format!("The IPVS table is empty: {what}.");
         checks.failed(&host.name, proven(host, Severity::Broken, summary, "no service", "ipvsadm -Sn").mend([remedy]));
     }

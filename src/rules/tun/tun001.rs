@@ -1,13 +1,13 @@
 //! A real server that does not unpack the director's tunnel.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{decapsulator, protocol_number, refused, refused_outer, vip, wrapped};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::packet::TunnelKind;
 use crate::trace::{Flow, FlowError, Method, Way};
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees

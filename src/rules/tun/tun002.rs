@@ -1,13 +1,13 @@
 //! Strict reverse path filtering drops what comes out of the tunnel.
 
 use super::super::remedy::sysctl;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::device;
 use crate::finding::{Outcome, Severity};
-use crate::trace::Method;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 use crate::host::SourceCheck;
+use crate::trace::Method;
 
 rule! {
     /// # What it sees
@@ -58,7 +58,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             match host.source_check(source, &device.name) {
                 SourceCheck::Unknown(why) => checks.needs(&host.name, why),
                 SourceCheck::OtherWay(_) | SourceCheck::NoWay => {
-                    let summary = format!("Requests come out of {}, the way back to {source} ({by}) does not lead there: the strict rp_filter drops it.", device.name);
+                    let summary = format!(
+                        "Requests come out of {}, the way back to {source} ({by}) does not lead there: the strict rp_filter drops it.",
+                        device.name
+                    );
                     let found = proven(host, Severity::Broken, summary, host.behind("rp_filter", &device.name), "sysctl")
                         .and(site.counted(host, &["TcpExtIPReversePathFilter"]))
                         .mend([super::super::remedy::set(host, &[(crate::host::Sysctls::name4(&device.name, "rp_filter"), "2")])]);

@@ -1,11 +1,11 @@
 //! The director uses the VIP as the source of its tunnel.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{vip, wrapped};
 use crate::finding::{Outcome, Remedy, Severity};
 use crate::trace::Method;
-use super::super::{Checks, Site};
-use super::super::site::proven;
 
 rule! {
     /// # What it sees
@@ -73,15 +73,20 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 continue;
             }
             let vip = service.vip().map_or_else(String::new, |v| v.to_string());
-            let (length, link) = host.address(rip).or(service.vip().and_then(|v| host.address(v))).map_or((24, "IF"), |a| (a.addr.len(), a.link.as_str()));
-            let summary = format!("Tunnels to {rip} begin at {vip}, which the real server has, too: it drops packets from its own address.");
+            let (length, link) =
+                host.address(rip).or(service.vip().and_then(|v| host.address(v))).map_or((24, "IF"), |a| (a.addr.len(), a.link.as_str()));
+            let summary =
+                format!("Tunnels to {rip} begin at {vip}, which the real server has, too: it drops packets from its own address.");
             let remedy = crate::finding::Remedy::new(
                 &host.name,
                 format!("ip addr add DIP/{length} dev {link}; ip addr del {vip}/{length} dev {link}; ip addr add {vip}/32 dev {link}"),
                 "the DIP as the interface's address, and the VIP as /32 beside it",
                 format!("ip addr add {vip}/{length} dev {link}; ip addr del DIP/{length} dev {link}"),
             );
-            checks.failed(&host.name, proven(host, Severity::Broken, summary, format!("src {vip}"), format!("ip route get {rip}")).mend([remedy]));
+            checks.failed(
+                &host.name,
+                proven(host, Severity::Broken, summary, format!("src {vip}"), format!("ip route get {rip}")).mend([remedy]),
+            );
         }
     }
 }
