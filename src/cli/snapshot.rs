@@ -46,6 +46,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(after_long_help = files())]
 struct Import {
     /// The folder with the texts
     #[arg(value_name = "DIR")]
@@ -53,9 +54,12 @@ struct Import {
     /// Where the snapshots go, as HOST.host.json
     #[arg(long, value_name = "OUTDIR")]
     out: PathBuf,
-    /// List the files that are read, and the command that writes each
-    #[arg(long)]
-    list: bool,
+}
+
+/// The files that are read, and the command that writes each.
+fn files() -> String {
+    let lines: Vec<String> = import::KNOWN.iter().map(|(what, command)| format!("  HOST.{what:<21} {command}")).collect();
+    format!("Files:\n{}", lines.join("\n"))
 }
 
 impl Live {
@@ -81,12 +85,6 @@ pub(super) fn run(args: &Snapshot, out: &mut Output) -> Result<u8, Failure> {
 }
 
 fn run_import(args: &Import, out: &mut Output) -> Result<u8, Failure> {
-    if args.list {
-        for (what, command) in import::KNOWN {
-            writeln!(out, "HOST.{what:<22}{command}")?;
-        }
-        return Ok(FINE);
-    }
     let imported = import::import(&args.folder).map_err(|e| Failure::input(e.to_string()))?;
     for note in &imported.notes {
         complain(note);

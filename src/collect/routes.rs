@@ -72,7 +72,8 @@ pub(super) fn routes(socket: &mut Socket, names: &HashMap<u32, String>) -> Resul
             Err(e) if family == INET6 && matches!(e.number(), Some(95 | 97)) => Vec::new(),
             other => other?,
         };
-        routes.extend(found.iter().filter_map(|m| route(&m.body, names)));
+        // A kernel without a family answers with another one.
+        routes.extend(found.iter().filter(|m| byte(&m.body, 0) == family).filter_map(|m| route(&m.body, names)));
     }
     Ok(routes)
 }
@@ -131,7 +132,7 @@ pub(super) fn rules(socket: &mut Socket) -> Result<Vec<Rule>, Error> {
             Err(e) if family == INET6 && matches!(e.number(), Some(95 | 97)) => Vec::new(),
             other => other?,
         };
-        rules.extend(found.iter().map(|m| rule(&m.body, family == INET6)));
+        rules.extend(found.iter().filter(|m| byte(&m.body, 0) == family).map(|m| rule(&m.body, family == INET6)));
     }
     Ok(rules)
 }

@@ -274,7 +274,7 @@ impl Host {
     /// When there is none, or the snapshot does not say.
     pub fn way(&self, ask: &Ask) -> Result<Answer<'_>, NoRoute> {
         let Some(routes) = self.routes.as_deref() else {
-            return Err(NoRoute::Unknown(format!("routes are not known: {}", self.why_absent("routes"))));
+            return Err(NoRoute::Unknown(format!("routes: {}", self.why_absent("routes"))));
         };
         let v6 = ask.to.is_ipv6();
         let found = match self.custom_rules(v6) {

@@ -27,7 +27,7 @@ impl Host {
             return SourceCheck::Accepted;
         }
         let (Some(filter), Some(accept_local)) = (self.effective("rp_filter", device), self.effective("accept_local", device)) else {
-            return SourceCheck::Unknown(format!("rp_filter and accept_local at {device} are not known"));
+            return SourceCheck::Unknown(format!("rp_filter and accept_local at {device}"));
         };
         let is_own = self.addresses().iter().any(|a| a.addr.addr() == src);
         let own_local = |r: &super::Route| r.kind == RouteKind::Local && !r.v6 && !matches!(r.protocol.as_str(), "" | "kernel");
@@ -43,9 +43,9 @@ impl Host {
             Err(_) if filter == 0 => return SourceCheck::Accepted,
             Err(_) => return SourceCheck::NoWay,
         };
-        if back.route.kind != RouteKind::Unicast {
-            let fine = back.is_local() && accept_local != 0;
-            return if fine { SourceCheck::Accepted } else { SourceCheck::LocalSource };
+        // Its own address may pass with `accept_local`, and then has to come by the device that has it, as any other.
+        if back.route.kind != RouteKind::Unicast && !(back.is_local() && accept_local != 0) {
+            return SourceCheck::LocalSource;
         }
         if back.hops.iter().any(|hop| hop.link.as_deref() == Some(device)) {
             return SourceCheck::Accepted;

@@ -4,6 +4,8 @@ mod audit;
 mod cases;
 mod cli;
 mod docs;
+mod ipvs;
+mod live;
 mod replay;
 mod robust;
 mod support;
