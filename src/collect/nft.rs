@@ -248,7 +248,7 @@ fn compare(rule: &mut FilterRule, family: &str, held: Held, mask: Option<&[u8]>,
             *place = Some((name, not));
             true
         }
-        Held::Meta(L4PROTO) | Held::Field(1, 9, 1) if !(family == "arp") => {
+        Held::Meta(L4PROTO) | Held::Field(1, 9, 1) if family != "arp" => {
             let Some(number) = value.first() else { return false };
             let protocol = Protocol::from(*number);
             words.push(format!("meta l4proto {sign}{protocol}"));

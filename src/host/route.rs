@@ -91,13 +91,13 @@ pub struct Route {
 
 impl Route {
     /// The number of leading bits that count.
-    pub fn len(&self) -> u8 {
+    pub fn length(&self) -> u8 {
         self.dst.map_or(0, |dst| dst.len())
     }
 
     /// For everything.
     pub fn is_default(&self) -> bool {
-        self.len() == 0
+        self.length() == 0
     }
 
     fn is_for(&self, addr: IpAddr) -> bool {
@@ -353,7 +353,7 @@ impl Host {
                 RuleAction::Lookup => {
                     let found = best(routes, |t| t == rule.table, ask);
                     let counts = |(route, _): &(&Route, _)| {
-                        route.kind != RouteKind::Throw && rule.suppress_length.is_none_or(|least| route.len() > least)
+                        route.kind != RouteKind::Throw && rule.suppress_length.is_none_or(|least| route.length() > least)
                     };
                     if let Some(found) = found.filter(counts) {
                         return Ok(found);
@@ -393,7 +393,7 @@ impl Rule {
 fn best<'a>(routes: &'a [Route], table: impl Fn(u32) -> bool, ask: &Ask) -> Option<(&'a Route, Vec<&'a NextHop>)> {
     let mut found: Option<(&Route, Vec<&NextHop>)> = None;
     for route in routes.iter().filter(|r| table(r.table) && r.is_for(ask.to) && (r.tos == 0 || r.tos == ask.tos)) {
-        let rank = |r: &Route| (r.len(), r.table, r.tos, std::cmp::Reverse(r.metric));
+        let rank = |r: &Route| (r.length(), r.table, r.tos, std::cmp::Reverse(r.metric));
         if found.as_ref().is_some_and(|(best, _)| rank(route) <= rank(best)) {
             continue;
         }

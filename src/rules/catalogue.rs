@@ -60,11 +60,6 @@ pub static CAUSES: &[Cause] = &[
         "A FULLNAT service without local addresses, or a server whose answer comes to another core or card.",
     ),
     cause("TUN006", "fixed-remote-endpoint", "The server's tunnel device accepts packets of one director only: ip -d link show type ipip."),
-    cause(
-        "TUN007",
-        "proto4-filtered",
-        "A filter drops IP protocol 4 before the tunnel device sees it: nft list ruleset on the server, security groups.",
-    ),
 ];
 
 /// The cause with a code, whatever its case.

@@ -20,9 +20,9 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
         // Whose fault it is can be another host's: the director's table, a second owner of the address.
         let elsewhere =
             |code: &str| ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "ARP007" | "ARP012");
-        let settles = |h: &&mut Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code));
+        let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code));
         let own = hosts.iter().position(|h| h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code)));
-        if let Some(at) = own.or_else(|| hosts.iter_mut().position(|mut h| settles(&&mut h))) {
+        if let Some(at) = own.or_else(|| hosts.iter().position(settles)) {
             take_over(&mut hosts[at], finding);
             continue;
         }

@@ -163,7 +163,7 @@ mod tests {
         let routes = routes(text).unwrap();
         assert_eq!(routes.len(), 4);
         assert_eq!((routes[0].table, routes[1].table, routes[3].table), (MAIN, LOCAL, 7));
-        assert_eq!((routes[1].kind, routes[1].len()), (RouteKind::Local, 32));
+        assert_eq!((routes[1].kind, routes[1].length()), (RouteKind::Local, 32));
         assert_eq!((routes[2].hops[0].dead, routes[2].hops[1].gateway), (true, "fe80::1".parse().ok()));
         assert!(routes[3].v6 && !routes[0].v6 && routes[3].kind == RouteKind::Unreachable);
         assert!(super::routes("[{").is_err() && super::routes("").unwrap().is_empty() && links("{}").is_err());

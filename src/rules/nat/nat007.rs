@@ -106,6 +106,32 @@ fn edit(facts: &Facts<'_>, flow: &Flow, method: &str, before: &str) -> Remedy {
 
 /// On the hosts: the director's method is not the one that the real server was made for.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let mut methods: Vec<ForwardingMethod> = service.destinations.iter().filter_map(|d| d.forwarding()).collect();
+        methods.sort_unstable();
+        methods.dedup();
+        if methods.len() < 2 {
+            continue;
+        }
+        let summary =
+            format!("{} has real servers of different methods: each wants another gateway, and one is easily forgotten.", service.name());
+        let lines: Vec<String> =
+            service.destinations.iter().map(|d| format!("-r {} {}", d.address, d.forwarding().map_or("", |m| m.option()))).collect();
+        let odd = service.destinations.iter().find(|d| d.forwarding() != service.destinations[0].forwarding());
+        let line = |option: &str| {
+            odd.map_or_else(String::new, |d| format!("ipvsadm -e {} -r {} {option} -w {}", service.option(), d.address, d.weight))
+        };
+        let first = service.destinations[0].forwarding().map_or("-g", |m| m.option());
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("{} (if {} is meant for all)", line(first), first),
+            "one lvs_method for the service in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
+            line(odd.and_then(|d| d.forwarding()).map_or("-g", |m| m.option())),
+        );
+        let mut found = proven(host, Severity::Risky, summary, lines.join(", "), "ipvsadm -Sn").mend([remedy]);
+        found.confidence = crate::finding::Confidence::Likely;
+        checks.failed(&host.name, found);
+    }
     site.answers(checks, "NAT007", |host, duty, story| {
         let nat = duty.method == ForwardingMethod::Nat;
         let (is, has, wanted) = match nat {

@@ -37,6 +37,7 @@ fn check(_: &Facts<'_>) -> Outcome {
 
 /// On directors whose files were read.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    peers(site, checks);
     for (_, host) in site.playing(Role::Director) {
         let (Some(table), Some(saved)) = (host.ipvs.as_ref(), host.saved.as_ref()) else {
             checks.needs(
@@ -92,5 +93,42 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             )])
             .mend([remedy]);
         checks.failed(&host.name, found);
+    }
+}
+
+/// Directors that hold the same address for each other have to have the same services.
+fn peers(site: &Site<'_>, checks: &mut Checks) {
+    let directors: Vec<(usize, &crate::host::Host)> = site.playing(Role::Director).collect();
+    for (at, host) in &directors {
+        for (other, peer) in directors.iter().filter(|(other, _)| other > at && site.is_peer(*at, *other)) {
+            let rules = |at: usize| {
+                let mine = site.fleet.services.iter().filter(move |s| s.director == Some(at)).map(|s| &s.service);
+                let servers =
+                    mine.flat_map(|s| s.destinations.iter().map(move |d| format!("{} -r {} {}", s.option(), d.address, d.method)));
+                servers.collect::<std::collections::BTreeSet<String>>()
+            };
+            let (mine, theirs) = (rules(*at), rules(*other));
+            let differ: Vec<&String> = mine.symmetric_difference(&theirs).collect();
+            let Some(first) = differ.first() else {
+                checks.passed(&host.name, format!("{} has the same services", peer.name));
+                continue;
+            };
+            let summary = format!(
+                "Its services are not those of {}, which takes over from it: {} differ.",
+                peer.name,
+                super::super::facts::plural(differ.len(), "real server")
+            );
+            let holder = if mine.contains(*first) { &host.name } else { &peer.name };
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                "ipvsadm -Sn | diff - OTHER, and the missing lines with ipvsadm",
+                "one keepalived.conf for both",
+                "ipvsadm -d for the lines that were added",
+            );
+            let found = proven(host, Severity::Risky, summary, format!("only on {holder}: {first}"), "ipvsadm -Sn")
+                .and([crate::finding::Evidence::host(&peer.name, super::super::facts::plural(theirs.len(), "real server"), "ipvsadm -Sn")])
+                .mend([remedy]);
+            checks.failed(&host.name, found);
+        }
     }
 }
