@@ -3,7 +3,9 @@
 mod audit;
 mod captures;
 mod diagnose;
+mod director;
 mod explain;
+mod lab;
 mod manual;
 mod output;
 mod replay;
@@ -76,6 +78,10 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     /// Say what is wrong on this machine, or on those of which there are snapshots
     Audit(audit::Audit),
+    /// Be the director: schedule, forward and replay as IPVS does, without the kernel
+    Director(director::Director),
+    /// Build healthy and broken set-ups on this machine, without root, and diagnose them
+    Lab(lab::Lab),
     /// Play recorded cases again, and compare what comes out with what has to
     Replay(replay::Replay),
     /// Print the page of a fault, or list all of them
@@ -129,6 +135,8 @@ pub fn run() -> ExitCode {
         Command::Show(args) => show::run(args, &mut out),
         Command::Snapshot(args) => snapshot::run(args, &mut out),
         Command::Audit(args) => audit::run(args, &mut out),
+        Command::Director(args) => director::run(args, &mut out),
+        Command::Lab(args) => lab::run(args, &mut out),
         Command::Replay(args) => replay::run(args, &mut out),
         Command::Explain(args) => explain::run(args, &mut out),
         Command::Completions(args) => manual::completions(args, &mut out),

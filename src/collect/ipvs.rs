@@ -4,7 +4,7 @@ use super::proc;
 use crate::host::{Connection, Counters, Daemon, Destination, IpvsTable, Service, Timeouts};
 use crate::ipvs::{Entry, entries};
 use crate::net::{Endpoint, Protocol};
-use crate::netlink::{Attrs, Body, Error, Generic};
+use crate::netlink::{Attributes, Attrs, Generic, NetlinkError as Error};
 use std::net::IpAddr;
 
 const GET_SERVICE: u8 = 4;
@@ -23,25 +23,26 @@ const CONNECTIONS: usize = 4096;
 pub(super) fn table() -> Result<Option<IpvsTable>, Error> {
     let Some(mut ipvs) = Generic::open("IPVS", 1)? else { return Ok(None) };
     let mut table = IpvsTable::default();
-    let info = ipvs.get(&ipvs.body(GET_INFO))?;
-    if let Some(message) = info.first() {
-        let attrs = Attrs::after(&message.body, 4);
+    let none = Attributes::new();
+    {
+        let info = ipvs.ask(GET_INFO, &none)?;
+        let attrs = Attrs::after(&info.body, 4);
         table.version = attrs.u32(1).map(|v| format!("{}.{}.{}", v >> 16 & 0xff, v >> 8 & 0xff, v & 0xff));
         table.size = attrs.u32(2);
     }
-    if let Some(message) = ipvs.get(&ipvs.body(GET_CONFIG))?.first() {
-        let attrs = Attrs::after(&message.body, 4);
+    {
+        let config = ipvs.ask(GET_CONFIG, &none)?;
+        let attrs = Attrs::after(&config.body, 4);
         table.timeouts = attrs.u32(4).zip(attrs.u32(5)).zip(attrs.u32(6)).map(|((tcp, tcp_fin), udp)| Timeouts { tcp, tcp_fin, udp });
     }
-    for message in ipvs.dump(&ipvs.body(GET_SERVICE))? {
+    for message in ipvs.dump(GET_SERVICE, &none)? {
         let attrs = Attrs::after(&message.body, 4).nested(SERVICE);
         let mut service = service(attrs);
-        let asks = ipvs.body(GET_DEST).nest(SERVICE, &key(attrs));
-        let found = ipvs.dump(&asks)?;
+        let found = ipvs.dump(GET_DEST, &none.clone().nested(SERVICE, &key(attrs)))?;
         service.destinations = found.iter().filter_map(|m| destination(Attrs::after(&m.body, 4).nested(DEST), service.v6)).collect();
         table.services.push(service);
     }
-    for message in ipvs.dump(&ipvs.body(GET_DAEMON))? {
+    for message in ipvs.dump(GET_DAEMON, &none)? {
         let attrs = Attrs::after(&message.body, 4).nested(DAEMON);
         let state = if attrs.u32(1) == Some(1) { "master" } else { "backup" };
         table.daemons.push(Daemon {
@@ -70,12 +71,12 @@ fn connection(entry: Entry) -> Connection {
 }
 
 /// The attributes that name a service.
-fn key(attrs: Attrs<'_>) -> Body {
-    let mut body = Body::default();
+fn key(attrs: Attrs<'_>) -> Attributes {
+    let mut body = Attributes::new();
     // Family, protocol, address, port, mark: what the kernel sent of them.
     for kind in 1..=5 {
         if let Some(value) = attrs.get(kind) {
-            body = body.put(kind, value);
+            body = body.bytes(kind, value);
         }
     }
     body
@@ -167,6 +168,7 @@ fn destination(attrs: Attrs<'_>, service_v6: bool) -> Option<Destination> {
         upper: attrs.u32(5).unwrap_or(0),
         lower: attrs.u32(6).unwrap_or(0),
         tunnel: tunnel.filter(|_| method == "tun").map(str::to_string),
+        tunnel_port: attrs.be16(14).filter(|port| *port != 0 && method == "tun"),
         active: attrs.u32(7),
         inactive: attrs.u32(8),
         persistent: attrs.u32(9),

@@ -2,7 +2,7 @@
 
 use crate::host::{Address, Link, Neighbour};
 use crate::net::{MacAddr, Prefix};
-use crate::netlink::{Attrs, Body, Error, Generic, Socket};
+use crate::netlink::{Attributes, Attrs, Generic, NetlinkError as Error, Socket};
 use std::collections::HashMap;
 
 const GET_LINK: u16 = 18;
@@ -46,7 +46,7 @@ fn mac(bytes: &[u8]) -> Option<MacAddr> {
 }
 
 pub(super) fn links(socket: &mut Socket) -> Result<Vec<Link>, Error> {
-    let messages = socket.dump(GET_LINK, &Body::new(&[0; 16]))?;
+    let messages = socket.dump(GET_LINK, &[0; 16])?;
     let mut masters: HashMap<u32, u32> = HashMap::new();
     let mut links: Vec<Link> = Vec::new();
     for message in messages {
@@ -95,7 +95,7 @@ fn scope(number: u8) -> String {
 
 pub(super) fn addresses(socket: &mut Socket, names: &HashMap<u32, String>) -> Result<Vec<Address>, Error> {
     let mut addresses = Vec::new();
-    for message in socket.dump(GET_ADDR, &Body::new(&[0; 8]))? {
+    for message in socket.dump(GET_ADDR, &[0; 8])? {
         let (body, attrs) = (message.body.as_slice(), Attrs::after(&message.body, 8));
         // Of a point-to-point link IFA_ADDRESS is the other end.
         let Some(addr) = attrs.addr(2).or_else(|| attrs.addr(1)) else { continue };
@@ -124,7 +124,7 @@ pub(super) fn neighbours(socket: &mut Socket, names: &HashMap<u32, String>) -> R
     let states =
         [(0x1, "INCOMPLETE"), (0x2, "REACHABLE"), (0x4, "STALE"), (0x8, "DELAY"), (0x10, "PROBE"), (0x20, "FAILED"), (0x80, "PERMANENT")];
     let mut neighbours = Vec::new();
-    for message in socket.dump(GET_NEIGH, &Body::new(&[0; 12]))? {
+    for message in socket.dump(GET_NEIGH, &[0; 12])? {
         let (body, attrs) = (message.body.as_slice(), Attrs::after(&message.body, 12));
         let bits = u32::from(half(body, 8));
         // IPv4 and IPv6 alone; entries of devices that ask nobody are none.
@@ -143,8 +143,8 @@ pub(super) fn features(links: &mut [Link]) -> Result<(), String> {
     let Some(mut ethtool) = Generic::open("ethtool", 1).map_err(|e| e.to_string())? else {
         return Err("this kernel has no ethtool netlink (since 5.6)".to_string());
     };
-    let body = ethtool.body(FEATURES_GET).nest(1, &Body::default());
-    for message in ethtool.dump(&body).map_err(|e| e.to_string())? {
+    let body = Attributes::new().nested(1, &Attributes::new());
+    for message in ethtool.dump(FEATURES_GET, &body).map_err(|e| e.to_string())? {
         let attrs = Attrs::after(&message.body, 4);
         let Some(index) = attrs.nested(1).u32(1) else { continue };
         let Some(link) = links.iter_mut().find(|l| l.index == index) else { continue };

@@ -11,7 +11,7 @@ mod saved;
 mod sockets;
 
 use crate::host::Host;
-use crate::netlink::{Error, Family, Socket};
+use crate::netlink::{Family, NetlinkError as Error, Socket};
 use nix::sched::{CloneFlags, setns};
 use std::collections::HashMap;
 use std::fs::File;
@@ -118,8 +118,8 @@ fn section<T>(host: &mut Host, name: &str, read: Result<T, Error>, put: impl FnO
 
 /// An error, and what to do where a permission is missing.
 fn denied(e: &Error) -> String {
-    match e.number() {
-        Some(1 | 13) => format!("{e}: CAP_NET_ADMIN is needed (run as root)"),
+    match e.errno {
+        1 | 13 => format!("{e}: CAP_NET_ADMIN is needed (run as root)"),
         _ => e.to_string(),
     }
 }

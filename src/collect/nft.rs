@@ -4,7 +4,7 @@
 use super::proc;
 use crate::host::{Chain, FilterRule, FilterVerdict, Hook, Netfilter, Ports};
 use crate::net::{Prefix, Protocol};
-use crate::netlink::{Attrs, Body, Error, Family, Socket};
+use crate::netlink::{Attrs, Family, NetlinkError as Error, Socket};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -15,10 +15,10 @@ pub(super) fn filters() -> Result<Netfilter, Error> {
     let mut found = Netfilter::default();
     let mut socket = Socket::open(Family::Netfilter)?;
     // Family 0: all of them.
-    let all = Body::new(&[0; 4]);
+    let all = [0; 4];
     let chains = match socket.dump(GET_CHAIN, &all) {
         // A kernel without nftables answers EINVAL or EOPNOTSUPP.
-        Err(e) if matches!(e.number(), Some(22 | 95)) => Vec::new(),
+        Err(e) if matches!(e.errno, 22 | 95) => Vec::new(),
         other => other?,
     };
     found.chains = chains.iter().filter_map(|m| chain(&m.body)).collect();
@@ -346,30 +346,31 @@ fn compat(rule: &mut FilterRule, name: &str, info: &[u8], words: &mut Vec<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Attributes as Body;
 
     fn be(n: u32) -> [u8; 4] {
         n.to_be_bytes()
     }
 
     fn expression(name: &str, data: Body) -> Body {
-        Body::default().put_text(1, name).nest(2, &data)
+        Body::new().text(1, name).nested(2, &data)
     }
 
     fn told(expressions: &[Body], family: &str) -> FilterRule {
-        let list = expressions.iter().fold(Body::default(), |list, e| list.nest(1, e));
-        rule(Attrs::after(list.bytes(), 0), family)
+        let list = expressions.iter().fold(Body::new(), |list, e| list.nested(1, e));
+        rule(Attrs::after(&list.behind(&[]), 0), family)
     }
 
     fn cmp(register: u32, op: u32, value: &[u8]) -> Body {
-        expression("cmp", Body::default().put(1, &be(register)).put(2, &be(op)).nest(3, &Body::default().put(1, value)))
+        expression("cmp", Body::new().bytes(1, &be(register)).bytes(2, &be(op)).nested(3, &Body::new().bytes(1, value)))
     }
 
     #[test]
     fn a_rule_of_nftables() {
         let payload = |base, offset, len| {
-            expression("payload", Body::default().put(1, &be(1)).put(2, &be(base)).put(3, &be(offset)).put(4, &be(len)))
+            expression("payload", Body::new().bytes(1, &be(1)).bytes(2, &be(base)).bytes(3, &be(offset)).bytes(4, &be(len)))
         };
-        let verdict = Body::default().put(1, &be(0)).nest(2, &Body::default().nest(2, &Body::default().put(1, &be(0))));
+        let verdict = Body::new().bytes(1, &be(0)).nested(2, &Body::new().nested(2, &Body::new().bytes(1, &be(0))));
         let rule = told(
             &[payload(1, 16, 4), cmp(1, 0, &[10, 0, 0, 13]), payload(2, 2, 2), cmp(1, 0, &[0, 80]), expression("immediate", verdict)],
             "ip",
@@ -381,7 +382,7 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_said() {
-        let rule = told(&[expression("lookup", Body::default())], "ip");
+        let rule = told(&[expression("lookup", Body::new())], "ip");
         assert_eq!(rule.unknown.as_deref(), Some("lookup"));
         assert_eq!((mask_len(&[255, 255, 240, 0]), mask_len(&[255, 0, 255, 0]), mask_len(&[])), (Some(20), None, Some(0)));
     }

@@ -3,7 +3,7 @@
 use super::links::{byte, number};
 use crate::host::{NextHop, Route, RouteKind, Rule, RuleAction};
 use crate::net::{Prefix, Protocol};
-use crate::netlink::{Attrs, Body, Error, Socket};
+use crate::netlink::{Attrs, NetlinkError as Error, Socket};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -67,9 +67,9 @@ pub(super) fn routes(socket: &mut Socket, names: &HashMap<u32, String>) -> Resul
     for family in [INET, INET6] {
         let mut header = [0; 12];
         header[0] = family;
-        let found = match socket.dump(GET_ROUTE, &Body::new(&header)) {
+        let found = match socket.dump(GET_ROUTE, &header) {
             // A kernel without IPv6.
-            Err(e) if family == INET6 && matches!(e.number(), Some(95 | 97)) => Vec::new(),
+            Err(e) if family == INET6 && matches!(e.errno, 95 | 97) => Vec::new(),
             other => other?,
         };
         // A kernel without a family answers with another one.
@@ -128,8 +128,8 @@ pub(super) fn rules(socket: &mut Socket) -> Result<Vec<Rule>, Error> {
     for family in [INET, INET6] {
         let mut header = [0; 12];
         header[0] = family;
-        let found = match socket.dump(GET_RULE, &Body::new(&header)) {
-            Err(e) if family == INET6 && matches!(e.number(), Some(95 | 97)) => Vec::new(),
+        let found = match socket.dump(GET_RULE, &header) {
+            Err(e) if family == INET6 && matches!(e.errno, 95 | 97) => Vec::new(),
             other => other?,
         };
         rules.extend(found.iter().filter(|m| byte(&m.body, 0) == family).map(|m| rule(&m.body, family == INET6)));

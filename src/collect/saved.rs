@@ -389,6 +389,7 @@ fn service(block: &Block) -> Service {
             upper: b.value("uthreshold").and_then(|v| v.parse().ok()).unwrap_or(0),
             lower: b.value("lthreshold").and_then(|v| v.parse().ok()).unwrap_or(0),
             tunnel: None,
+            tunnel_port: None,
             active: None,
             inactive: None,
             persistent: None,

@@ -3,7 +3,7 @@
 use super::links::{byte, number};
 use crate::host::Socket as Listening;
 use crate::net::{Endpoint, Protocol};
-use crate::netlink::{Attrs, Body, Error, Family, Socket};
+use crate::netlink::{Attrs, Family, NetlinkError as Error, Socket};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -22,9 +22,9 @@ pub(super) fn sockets(names: &HashMap<u32, String>) -> Result<Vec<Listening>, Er
             let mut request = [0; 56];
             request[..4].copy_from_slice(&[family, protocol.number(), 0, 0]);
             request[4..8].copy_from_slice(&states.to_ne_bytes());
-            let answers = match socket.dump(BY_FAMILY, &Body::new(&request)) {
+            let answers = match socket.dump(BY_FAMILY, &request) {
                 // A kernel without IPv6.
-                Err(e) if family == INET6 && e.number() == Some(2) => Vec::new(),
+                Err(e) if family == INET6 && e.is(2) => Vec::new(),
                 other => other?,
             };
             found.extend(answers.iter().filter_map(|m| listening(&m.body, protocol, names)));

@@ -1,6 +1,6 @@
 //! The IPVS table of a machine, with its counters and connections.
 
-use crate::ipvs::{ForwardingMethod, Match, RealServer, VirtualService};
+use crate::ipvs::{ForwardingMethod, Match, RealServer, TunnelOptions, TunnelType, VirtualService};
 use crate::net::{Endpoint, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -124,6 +124,9 @@ pub struct Destination {
     /// Encapsulation: `ipip`, `gue`, `gre`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<String>,
+    /// Where GUE listens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel_port: Option<u16>,
     /// Established connections.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<u32>,
@@ -194,6 +197,14 @@ impl Service {
     }
 }
 
+fn tunnel_type(name: Option<&str>) -> TunnelType {
+    match name {
+        Some("gue") => TunnelType::Gue,
+        Some("gre") => TunnelType::Gre,
+        _ => TunnelType::Ipip,
+    }
+}
+
 impl From<&VirtualService> for Service {
     fn from(rule: &VirtualService) -> Self {
         let (protocol, address, fwmark, v6) = match rule.matches {
@@ -206,7 +217,8 @@ impl From<&VirtualService> for Service {
             weight: rs.weight,
             upper: rs.upper,
             lower: rs.lower,
-            tunnel: rs.tunnel.clone(),
+            tunnel: (rs.method == ForwardingMethod::Tunnel).then(|| rs.tunnel.kind.to_string()),
+            tunnel_port: (rs.tunnel.port != 0).then_some(rs.tunnel.port),
             active: None,
             inactive: None,
             persistent: None,
@@ -240,7 +252,11 @@ impl IpvsTable {
                 weight: d.weight,
                 upper: d.upper,
                 lower: d.lower,
-                tunnel: d.tunnel.clone(),
+                tunnel: TunnelOptions {
+                    kind: tunnel_type(d.tunnel.as_deref()),
+                    port: d.tunnel_port.unwrap_or(0),
+                    ..TunnelOptions::default()
+                },
             })
         };
         let rule = |s: &Service| {

@@ -1,9 +1,16 @@
 //! The text of `ipvsadm -Sn` (and of `/etc/sysconfig/ipvsadm`): read and written.
 
-use super::service::{ForwardingMethod, Match, RealServer, SCHEDULERS, VirtualService};
+use super::service::{ForwardingMethod, Match, RealServer, SCHEDULERS, TunnelChecksum, TunnelOptions, TunnelType, VirtualService};
 use crate::net::{Endpoint, Protocol};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// ipvsadm's bounds and defaults.
+const MAX_WEIGHT: u64 = 65_535;
+const DEFAULT_PERSISTENCE: u32 = 300;
+const MAX_PERSISTENCE: u32 = 86_400 * 31;
+/// What `-b` takes.
+const FLAGS: [&str; 7] = ["sh-fallback", "sh-port", "mh-fallback", "mh-port", "flag-1", "flag-2", "flag-3"];
 
 /// What is wrong with a rules text, and where.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,34 +31,180 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
+/// A rules text that was understood.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rules {
+    /// The services, in the order in which they stand there.
+    pub services: Vec<VirtualService>,
+    /// What the kernel takes, but does not do as one might think.
+    pub warnings: Vec<ParseError>,
+}
+
+/// One command of ipvsadm(8).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// `-A`.
+    AddService(VirtualService),
+    /// `-E`.
+    EditService(VirtualService),
+    /// `-D`.
+    DeleteService(Match),
+    /// `-a`.
+    AddServer(Match, RealServer),
+    /// `-e`.
+    EditServer(Match, RealServer),
+    /// `-d`.
+    DeleteServer(Match, Endpoint),
+    /// `-C`.
+    Clear,
+}
+
 /// Reads rules as `ipvsadm -Sn` writes them; `ipvsadm` in front of a line, comments and empty lines are allowed.
 ///
 /// # Errors
-/// The first line that cannot be understood.
+/// The first line that cannot be understood, or that the kernel would refuse.
 pub fn parse(text: &str) -> Result<Vec<VirtualService>, ParseError> {
-    let mut services: Vec<VirtualService> = Vec::new();
+    read(text).map(|rules| rules.services)
+}
+
+/// As [`parse`], with what is odd about them.
+///
+/// # Errors
+/// As [`parse`].
+pub fn read(text: &str) -> Result<Rules, ParseError> {
+    let mut rules = Rules::default();
     for (number, line) in text.lines().enumerate() {
         let mut words = Words { line, number: number + 1, at: 0 };
-        let mut first = words.next();
-        if first.is_some_and(|word| word.text == "ipvsadm" || word.text.ends_with("/ipvsadm")) {
-            first = words.next();
-        }
-        match first {
-            None => {}
-            Some(word) if word.text.starts_with('#') => {}
-            Some(word) => match word.text {
-                "-A" | "--add-service" => services.push(service(&mut words, word)?),
-                "-a" | "--add-server" => server(&mut words, word, &mut services)?,
-                "-C" | "--clear" => services.clear(),
-                other => {
-                    return Err(
-                        words.error(word, format!("'{other}' is not a rule; each line begins with -A (add service) or -a (add server)"))
-                    );
-                }
-            },
+        if let Some((command, at)) = command(&mut words)? {
+            rules.apply(command).map_err(|what| words.error(at, what))?;
+            if let Some(what) = rules.oddity() {
+                rules.warnings.push(words.error(at, what));
+            }
         }
     }
-    Ok(services)
+    Ok(rules)
+}
+
+/// Reads one command, `-A -t 192.168.2.59:80 -s wlc`; `None` when the line is empty or a comment.
+///
+/// # Errors
+/// What cannot be understood, with its column.
+pub fn parse_command(line: &str) -> Result<Option<Command>, ParseError> {
+    let mut words = Words { line, number: 1, at: 0 };
+    Ok(command(&mut words)?.map(|(command, _)| command))
+}
+
+impl Rules {
+    /// Carries out a command, as the kernel would.
+    ///
+    /// # Errors
+    /// Why the kernel would not.
+    pub fn apply(&mut self, command: Command) -> Result<(), String> {
+        let at = |services: &[VirtualService], matches: &Match| services.iter().position(|s| s.matches == *matches);
+        let known = |services: &[VirtualService], matches: &Match| {
+            at(services, matches).ok_or_else(|| "this service was not added before (-A)".to_string())
+        };
+        let services = &mut self.services;
+        match command {
+            Command::Clear => services.clear(),
+            Command::AddService(service) => {
+                if at(services, &service.matches).is_some() {
+                    return Err("this service was added before".to_string());
+                }
+                services.push(service);
+            }
+            Command::EditService(service) => {
+                let at = known(services, &service.matches)?;
+                let real_servers = std::mem::take(&mut services[at].real_servers);
+                services[at] = VirtualService { real_servers, ..service };
+            }
+            Command::DeleteService(matches) => {
+                let at = known(services, &matches)?;
+                services.remove(at);
+            }
+            Command::AddServer(matches, mut server) => {
+                let at = known(services, &matches)?;
+                settle_port(&matches, &mut server);
+                let service = &mut services[at];
+                if server.addr.is_ipv6() != service.is_ipv6() && server.method != ForwardingMethod::Tunnel {
+                    return Err("the real server is of another address family than the service; only tunnels (-i) can do that".to_string());
+                }
+                if service.real_servers.iter().any(|s| s.endpoint() == server.endpoint()) {
+                    return Err("this real server was added before".to_string());
+                }
+                service.real_servers.push(server);
+            }
+            Command::EditServer(matches, mut server) => {
+                let at = known(services, &matches)?;
+                settle_port(&matches, &mut server);
+                let same = services[at].real_servers.iter_mut().find(|s| s.endpoint() == server.endpoint());
+                *same.ok_or("this real server was not added before (-a)")? = server;
+            }
+            Command::DeleteServer(matches, server) => {
+                let at = known(services, &matches)?;
+                let servers = &mut services[at].real_servers;
+                let same = servers.iter().position(|s| s.endpoint() == server);
+                servers.remove(same.ok_or("this real server was not added before (-a)")?);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is odd about the rule that was added last.
+    fn oddity(&self) -> Option<String> {
+        let service = self.services.last()?;
+        let server = service.real_servers.last()?;
+        let Match::Endpoint(_, vip) = service.matches else { return None };
+        if server.method != ForwardingMethod::Nat && server.port != vip.port && vip.port != 0 {
+            return Some(format!(
+                "port {} of {} is ignored: only NAT (-m) translates ports, {} keeps {}",
+                server.port,
+                server.addr,
+                if server.method == ForwardingMethod::Tunnel { "tunnelling (-i)" } else { "direct routing (-g)" },
+                vip.port
+            ));
+        }
+        None
+    }
+}
+
+/// A real server without a port has the service's (ipvsadm's `-r ADDRESS`).
+fn settle_port(matches: &Match, server: &mut RealServer) {
+    if let (Match::Endpoint(_, vip), 0) = (matches, server.port) {
+        server.port = vip.port;
+    }
+}
+
+/// The command of a line, and its first word.
+fn command<'a>(words: &mut Words<'a>) -> Result<Option<(Command, Word<'a>)>, ParseError> {
+    let mut first = words.next();
+    if first.is_some_and(|word| word.text == "ipvsadm" || word.text.ends_with("/ipvsadm")) {
+        first = words.next();
+    }
+    let Some(word) = first.filter(|word| !word.text.starts_with('#')) else { return Ok(None) };
+    let command = match word.text {
+        "-A" | "--add-service" => Command::AddService(service(words, word)?),
+        "-E" | "--edit-service" => Command::EditService(service(words, word)?),
+        "-D" | "--delete-service" => Command::DeleteService(service(words, word)?.matches),
+        "-a" | "--add-server" => {
+            let (matches, server) = server(words, word)?;
+            Command::AddServer(matches, server)
+        }
+        "-e" | "--edit-server" => {
+            let (matches, server) = server(words, word)?;
+            Command::EditServer(matches, server)
+        }
+        "-d" | "--delete-server" => {
+            let (matches, mut server) = server(words, word)?;
+            settle_port(&matches, &mut server);
+            Command::DeleteServer(matches, server.endpoint())
+        }
+        "-C" | "--clear" => Command::Clear,
+        other => {
+            return Err(words.error(word, format!("'{other}' is not a rule; each line begins with -A (add service) or -a (add server)")));
+        }
+    };
+    Ok(Some((command, word)))
 }
 
 #[derive(Clone, Copy)]
@@ -74,7 +227,13 @@ impl<'a> Words<'a> {
         let rest = &self.line[begin..];
         let len = rest.find(char::is_whitespace).unwrap_or(rest.len());
         self.at = begin + len;
-        (len > 0).then(|| Word { text: &rest[..len], at: begin })
+        let mut text = &rest[..len];
+        // `--weight=3` is `--weight 3`.
+        if let Some((name, value)) = text.split_once('=').filter(|_| text.starts_with("--")) {
+            self.at -= value.len();
+            text = name;
+        }
+        (len > 0).then_some(Word { text, at: begin })
     }
 
     fn error(&self, word: Word<'_>, what: String) -> ParseError {
@@ -84,6 +243,16 @@ impl<'a> Words<'a> {
     /// The value of the option `of`.
     fn value(&mut self, of: Word<'_>) -> Result<Word<'a>, ParseError> {
         self.next().ok_or_else(|| self.error(of, format!("{} needs a value", of.text)))
+    }
+
+    /// The value of the option `of`, when the next word is not an option.
+    fn optional(&mut self) -> Option<Word<'a>> {
+        let before = self.at;
+        let word = self.next().filter(|word| !word.text.starts_with('-'));
+        if word.is_none() {
+            self.at = before;
+        }
+        word
     }
 
     fn number<T: std::str::FromStr>(&mut self, of: Word<'_>) -> Result<T, ParseError> {
@@ -116,7 +285,7 @@ fn endpoint(words: &Words<'_>, word: Word<'_>) -> Result<Endpoint, ParseError> {
 }
 
 fn service(words: &mut Words<'_>, add: Word<'_>) -> Result<VirtualService, ParseError> {
-    let mut found = None;
+    let (mut found, mut mask_at) = (None, None);
     let mut service = VirtualService {
         matches: Match::Mark(0, false),
         scheduler: "wlc".to_string(),
@@ -140,11 +309,35 @@ fn service(words: &mut Words<'_>, add: Word<'_>) -> Result<VirtualService, Parse
                 }
                 service.scheduler = word.text.to_string();
             }
-            "-p" | "--persistent" => service.persistence = Some(words.number(option)?),
-            "-M" | "--netmask" => service.netmask = Some(words.value(option)?.text.to_string()),
+            "-p" | "--persistent" => {
+                service.persistence = Some(match words.optional() {
+                    None => DEFAULT_PERSISTENCE,
+                    Some(word) => match word.text.parse() {
+                        Ok(seconds @ 1..=MAX_PERSISTENCE) => seconds,
+                        Ok(seconds) => {
+                            return Err(words.error(word, format!("a persistence of {seconds} seconds is not in 1 to {MAX_PERSISTENCE}")));
+                        }
+                        Err(_) => return Err(words.error(word, format!("'{}' is not a number that {} takes", word.text, option.text))),
+                    },
+                });
+            }
+            "-M" | "--netmask" => {
+                let word = words.value(option)?;
+                if word.text.parse::<Ipv4Addr>().is_err() && !word.text.parse::<u8>().is_ok_and(|len| (1..=128).contains(&len)) {
+                    return Err(words.error(word, format!("'{}' is neither a netmask nor a prefix length", word.text)));
+                }
+                mask_at = Some(word);
+                service.netmask = Some(word.text.to_string());
+            }
             "--pe" | "pe" => service.engine = Some(words.value(option)?.text.to_string()),
             "-o" | "--ops" | "ops" => service.one_packet = true,
-            "-b" | "--sched-flags" => service.flags = words.value(option)?.text.split(',').map(str::to_string).collect(),
+            "-b" | "--sched-flags" => {
+                let word = words.value(option)?;
+                if let Some(flag) = word.text.split(',').find(|flag| !FLAGS.contains(flag)) {
+                    return Err(words.error(word, format!("unknown scheduler flag '{flag}' (known: {})", FLAGS.join(" "))));
+                }
+                service.flags = word.text.split(',').map(str::to_string).collect();
+            }
             "-6" | "--ipv6" => {
                 if let Some(Match::Mark(mark, _)) = found {
                     found = Some(Match::Mark(mark, true));
@@ -153,51 +346,77 @@ fn service(words: &mut Words<'_>, add: Word<'_>) -> Result<VirtualService, Parse
             other => return Err(words.error(option, format!("'{other}' is not an option of -A"))),
         }
     }
-    service.matches = found.ok_or_else(|| words.error(add, "-A without a service: -t, -u, --sctp-service or -f".to_string()))?;
+    service.matches = found.ok_or_else(|| words.error(add, format!("{} without a service: -t, -u, --sctp-service or -f", add.text)))?;
+    if let (Some(word), Some(mask)) = (mask_at, &service.netmask)
+        && service.is_ipv6() != mask.parse::<Ipv4Addr>().is_err()
+    {
+        return Err(words.error(word, format!("netmask {mask} is not of the service's address family")));
+    }
+    let zero_port = matches!(service.matches, Match::Endpoint(_, vip) if vip.port == 0);
+    if zero_port && service.persistence.is_none() && matches!(add.text, "-A" | "-E" | "--add-service" | "--edit-service") {
+        return Err(words.error(add, "port 0 (every port) needs a persistent service (-p)".to_string()));
+    }
     Ok(service)
 }
 
-fn server(words: &mut Words<'_>, add: Word<'_>, services: &mut [VirtualService]) -> Result<(), ParseError> {
-    let mut of = None;
-    let mut server: Option<(Endpoint, bool)> = None;
-    let (mut method, mut weight, mut upper, mut lower, mut tunnel, mut v6) = (ForwardingMethod::DirectRouting, 1, 0, 0, None, false);
+fn server(words: &mut Words<'_>, add: Word<'_>) -> Result<(Match, RealServer), ParseError> {
+    let (mut of, mut address, mut v6) = (None, None, false);
+    let (mut method, mut weight, mut upper, mut lower) = (ForwardingMethod::DirectRouting, 1, 0, 0);
+    let mut tunnel = TunnelOptions::default();
     while let Some(option) = words.next() {
         if let Some(matches) = matched(words, option)? {
-            of = Some((matches, option));
+            of = Some(matches);
             continue;
         }
         match option.text {
             "-r" | "--real-server" => {
                 let word = words.value(option)?;
-                server = Some((endpoint(words, word)?, word.text.parse::<Endpoint>().is_ok()));
+                address = Some(endpoint(words, word)?);
             }
             "-m" | "--masquerading" => method = ForwardingMethod::Nat,
             "-g" | "--gatewaying" => method = ForwardingMethod::DirectRouting,
             "-i" | "--ipip" => method = ForwardingMethod::Tunnel,
-            "-w" | "--weight" => weight = words.number(option)?,
+            "-w" | "--weight" => {
+                let word = words.value(option)?;
+                weight = match word.text.parse::<u64>() {
+                    Ok(number @ 0..=MAX_WEIGHT) => number as u32,
+                    Ok(number) => return Err(words.error(word, format!("weight {number} is not in 0 to {MAX_WEIGHT}"))),
+                    Err(_) => return Err(words.error(word, format!("'{}' is not a number that {} takes", word.text, option.text))),
+                };
+            }
             "-x" | "--u-threshold" => upper = words.number(option)?,
-            "-y" | "--l-threshold" => lower = words.number(option)?,
-            "--tun-type" => tunnel = Some(words.value(option)?.text.to_string()),
-            "--tun-port" => _ = words.value(option)?,
-            "--tun-nocsum" | "--tun-csum" | "--tun-remcsum" => {}
+            "-y" | "--l-threshold" => {
+                lower = words.number(option)?;
+                if lower > upper && upper != 0 {
+                    return Err(words.error(option, format!("the lower threshold {lower} is above the upper one, {upper}")));
+                }
+            }
+            "--tun-type" => {
+                let word = words.value(option)?;
+                tunnel.kind = match word.text {
+                    "ipip" => TunnelType::Ipip,
+                    "gue" => TunnelType::Gue,
+                    "gre" => TunnelType::Gre,
+                    other => return Err(words.error(word, format!("unknown tunnel type '{other}' (known: ipip gue gre)"))),
+                };
+            }
+            "--tun-port" => tunnel.port = words.number(option)?,
+            "--tun-nocsum" => tunnel.checksum = TunnelChecksum::None,
+            "--tun-csum" => tunnel.checksum = TunnelChecksum::Outer,
+            "--tun-remcsum" => tunnel.checksum = TunnelChecksum::Remote,
             "-6" | "--ipv6" => v6 = true,
-            other => return Err(words.error(option, format!("'{other}' is not an option of -a"))),
+            other => return Err(words.error(option, format!("'{other}' is not an option of {}", add.text))),
         }
     }
-    let (mut matches, at) = of.ok_or_else(|| words.error(add, "-a without the service that the server belongs to".to_string()))?;
+    let mut matches = of.ok_or_else(|| words.error(add, format!("{} without the service that the server belongs to", add.text)))?;
     if let (Match::Mark(mark, _), true) = (matches, v6) {
         matches = Match::Mark(mark, true);
     }
-    let (endpoint, has_port) = server.ok_or_else(|| words.error(add, "-a without -r ADDRESS:PORT".to_string()))?;
-    let Some(service) = services.iter_mut().find(|s| s.matches == matches) else {
-        return Err(words.error(at, "this service was not added before (-A)".to_string()));
-    };
-    let port = match service.matches {
-        Match::Endpoint(_, vip) if !has_port => vip.port,
-        _ => endpoint.port,
-    };
-    service.real_servers.push(RealServer { addr: endpoint.addr, port, method, weight, upper, lower, tunnel });
-    Ok(())
+    let endpoint = address.ok_or_else(|| words.error(add, format!("{} without -r ADDRESS:PORT", add.text)))?;
+    if tunnel.kind == TunnelType::Gue && tunnel.port == 0 {
+        return Err(words.error(add, "a GUE tunnel needs --tun-port".to_string()));
+    }
+    Ok((matches, RealServer { addr: endpoint.addr, port: endpoint.port, method, weight, upper, lower, tunnel }))
 }
 
 /// Writes rules as `ipvsadm -Sn` does.
@@ -233,8 +452,16 @@ pub fn to_text(services: &[VirtualService]) -> String {
             if server.upper != 0 || server.lower != 0 {
                 out += &format!(" -x {} -y {}", server.upper, server.lower);
             }
-            if let Some(tunnel) = &server.tunnel {
-                out += &format!(" --tun-type {tunnel}");
+            if server.tunnel.kind != TunnelType::Ipip {
+                out += &format!(" --tun-type {}", server.tunnel.kind);
+                if server.tunnel.kind == TunnelType::Gue {
+                    out += &format!(" --tun-port {}", server.tunnel.port);
+                }
+                match server.tunnel.checksum {
+                    TunnelChecksum::None => {}
+                    TunnelChecksum::Outer => out += " --tun-csum",
+                    TunnelChecksum::Remote => out += " --tun-remcsum",
+                }
             }
             out.push('\n');
         }
@@ -271,6 +498,24 @@ mod tests {
     }
 
     #[test]
+    fn what_the_kernel_ignores_is_said() {
+        let text = "-A -t 10.0.0.1:80\n-a -t 10.0.0.1:80 -r 10.0.0.2:8080 -g\n-a -t 10.0.0.1:80 -r 10.0.0.3:8080 -m\n";
+        let warnings: Vec<String> = read(text).unwrap().warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings,
+            ["line 2, column 1: port 8080 of 10.0.0.2 is ignored: only NAT (-m) translates ports, direct routing (-g) keeps 80"]
+        );
+    }
+
+    #[test]
+    fn commands_change_rules() {
+        let text = "-A -t 10.0.0.1:80 -s wlc -p\n-a -t 10.0.0.1:80 -r 10.0.0.2 -m\n-a -t 10.0.0.1:80 -r 10.0.0.3 -m\n\
+                    -e -t 10.0.0.1:80 -r 10.0.0.2 -m -w 7\n-d -t 10.0.0.1:80 -r 10.0.0.3\n-E -t 10.0.0.1:80 -s rr\n\
+                    -A -u 10.0.0.1:53\n-D -u 10.0.0.1:53\n";
+        assert_eq!(to_text(&parse(text).unwrap()), "-A -t 10.0.0.1:80 -s rr\n-a -t 10.0.0.1:80 -r 10.0.0.2:80 -m -w 7\n");
+    }
+
+    #[test]
     fn errors_say_where() {
         let cases = [
             (
@@ -279,13 +524,32 @@ mod tests {
             ),
             ("-A -t vip.example:http", "line 1, column 7: 'vip.example:http' is not ADDRESS:PORT; was it saved without -n?"),
             ("-A -t", "line 1, column 4: -t needs a value"),
-            ("\n-a -t 10.0.0.1:80 -r 10.0.0.2:80", "line 2, column 4: this service was not added before (-A)"),
+            ("\n-a -t 10.0.0.1:80 -r 10.0.0.2:80", "line 2, column 1: this service was not added before (-A)"),
             (
                 "IP Virtual Server version 1.2.1 (size=4096)",
                 "line 1, column 1: 'IP' is not a rule; each line begins with -A (add service) or -a (add server)",
             ),
             ("-A -s rr", "line 1, column 1: -A without a service: -t, -u, --sctp-service or -f"),
             ("-A -t 10.0.0.1:80 -p x", "line 1, column 22: 'x' is not a number that -p takes"),
+            ("-A -t 10.0.0.1:80 -q", "line 1, column 19: '-q' is not an option of -A"),
+            ("-A -t 10.0.0.1:0 -s rr", "line 1, column 1: port 0 (every port) needs a persistent service (-p)"),
+            ("-A -t 10.0.0.1:80 -p 9 -M 64", "line 1, column 27: netmask 64 is not of the service's address family"),
+            ("-A -t 10.0.0.1:80\n-A -t 10.0.0.1:80 -s rr", "line 2, column 1: this service was added before"),
+            (
+                "-A -t 10.0.0.1:80\n-a -t 10.0.0.1:80 -r 10.0.0.2\n-a -t 10.0.0.1:80 -r 10.0.0.2:80",
+                "line 3, column 1: this real server was added before",
+            ),
+            ("-A -f 1\n-a -f 1 -r 10.0.0.2 -w 65536", "line 2, column 24: weight 65536 is not in 0 to 65535"),
+            ("-A -f 1\n-a -f 1 -r 10.0.0.2 --weight=99999999999999", "line 2, column 30: weight 99999999999999 is not in 0 to 65535"),
+            ("-A -f 1\n-a -f 1 -r 10.0.0.2 -x 1 -y 2", "line 2, column 26: the lower threshold 2 is above the upper one, 1"),
+            (
+                "-A -f 1\n-a -f 1 -r [::2]:80 -m",
+                "line 2, column 1: the real server is of another address family than the service; only tunnels (-i) can do that",
+            ),
+            (
+                "-A -f 1 -b sh-prot",
+                "line 1, column 12: unknown scheduler flag 'sh-prot' (known: sh-fallback sh-port mh-fallback mh-port flag-1 flag-2 flag-3)",
+            ),
         ];
         for (text, message) in cases {
             assert_eq!(parse(text).unwrap_err().to_string(), message);

@@ -2,7 +2,7 @@
 
 use crate::net::{Endpoint, Protocol};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How the director hands packets to a real server (`ip_vs.h`: `IP_VS_CONN_F_FWD_MASK`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -37,7 +37,7 @@ impl fmt::Display for ForwardingMethod {
 }
 
 /// What a virtual service answers to.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Match {
     /// Protocol, address and port; port 0 is every port.
     Endpoint(Protocol, Endpoint),
@@ -81,14 +81,81 @@ pub struct RealServer {
     pub upper: u32,
     /// Connections again below this (`-y`).
     pub lower: u32,
-    /// Encapsulation of method [`ForwardingMethod::Tunnel`] (`--tun-type`), as written: `ipip`, `gue`, `gre`.
-    pub tunnel: Option<String>,
+    /// Encapsulation of method [`ForwardingMethod::Tunnel`] (`--tun-type` and its kin).
+    pub tunnel: TunnelOptions,
+}
+
+/// How a tunnelled packet is wrapped.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct TunnelOptions {
+    /// `--tun-type`.
+    pub kind: TunnelType,
+    /// `--tun-port`: where GUE listens.
+    pub port: u16,
+    /// `--tun-nocsum`, `--tun-csum`, `--tun-remcsum`.
+    pub checksum: TunnelChecksum,
+}
+
+/// The encapsulation (`ip_vs.h`: `IP_VS_CONN_F_TUNNEL_TYPE_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum TunnelType {
+    /// IP in IP.
+    #[default]
+    Ipip,
+    /// Generic UDP encapsulation.
+    Gue,
+    /// Generic routing encapsulation.
+    Gre,
+}
+
+/// The checksum of a GUE or GRE header.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum TunnelChecksum {
+    /// None.
+    #[default]
+    None,
+    /// The outer header has one.
+    Outer,
+    /// Remote checksum offload (GUE).
+    Remote,
+}
+
+impl fmt::Display for TunnelType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            TunnelType::Ipip => "ipip",
+            TunnelType::Gue => "gue",
+            TunnelType::Gre => "gre",
+        })
+    }
 }
 
 impl VirtualService {
     /// True when it answers to this address, whatever the port.
     pub fn is_for(&self, addr: IpAddr) -> bool {
         matches!(self.matches, Match::Endpoint(_, e) if e.addr == addr)
+    }
+}
+
+impl VirtualService {
+    /// True when it is for IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        match self.matches {
+            Match::Endpoint(_, e) => e.addr.is_ipv6(),
+            Match::Mark(_, ipv6) => ipv6,
+        }
+    }
+
+    /// A client's address as persistence sees it: without what the netmask (`-M`) hides.
+    pub fn mask(&self, client: IpAddr) -> IpAddr {
+        let Some(mask) = &self.netmask else { return client };
+        match (client, mask.parse::<Ipv4Addr>(), mask.trim_start_matches('/').parse::<u8>()) {
+            (IpAddr::V4(a), Ok(mask), _) => IpAddr::V4(a & mask),
+            (IpAddr::V6(a), _, Ok(len @ 0..=128)) => {
+                IpAddr::V6(Ipv6Addr::from(u128::from(a) & u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0)))
+            }
+            _ => client,
+        }
     }
 }
 
@@ -101,3 +168,29 @@ impl RealServer {
 
 /// The schedulers of Linux, by the names that the administrator types (`net/netfilter/ipvs/ip_vs_*.c`).
 pub const SCHEDULERS: [&str; 14] = ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netmasks_hide_hosts() {
+        let mut service = VirtualService {
+            matches: Match::Mark(1, false),
+            scheduler: "rr".to_string(),
+            flags: Vec::new(),
+            persistence: Some(300),
+            netmask: Some("255.255.255.0".to_string()),
+            engine: None,
+            one_packet: false,
+            real_servers: Vec::new(),
+        };
+        assert_eq!(service.mask("10.1.2.3".parse().unwrap()).to_string(), "10.1.2.0");
+        service.netmask = Some("64".to_string());
+        assert_eq!(service.mask("2001:db8:1:2:3::4".parse().unwrap()).to_string(), "2001:db8:1:2::");
+        service.netmask = Some("0".to_string());
+        assert_eq!(service.mask("2001:db8::4".parse().unwrap()).to_string(), "::");
+        service.netmask = None;
+        assert_eq!(service.mask("10.1.2.3".parse().unwrap()).to_string(), "10.1.2.3");
+    }
+}

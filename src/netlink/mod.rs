@@ -1,10 +1,18 @@
-//! WINDOW: netlink spoken once: sockets, dumps that fail or are interrupted, attributes. The only room with neli, which opens the sockets.
+//! WINDOW: netlink, spoken once, read and write. The only room with neli.
 //!
-//! A dump that fails must never look like an empty one. The kernel may report an error inside the message that ends a dump, or say
-//! that what it lists changed meanwhile (`NLM_F_DUMP_INTR`): the first is an error here, the second is asked again.
+//! A [`Socket`] speaks one family in the network namespace of the thread that opened it, and stays there. Messages are a fixed header and
+//! [`Attributes`]; the modules beside it know their numbers.
 
-mod attr;
+mod attributes;
+mod error;
+mod genetlink;
+pub mod nftables;
+pub mod rtnetlink;
 mod socket;
+mod view;
 
-pub use attr::{Attrs, Body, text};
-pub use socket::{Error, Family, Generic, Message, Socket};
+pub use attributes::{Attribute, Attributes, attributes};
+pub use error::NetlinkError;
+pub use genetlink::Generic;
+pub use socket::{Family, Reply, Socket};
+pub use view::{Attrs, text};

@@ -14,6 +14,7 @@ mod icmp;
 mod ip;
 mod link;
 mod notation;
+mod rewrite;
 mod tcp;
 mod transport;
 mod tunnel;
@@ -27,6 +28,10 @@ pub use glance::{Addresses, Glance, PlainIp, PlainTransport, glance};
 pub use icmp::{Icmp, IcmpKind, Neighbour};
 pub use ip::{Arp, Fragment, Ip, Network};
 pub use link::{Link, Vlans};
+pub use rewrite::{
+    IcmpError, IpHeader, Outer, OuterKind, Side, decrement_ttl, encapsulate, fragment, fragment_payload, header_checksum_is_good,
+    icmp_error, quoted, reassembled, segments, translate, translate_error,
+};
 pub use tcp::{Tcp, TcpFlags, TcpOptions, Toa, raw_options};
 pub use transport::{Sctp, Transport, Udp, Vrrp};
 pub use tunnel::{Tunnel, TunnelKind};

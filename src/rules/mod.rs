@@ -28,11 +28,11 @@ pub use catalogue::{CAUSES, Cause, cause_of, name_of};
 pub use checks::{Check, Verdict};
 pub use facts::Facts;
 
-use crate::finding::{Finding, Need, Outcome};
+use crate::finding::{Confidence, Finding, Need, Outcome};
 use crate::trace::Trace;
 use checks::Checks;
 use site::Site;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// A rule: a fault of the catalogue.
 pub struct Rule {
@@ -223,7 +223,10 @@ pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
         // Without packets a rule about them has nothing to say.
         let outcome = if has_packets { (rule.check)(facts) } else { Outcome::Clear };
         match outcome {
-            Outcome::Found(findings) => diagnosis.findings.extend(findings.into_iter().map(|found| complete(rule, found, facts.trace))),
+            Outcome::Found(findings) => {
+                let doubted = findings.into_iter().map(|found| doubt(facts, found));
+                diagnosis.findings.extend(doubted.map(|found| complete(rule, found, facts.trace)));
+            }
             _ if failed => {}
             Outcome::Clear if has_packets || judged.is_ok() => diagnosis.clear.push(rule.code),
             Outcome::NotJudged(_) if judged.is_ok() => diagnosis.clear.push(rule.code),
@@ -235,6 +238,20 @@ pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
     // Stable: equals stay in the order of the registry.
     diagnosis.findings.sort_by_key(|f| (std::cmp::Reverse(f.severity), std::cmp::Reverse(f.confidence), std::cmp::Reverse(f.flows.len())));
     diagnosis
+}
+
+/// A router that translates to one machine, which never answers in earnest, looks like a director with one real server. What is said of
+/// that machine as a real server is only possible then.
+fn doubt(facts: &Facts<'_>, mut finding: Finding) -> Finding {
+    // One flow of each pair of director and server speaks for the others.
+    let flows = facts.flows().filter(|f| finding.flows.binary_search(&f.id).is_ok());
+    let pairs: HashMap<_, &crate::trace::Flow> = flows.map(|f| ((f.method, f.director, f.real_server), f)).collect();
+    if !pairs.is_empty() && pairs.values().all(|f| facts.may_be_a_router(f)) {
+        finding.confidence = finding.confidence.min(Confidence::Possible);
+        let seen = "is it a director? `ipvsadm -ln` where requests are translated";
+        finding.settle = Some(finding.settle.map_or_else(|| seen.to_string(), |settle| format!("{settle}; {seen}")));
+    }
+    finding
 }
 
 /// Attaches code and name, and widens the flows: what holds for every example of a group holds for the group.

@@ -3,6 +3,7 @@
 mod audit;
 mod cases;
 mod cli;
+mod director;
 mod docs;
 mod ipvs;
 mod live;

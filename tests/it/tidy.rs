@@ -17,10 +17,15 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("trace", &["net", "packet", "ipvs"], &[]),
     ("rules", &["net", "packet", "ipvs", "host", "trace", "finding"], &[]),
     ("report", &["net", "ipvs", "host", "trace", "finding", "rules"], &["tabled", "serde_json", "textwrap", "colored"]),
+    ("director", &["net", "packet", "ipvs", "capture"], &[]),
     ("case", &["net", "ipvs", "host", "capture", "packet", "trace", "rules", "finding"], &["toml"]),
+    ("lab", &["net", "ipvs", "host", "packet", "finding", "capture", "netlink", "collect", "trace", "rules", "case", "director"], &[]),
     (
         "cli",
-        &["net", "packet", "ipvs", "host", "finding", "capture", "netlink", "collect", "trace", "rules", "report", "case"],
+        &[
+            "net", "packet", "ipvs", "host", "finding", "capture", "netlink", "collect", "trace", "rules", "report", "case", "director",
+            "lab",
+        ],
         &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size"],
     ),
 ];
@@ -119,6 +124,25 @@ fn foreign_crates_stay_in_their_rooms() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Of the director only the loop around it touches sockets and the clock.
+#[test]
+fn the_director_is_pure_but_for_its_loop() {
+    for file in files_of("director") {
+        let window = file.components().any(|part| part.as_os_str() == "run");
+        assert!(window || !code(&file).contains("nix::"), "{} uses nix", file.display());
+    }
+}
+
+#[test]
+fn unsafe_code_has_one_place() {
+    let home = source().join("capture/wire/options.rs");
+    for file in files(&source()).iter().filter(|file| **file != home) {
+        let code = code(file);
+        assert!(!code.contains("allow(unsafe_code)") && words_after(&code, "unsafe").next().is_none(), "unsafe code in {}", file.display());
+    }
+    assert!(fs::read_to_string(home).expect("the one place").lines().count() < 60);
 }
 
 #[test]

@@ -1,10 +1,9 @@
-//! Attributes: type, length, value, padded to four bytes.
+//! A list of attributes, asked for by number.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The bits of an attribute's type that are its type; the others say nested, or network byte order.
 const TYPE: u16 = 0x3fff;
-const NESTED: u16 = 0x8000;
 
 /// A list of attributes. What is cut short ends it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -92,55 +91,16 @@ fn addr(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// A request's body: a header, then attributes.
-#[derive(Clone, Debug, Default)]
-pub struct Body(Vec<u8>);
-
-impl Body {
-    /// Begins with a header.
-    pub fn new(header: &[u8]) -> Self {
-        Body(header.to_vec())
-    }
-
-    /// Adds an attribute.
-    #[must_use]
-    pub fn put(mut self, kind: u16, value: &[u8]) -> Self {
-        let len = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.0.extend(len.to_ne_bytes());
-        self.0.extend(kind.to_ne_bytes());
-        self.0.extend(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
-        self
-    }
-
-    /// Adds a text, with its zero.
-    #[must_use]
-    pub fn put_text(self, kind: u16, text: &str) -> Self {
-        let mut bytes = text.as_bytes().to_vec();
-        bytes.push(0);
-        self.put(kind, &bytes)
-    }
-
-    /// Adds attributes inside an attribute.
-    #[must_use]
-    pub fn nest(self, kind: u16, inner: &Body) -> Self {
-        self.put(kind | NESTED, &inner.0)
-    }
-
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Attributes;
     use super::*;
 
     #[test]
     fn what_is_put_is_got() {
-        let body = Body::new(&[9; 4]).put(1, &7u32.to_ne_bytes()).put_text(3, "eth0").nest(5, &Body::default().put(2, &[10, 0, 0, 1]));
-        let attrs = Attrs::after(body.bytes(), 4);
+        let inner = Attributes::new().addr(2, "10.0.0.1".parse().unwrap());
+        let body = Attributes::new().u32(1, 7).text(3, "eth0").nested(5, &inner).behind(&[9; 4]);
+        let attrs = Attrs::after(&body, 4);
         assert_eq!((attrs.u32(1), attrs.text(3).as_deref(), attrs.nested(5).addr(2)), (Some(7), Some("eth0"), "10.0.0.1".parse().ok()));
         assert_eq!((attrs.u32(3).is_some(), attrs.u64(1), attrs.get(9)), (true, None, None));
     }
@@ -148,9 +108,9 @@ mod tests {
     /// Cut anywhere, it ends without a panic.
     #[test]
     fn cut_short() {
-        let body = Body::default().put_text(3, "eth0").put(1, &[1, 2, 3]);
-        for len in 0..body.bytes().len() {
-            assert!(Attrs::after(&body.bytes()[..len], 0).iter().count() <= 2);
+        let body = Attributes::new().text(3, "eth0").bytes(1, &[1, 2, 3]).behind(&[]);
+        for len in 0..body.len() {
+            assert!(Attrs::after(&body[..len], 0).iter().count() <= 2);
         }
         assert_eq!(Attrs::after(&[0, 0, 1, 0, 8, 0], 0).iter().count(), 0, "a length of 0 would never end");
     }

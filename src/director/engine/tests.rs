@@ -1,0 +1,285 @@
+use super::*;
+use crate::director::Settings;
+use crate::director::route::Route;
+use crate::ipvs;
+use crate::packet::build::{self, IpFields, TcpFields};
+use crate::packet::{Frame, LinkType, Packet as Dissected, TcpFlags, Transport, dissect, fragment};
+use proptest::prelude::*;
+
+const START: Timestamp = Timestamp(1_763_000_000_000_000_000);
+const SECOND: i64 = 1_000_000_000;
+
+/// Clients on 192.168.2.0/24 (and behind it), real servers on 192.168.224.0/24; the same for IPv6.
+fn engine(rules: &str) -> Engine {
+    let balancer = Balancer::with_rules(Settings::default(), 1, &ipvs::parse(rules).unwrap()).unwrap();
+    let route = |to: &str, port| Route { to: to.parse().unwrap(), via: None, port, mtu: 1500 };
+    let routes = Routes {
+        routes: vec![route("0.0.0.0/0", 0), route("192.168.224.0/24", 1), route("::/0", 0), route("2001:db8:224::/64", 1)],
+        own: ["192.168.2.10", "2001:db8:2::10"]
+            .iter()
+            .map(|a| (a.parse().unwrap(), 0))
+            .chain(["192.168.224.10", "2001:db8:224::10"].iter().map(|a| (a.parse().unwrap(), 1)))
+            .collect(),
+    };
+    Engine::new(balancer, routes)
+}
+
+fn rules(method: &str) -> String {
+    format!("-A -t 192.168.2.59:80 -s rr\n-a -t 192.168.2.59:80 -r 192.168.224.11:8080 {method} -w 1\n")
+}
+
+fn tcp(src: &str, dst: &str, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let (src, dst): (Endpoint, Endpoint) = (src.parse().unwrap(), dst.parse().unwrap());
+    let segment = build::tcp(src, dst, &TcpFields { flags: TcpFlags(flags), ..TcpFields::default() }, payload);
+    build::ip(src.addr, dst.addr, 6, IpFields { id: 77, ..IpFields::default() }, &segment)
+}
+
+fn seen(bytes: &[u8]) -> Dissected<'_> {
+    dissect(&Frame { bytes, wire_len: bytes.len() as u32, link_type: LinkType::RAW, time: START, number: 1, interface: 0, heading: None })
+}
+
+#[track_caller]
+fn forwarded(verdict: Verdict) -> Forwarded {
+    match verdict {
+        Verdict::Forward(forwarded) => forwarded,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ends(bytes: &[u8]) -> (String, String, u8) {
+    let seen = seen(bytes);
+    let tuple = seen.five_tuple().unwrap();
+    (tuple.src.to_string(), tuple.dst.to_string(), seen.ip().unwrap().ttl)
+}
+
+const CLIENT: &str = "192.168.2.100:40002";
+const VIP: &str = "192.168.2.59:80";
+
+#[test]
+fn nat_translates_both_ways() {
+    let mut engine = engine(&rules("-m"));
+    let out = forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START));
+    assert_eq!(ends(&out.bytes), (CLIENT.to_string(), "192.168.224.11:8080".to_string(), 63));
+    assert_eq!((out.to.to_string(), out.method), ("192.168.224.11".to_string(), Some(ForwardingMethod::Nat)));
+    let back = forwarded(engine.packet(&Arrived::plain(&tcp("192.168.224.11:8080", CLIENT, 0x12, b"")), START));
+    assert_eq!(ends(&back.bytes), (VIP.to_string(), CLIENT.to_string(), 63));
+    assert_eq!(crate::packet::checksum_state(&seen(&back.bytes)), crate::packet::ChecksumState::Good);
+    let totals = engine.balancer.totals().counters;
+    assert_eq!((totals.conns, totals.in_packets, totals.out_packets, totals.in_bytes), (1, 1, 1, 40));
+}
+
+#[test]
+fn direct_routing_changes_the_ttl_alone() {
+    let mut engine = engine(&rules("-g"));
+    let packet = tcp(CLIENT, VIP, 2, b"");
+    let out = forwarded(engine.packet(&Arrived::plain(&packet), START));
+    let mut expected = packet.clone();
+    crate::packet::decrement_ttl(&mut expected);
+    assert_eq!(out.bytes, expected);
+    // Answers go past the director; what comes all the same is not translated.
+    assert_eq!(engine.packet(&Arrived::plain(&tcp("192.168.224.11:80", CLIENT, 0x12, b"")), START), Verdict::Pass);
+    engine.balancer.settings.kernel = crate::director::Kernel::new(3, 10);
+    assert_eq!(forwarded(engine.packet(&Arrived::plain(&packet), START)).bytes, packet);
+}
+
+#[test]
+fn tunnels_wrap() {
+    for (options, tunnel) in [("-i", "ipip"), ("-i --tun-type gre", "gre"), ("-i --tun-type gue --tun-port 6080 --tun-csum", "gue")] {
+        let mut engine = engine(&rules(options));
+        let out = forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START));
+        let seen = seen(&out.bytes);
+        assert_eq!(format!("{:?}", seen.tunnels[0].kind).to_lowercase(), tunnel);
+        assert_eq!(seen.tunnels[0].ends(), ("192.168.224.10".parse().unwrap(), "192.168.224.11".parse().unwrap()));
+        assert_eq!(ends(&out.bytes), (CLIENT.to_string(), VIP.to_string(), 63));
+        let outer = IpHeader::read(&out.bytes).unwrap();
+        assert_eq!((outer.ttl, outer.dont_fragment), (63, true));
+    }
+}
+
+#[test]
+fn ipv6_too() {
+    for method in ["-m", "-g", "-i"] {
+        let mut engine =
+            engine(&format!("-A -t [2001:db8:2::59]:80 -s rr\n-a -t [2001:db8:2::59]:80 -r [2001:db8:224::11]:80 {method} -w 1\n"));
+        let client = "[2001:db8:9::1]:40002";
+        let out = forwarded(engine.packet(&Arrived::plain(&tcp(client, "[2001:db8:2::59]:80", 2, b"")), START));
+        let to = if method == "-m" { "[2001:db8:224::11]:80" } else { "[2001:db8:2::59]:80" };
+        assert_eq!(ends(&out.bytes), (client.to_string(), to.to_string(), 63));
+        assert_eq!(seen(&out.bytes).tunnels.len(), usize::from(method == "-i"));
+        if method == "-m" {
+            let back = forwarded(engine.packet(&Arrived::plain(&tcp("[2001:db8:224::11]:80", client, 0x12, b"")), START));
+            assert_eq!(ends(&back.bytes).0, "[2001:db8:2::59]:80");
+        }
+    }
+}
+
+#[test]
+fn nobody_there_is_said() {
+    let mut engine = engine("-A -t 192.168.2.59:80 -s rr\n");
+    let Verdict::Answer(packet, reason) = engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START) else { panic!() };
+    let seen = seen(&packet);
+    let Transport::Icmp(icmp) = &seen.transport else { panic!() };
+    assert_eq!((icmp.type_number, icmp.code, reason), (3, 3, Reason::NoDestination));
+    assert_eq!((seen.ip().unwrap().src.to_string(), seen.ip().unwrap().tos), ("192.168.2.59".to_string(), 0xc0));
+    assert!(engine.balancer.table().is_empty());
+    // What is no SYN goes to the director's own stack.
+    assert_eq!(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 0x10, b"")), START), Verdict::Local);
+}
+
+#[test]
+fn ttl_and_mtu() {
+    let mut engine = engine(&rules("-i"));
+    let mut dying = tcp(CLIENT, VIP, 2, b"");
+    dying[8] = 2;
+    crate::packet::decrement_ttl(&mut dying);
+    let Verdict::Answer(_, Reason::TimeExceeded) = engine.packet(&Arrived::plain(&dying), START) else { panic!() };
+    let long = tcp(CLIENT, VIP, 2, &[0; 1460]);
+    let Verdict::Answer(packet, Reason::TooBig) = engine.packet(&Arrived::plain(&long), START) else { panic!() };
+    let Transport::Icmp(icmp) = seen(&packet).transport else { panic!() };
+    assert_eq!((icmp.type_number, icmp.code), (3, 4));
+    assert_eq!(u16::from_be_bytes([packet[26], packet[27]]), 1480);
+    // A merged packet is cut later; the old test did not know that.
+    let merged = Arrived { merged: true, ..Arrived::plain(&long) };
+    forwarded(engine.packet(&merged, START));
+    engine.faults.old_mtu_test = true;
+    assert!(matches!(engine.packet(&merged, START), Verdict::Answer(_, Reason::TooBig)));
+    engine.faults = Faults::default();
+    engine.balancer.settings.pmtu_disc = false;
+    forwarded(engine.packet(&Arrived::plain(&long), START));
+}
+
+#[test]
+fn icmp_errors_find_their_connection() {
+    let mut engine = engine(&rules("-m"));
+    let out = forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START));
+    // The real server's host refuses.
+    let refusal = icmp_error(IcmpError::PortUnreachable, "192.168.224.11".parse().unwrap(), &out.bytes, 1).unwrap();
+    let told = forwarded(engine.packet(&Arrived::plain(&refusal), START));
+    let told_seen = seen(&told.bytes);
+    let Transport::Icmp(icmp) = &told_seen.transport else { panic!() };
+    let inner = icmp.quoted.as_ref().unwrap().five_tuple().unwrap();
+    assert_eq!((told_seen.ip().unwrap().src.to_string(), inner.dst.to_string()), ("192.168.2.59".to_string(), VIP.to_string()));
+    // A router before the client finds an answer too big.
+    let back = forwarded(engine.packet(&Arrived::plain(&tcp("192.168.224.11:8080", CLIENT, 0x12, b"")), START));
+    let too_big = icmp_error(IcmpError::TooBig(1400), "192.168.2.1".parse().unwrap(), &back.bytes, 1).unwrap();
+    let told = forwarded(engine.packet(&Arrived::plain(&too_big), START));
+    let told_seen = seen(&told.bytes);
+    let Transport::Icmp(icmp) = &told_seen.transport else { panic!() };
+    let inner = icmp.quoted.as_ref().unwrap().five_tuple().unwrap();
+    assert_eq!((told.to.to_string(), inner.src.to_string()), ("192.168.224.11".to_string(), "192.168.224.11:8080".to_string()));
+}
+
+#[test]
+fn persistence_holds_and_ends() {
+    let mut engine = engine(
+        "-A -t 192.168.2.59:80 -s rr -p 10 -M 255.255.255.0\n-a -t 192.168.2.59:80 -r 192.168.224.11 -m\n-a -t 192.168.2.59:80 -r 192.168.224.12 -m\n",
+    );
+    let mut to = |client: &str, flags, at: i64| {
+        forwarded(engine.packet(&Arrived::plain(&tcp(client, VIP, flags, b"")), START + at * SECOND)).to.to_string()
+    };
+    assert_eq!(to("192.168.2.100:1000", 2, 0), "192.168.224.12");
+    assert_eq!(to("192.168.2.101:1000", 2, 1), "192.168.224.12", "the same /24");
+    assert_eq!(to("192.168.3.100:1000", 2, 2), "192.168.224.11", "another");
+    // Half open connections last 60 s from second 1 on; the template, due at 11 s, is armed again until 71 s.
+    assert_eq!(to("192.168.2.102:1000", 2, 60), "192.168.224.12");
+    // That one lasts until 120 s; the template had 60 s more then, and from its hit on again: it ends at 180 s at the latest.
+    assert_eq!(to("192.168.2.103:1000", 2, 300), "192.168.224.12", "round robin goes on");
+    assert_eq!(to("192.168.2.104:1000", 2, 301), "192.168.224.12", "by the new template");
+}
+
+#[test]
+fn a_removed_server_is_silent_until_told_otherwise() {
+    let mut engine = engine(&format!("{}-a -t 192.168.2.59:80 -r 192.168.224.12:80 -m -w 1\n", rules("-m")));
+    let syn = tcp(CLIENT, VIP, 2, b"");
+    assert_eq!(forwarded(engine.packet(&Arrived::plain(&syn), START)).to.to_string(), "192.168.224.12");
+    let matches = engine.balancer.services()[0].rule().matches;
+    engine.balancer.delete_server(&matches, "192.168.224.12:80".parse().unwrap()).unwrap();
+    assert_eq!(engine.packet(&Arrived::plain(&syn), START), Verdict::Drop(Reason::ServerRemoved));
+    engine.balancer.settings.expire_nodest_conn = true;
+    assert_eq!(forwarded(engine.packet(&Arrived::plain(&syn), START)).to.to_string(), "192.168.224.11");
+}
+
+#[test]
+fn a_used_port_is_scheduled_anew() {
+    let mut engine = engine(&format!("{}-a -t 192.168.2.59:80 -r 192.168.224.12:80 -m -w 1\n", rules("-m")));
+    let mut to = |flags, mode| {
+        engine.balancer.settings.conn_reuse_mode = mode;
+        forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, flags, b"")), START)).to.to_string()
+    };
+    assert_eq!([to(2, 1), to(0x10, 1), to(4, 1)], ["192.168.224.12"; 3]);
+    assert_eq!(to(2, 0), "192.168.224.12", "0: never");
+    to(0x10, 0);
+    to(4, 0);
+    assert_eq!(to(2, 1), "192.168.224.11", "CLOSE may be used again");
+}
+
+#[test]
+fn fragments_are_put_together_and_cut_again() {
+    let mut engine = engine("-A -u 192.168.2.59:53 -s rr\n-a -u 192.168.2.59:53 -r 192.168.224.11:53 -m\n");
+    let (src, dst): (Endpoint, Endpoint) = (CLIENT.parse().unwrap(), "192.168.2.59:53".parse().unwrap());
+    let whole = build::ip(src.addr, dst.addr, 17, IpFields { flags: 0, ..IpFields::default() }, &build::udp(src, dst, &[1; 3000]));
+    let parts = fragment(&whole, 1500, 0);
+    assert_eq!(engine.packet(&Arrived::plain(&parts[0]), START), Verdict::Held);
+    assert_eq!(engine.packet(&Arrived::plain(&parts[2]), START), Verdict::Held);
+    let out = forwarded(engine.packet(&Arrived::plain(&parts[1]), START));
+    assert_eq!((ends(&out.bytes).1.as_str(), out.longest), ("192.168.224.11:53", Some(1500)));
+    assert_eq!(crate::packet::checksum_state(&seen(&out.bytes)), crate::packet::ChecksumState::Good);
+}
+
+#[test]
+fn one_packet_scheduling_keeps_nothing() {
+    let mut engine = engine(
+        "-A -u 192.168.2.59:53 -s rr -o\n-a -u 192.168.2.59:53 -r 192.168.224.11:53 -g\n-a -u 192.168.2.59:53 -r 192.168.224.12:53 -g\n",
+    );
+    let (src, dst): (Endpoint, Endpoint) = (CLIENT.parse().unwrap(), "192.168.2.59:53".parse().unwrap());
+    let packet = build::ip(src.addr, dst.addr, 17, IpFields::default(), &build::udp(src, dst, b"?"));
+    let mut to = || forwarded(engine.packet(&Arrived::plain(&packet), START)).to.to_string();
+    assert_eq!([to(), to(), to()], ["192.168.224.12", "192.168.224.11", "192.168.224.12"]);
+    assert!(engine.balancer.table().is_empty());
+    assert!(engine.balancer.pool().iter().all(|(_, dest)| dest.active + dest.inactive == 0));
+}
+
+#[test]
+fn marks_find_their_service() {
+    let mut engine = engine("-A -f 7 -s rr -p 60\n-a -f 7 -r 192.168.224.11 -m\n-a -f 7 -r 192.168.224.12 -m\n");
+    engine.marks.push(MarkRule { mark: 7, protocol: Some(Protocol::Tcp), to: "192.168.2.59".parse().unwrap(), ports: (80, 443) });
+    let mut to = |dst: &str| match engine.packet(&Arrived::plain(&tcp(CLIENT, dst, 2, b"")), START) {
+        Verdict::Forward(f) => Some(ends(&f.bytes).1),
+        _ => None,
+    };
+    assert_eq!(to("192.168.2.59:80").as_deref(), Some("192.168.224.12:80"));
+    assert_eq!(to("192.168.2.59:443").as_deref(), Some("192.168.224.12:443"), "one template for both ports");
+    assert_eq!(to("192.168.2.59:22"), None);
+    assert_eq!(engine.balancer.connections(START).iter().filter(|c| c.protocol == Protocol::Other(0)).count(), 1);
+}
+
+proptest! {
+    /// Whatever comes in, nothing panics, and what goes out is an IP packet whose headers are right.
+    #[test]
+    fn any_bytes_never_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..120),
+        shape in 0u8..6,
+        protocol in prop_oneof![Just(6u8), Just(17), Just(1), Just(58), Just(132), any::<u8>()],
+        more in proptest::collection::vec((any::<u8>(), any::<u8>()), 0..4),
+    ) {
+        let mut engine = engine(&format!("{}-A -u 192.168.2.59:80 -s wlc -o\n-a -u 192.168.2.59:80 -r 192.168.224.11:80 -i\n", rules("-m")));
+        let (src, dst): (IpAddr, IpAddr) = ("192.168.2.100".parse().unwrap(), "192.168.2.59".parse().unwrap());
+        let mut packet = match shape {
+            0 => bytes.clone(),
+            1 => build::ip(src, dst, protocol, IpFields::default(), &bytes),
+            2 => build::ip(src, dst, protocol, IpFields { flags: u16::from(protocol) << 5 | 1, ..IpFields::default() }, &bytes),
+            3 => build::ip("::1".parse().unwrap(), "::2".parse().unwrap(), protocol, IpFields::default(), &bytes),
+            4 => build::ip(src, dst, 1, IpFields::default(), &build::icmp(src, dst, 3, 4, 0, &tcp(VIP, CLIENT, 0x10, &bytes))),
+            _ => tcp(CLIENT, VIP, protocol, &bytes),
+        };
+        for (at, value) in more {
+            if let Some(byte) = packet.get_mut(usize::from(at)) {
+                *byte = value;
+            }
+        }
+        if let Verdict::Forward(forwarded) = engine.packet(&Arrived::plain(&packet), START) {
+            let header = IpHeader::read(&forwarded.bytes).unwrap();
+            prop_assert!(header_checksum_is_good(&forwarded.bytes, &header));
+        }
+    }
+}
