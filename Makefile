@@ -2,7 +2,7 @@
 CASE ?= fixtures/faults/nat-rs-no-gateway
 CARGO ?= cargo
 
-.PHONY: demo test lint bench bless setup
+.PHONY: demo test test-ipvs lint bench bless setup
 
 # The C parts of the build: libpcap compiles tcpdump's filters. Installed only where it is missing.
 setup:
@@ -16,6 +16,11 @@ demo: setup
 
 test: setup
 	$(CARGO) test --locked
+
+# Against a real IPVS kernel: REAL_IPVS names a program that runs a command where there is one (docs/contributing.md).
+test-ipvs: setup
+	$(CARGO) build --locked --quiet
+	tests/ipvs/director_against_kernel
 
 lint:
 	$(CARGO) fmt --check

@@ -742,7 +742,7 @@ mod tests {
         let whole = build::ip(src.addr, dst.addr, TCP, IpFields { id: 7, ..IpFields::default() }, &build::tcp(src, dst, &fields, &data));
         let parts = segments(&whole, 1400);
         assert_eq!(parts.len(), 3);
-        let mut joined = Vec::new();
+        let mut joined: Vec<u8> = Vec::new();
         for (at, part) in parts.iter().enumerate() {
             let seen = dissect(&frame(part));
             let Transport::Tcp(tcp) = &seen.transport else { panic!() };
