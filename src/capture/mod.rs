@@ -1,4 +1,4 @@
-//! WINDOW: frames in and out. Capture files of every common kind, read once, in a stream, merged by time; and pcapng written.
+//! WINDOW: frames in and out. Capture files of every common kind, read once, in a stream, merged by time; pcapng written; and the wire itself.
 //!
 //! libpcap's own reader is not used for files: it loses interface numbers, names and comments, and refuses files whose interfaces have
 //! different link types or snap lengths.
@@ -9,9 +9,11 @@ mod input;
 mod merge;
 mod pcap;
 mod pcapng;
+mod wire;
 mod write;
 
 pub use file::{CaptureFile, Damage, Drops, Interface, OpenError};
 pub use filter::{Filter, FilterError};
 pub use merge::Merged;
+pub use wire::{Arrival, LARGEST, VNET_HEADER, Wire, WireError, WireOptions};
 pub use write::PcapngWriter;

@@ -61,22 +61,35 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
-const ROLES: [Role; 5] = [Role::Client, Role::Router, Role::Director, Role::RealServer, Role::Unknown];
-
 fn roles<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Role>, D::Error> {
     /// A role as a word.
     struct Word(Role);
     impl<'de> Deserialize<'de> for Word {
         fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-            let text = String::deserialize(from)?;
-            let known = ROLES.iter().find(|role| role.to_string() == text);
-            known.map(|role| Word(*role)).ok_or_else(|| {
-                let words: Vec<String> = ROLES.iter().map(ToString::to_string).collect();
-                de::Error::custom(format!("unknown role '{text}' (known: {})", words.join(" ")))
-            })
+            String::deserialize(from)?.parse().map(Word).map_err(de::Error::custom)
         }
     }
     Ok(BTreeMap::<String, Word>::deserialize(from)?.into_iter().map(|(host, Word(role))| (host, role)).collect())
+}
+
+/// Reads TOML of any kind, with line and column of the first mistake.
+///
+/// # Errors
+/// The first thing in it that is no TOML, or that `T` does not know.
+pub fn read_toml<T: de::DeserializeOwned>(text: &str) -> Result<T, ManifestError> {
+    toml::from_str(text).map_err(|e: toml::de::Error| {
+        let Some(span) = e.span() else { return ManifestError { line: 0, column: 0, what: e.message().to_string() } };
+        // The value that holds the mistake; our own messages quote the word itself.
+        let word = e.message().split('\'').nth(1).filter(|word| !word.is_empty());
+        let within = word.and_then(|word| text.get(span.start..)?.find(word)).unwrap_or(0);
+        let before = text.get(..span.start + within).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        ManifestError {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            what: e.message().trim().replace('\n', ", "),
+        }
+    })
 }
 
 impl Manifest {
@@ -85,19 +98,7 @@ impl Manifest {
     /// # Errors
     /// The first thing in it that is no TOML, or that lvscope does not know.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
-        toml::from_str(text).map_err(|e: toml::de::Error| {
-            let Some(span) = e.span() else { return ManifestError { line: 0, column: 0, what: e.message().to_string() } };
-            // The value that holds the mistake; our own messages quote the word itself.
-            let word = e.message().split('\'').nth(1).filter(|word| !word.is_empty());
-            let within = word.and_then(|word| text.get(span.start..)?.find(word)).unwrap_or(0);
-            let before = text.get(..span.start + within).unwrap_or(text);
-            let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-            ManifestError {
-                line: before.matches('\n').count() + 1,
-                column: before[line_start..].chars().count() + 1,
-                what: e.message().trim().replace('\n', ", "),
-            }
-        })
+        read_toml(text)
     }
 
     /// The text of a `case.toml`.

@@ -11,5 +11,5 @@ pub use difference::{Difference, Line};
 pub use evidence::{CaptureArg, Limits, Progress, Reading, SourceFile, read};
 pub use expectation::{Code, Expectation, ExpectedFinding, FlowGroup, accuses};
 pub use folder::{Case, CaseError, MANIFEST, find};
-pub use manifest::{Manifest, ManifestError, Provenance};
+pub use manifest::{Manifest, ManifestError, Provenance, read_toml};
 pub use replay::{Replayed, replay};

@@ -4,6 +4,7 @@ mod captures;
 mod diagnose;
 mod director;
 mod explain;
+mod lab;
 mod manual;
 mod output;
 mod replay;
@@ -72,6 +73,8 @@ enum Command {
     Show(show::Show),
     /// Be the director: schedule, forward and replay as IPVS does, without the kernel
     Director(director::Director),
+    /// Build healthy and broken set-ups on this machine, without root, and diagnose them
+    Lab(lab::Lab),
     /// Play recorded cases again, and compare what comes out with what has to
     Replay(replay::Replay),
     /// Print the page of a fault, or list all of them
@@ -124,6 +127,7 @@ pub fn run() -> ExitCode {
         Command::Trace(args) => trace::run(args, &mut out),
         Command::Show(args) => show::run(args, &mut out),
         Command::Director(args) => director::run(args, &mut out),
+        Command::Lab(args) => lab::run(args, &mut out),
         Command::Replay(args) => replay::run(args, &mut out),
         Command::Explain(args) => explain::run(args, &mut out),
         Command::Completions(args) => manual::completions(args, &mut out),

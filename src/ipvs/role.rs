@@ -1,6 +1,7 @@
 //! What a machine is to a virtual server.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// The part that a host plays.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -26,6 +27,20 @@ impl fmt::Display for Role {
             Role::Director => "director",
             Role::RealServer => "real-server",
             Role::Unknown => "unknown",
+        })
+    }
+}
+
+/// All of them.
+const ALL: [Role; 5] = [Role::Client, Role::Router, Role::Director, Role::RealServer, Role::Unknown];
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Role, String> {
+        ALL.into_iter().find(|role| role.to_string() == text).ok_or_else(|| {
+            let words: Vec<String> = ALL.iter().map(ToString::to_string).collect();
+            format!("unknown role '{text}' (known: {})", words.join(" "))
         })
     }
 }

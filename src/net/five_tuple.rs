@@ -60,6 +60,26 @@ impl fmt::Display for Protocol {
     }
 }
 
+impl std::str::FromStr for Protocol {
+    type Err = String;
+
+    /// A name as it is printed, or a number.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.strip_prefix("ip-proto-").unwrap_or(text).parse::<u8>();
+        match text {
+            "tcp" => Ok(Protocol::Tcp),
+            "udp" => Ok(Protocol::Udp),
+            "sctp" => Ok(Protocol::Sctp),
+            "icmp" => Ok(Protocol::Icmp),
+            "icmp6" | "icmpv6" | "ipv6-icmp" => Ok(Protocol::Icmp6),
+            "ipip" | "ipencap" => Ok(Protocol::Other(4)),
+            "gre" => Ok(Protocol::Other(47)),
+            "vrrp" => Ok(Protocol::Other(112)),
+            _ => number.map(Protocol::from).map_err(|_| format!("'{text}' is not a protocol such as tcp or 132")),
+        }
+    }
+}
+
 /// Protocol, source and destination of a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FiveTuple {
@@ -92,6 +112,7 @@ mod tests {
     fn every_number_survives() {
         for number in 0..=255 {
             assert_eq!(Protocol::from(number).number(), number);
+            assert_eq!(Protocol::from(number).to_string().parse(), Ok(Protocol::from(number)));
         }
     }
 }

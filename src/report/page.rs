@@ -114,7 +114,7 @@ pub fn trace(page: &mut Page<'_>, report: &Report<'_>, all: bool) -> io::Result<
 pub fn connection(page: &mut Page<'_>, trace: &Trace, flow: &Flow) -> io::Result<()> {
     page.gap()?;
     let head = format!("Connection {} of {}", flow.id, thousands(trace.flow_count() as u64));
-    let text = format!("{} > {}   {}", flow.client, flow.service, flow.state);
+    let text = format!("{} > {}   {}", flow.client, flow.service, flow.outcome());
     page.painted(&format!("  {}   ", head.bold()), "      ", &text, str::to_string)?;
     table::hops(page, trace, flow)?;
     for error in &flow.errors {
@@ -123,7 +123,7 @@ pub fn connection(page: &mut Page<'_>, trace: &Trace, flow: &Flow) -> io::Result
         page.wrapped(
             &format!("  {point} {}  ", frames.join(" ")),
             "      ",
-            &format!("{} > {}: ICMP type {} code {} about the {}", error.src, error.dst, error.type_number, error.code, error.about),
+            &format!("{} > {}: ICMP {}, about the {}", error.src, error.dst, error.words(), error.about),
         )?;
     }
     Ok(())
@@ -206,12 +206,36 @@ fn finding(page: &mut Page<'_>, trace: &Trace, f: &Finding) -> io::Result<()> {
         page.line(&format!("  {} {}{}", if certain { "Remedy on" } else { "If so, on" }, remedy.host, ":"))?;
         for (word, text) in [("now", &remedy.command), ("keep", &remedy.permanent), ("undo", &remedy.undo)] {
             if !text.is_empty() {
-                let paint = |line: &str| if word == "now" { line.cyan().to_string() } else { line.to_string() };
-                page.painted(&format!("    {word:<4}  "), &" ".repeat(10), text, paint)?;
+                let (first, rest) = (format!("    {word:<4}  "), " ".repeat(10));
+                match word {
+                    "now" => page.command(&first, &rest, text, |line| line.cyan().to_string())?,
+                    "undo" if is_command(text) => page.command(&first, &rest, text, str::to_string)?,
+                    _ => page.wrapped(&first, &rest, text)?,
+                }
             }
         }
     }
     Ok(())
+}
+
+/// Whether a text is for a shell, and not for people.
+fn is_command(text: &str) -> bool {
+    let programs = [
+        "arping",
+        "arptables",
+        "echo",
+        "ethtool",
+        "ip",
+        "ip6tables",
+        "iptables",
+        "ipvsadm",
+        "modprobe",
+        "nft",
+        "sysctl",
+        "systemctl",
+        "tc",
+    ];
+    text.split(' ').next().is_some_and(|word| programs.contains(&word))
 }
 
 /// `NET008 host-firewall-or-selinux`.
@@ -285,7 +309,7 @@ fn rows(trace: &Trace, groups: &[usize]) -> Vec<Row> {
             (None, Some(host)) => name(host),
             (None, None) => "-".to_string(),
         };
-        let words = [flow.service.to_string(), server, method_name(flow.method).to_string(), flow.state.to_string()];
+        let words = [flow.service.to_string(), server, method_name(flow.method).to_string(), flow.outcome()];
         let count = u64::from(trace.groups[group].count);
         match rows.iter_mut().find(|row| row.words == words) {
             Some(row) => row.count += count,

@@ -12,6 +12,8 @@ pub enum Outcome {
     Refused,
     /// ICMP said that the way ends.
     Unreachable,
+    /// It was open, and its data did not get through any more.
+    Stalled,
     /// It was open, and was reset.
     Reset,
     /// The captures do not show what became of it.
@@ -25,6 +27,7 @@ impl Outcome {
     /// the client was seen to ask again.
     pub fn of(flow: &Flow) -> Outcome {
         match flow.state {
+            _ if flow.stalled.is_some() => Outcome::Stalled,
             FlowState::Established | FlowState::Closed | FlowState::Answered => Outcome::Complete,
             FlowState::Refused => Outcome::Refused,
             FlowState::Unreachable => Outcome::Unreachable,
@@ -40,7 +43,7 @@ impl Outcome {
 
     /// True when the client did not get what it wanted.
     pub fn failed(self) -> bool {
-        matches!(self, Outcome::Unanswered | Outcome::Refused | Outcome::Unreachable)
+        matches!(self, Outcome::Unanswered | Outcome::Refused | Outcome::Unreachable | Outcome::Stalled)
     }
 
     /// `get no answer`, for several connections or one.
@@ -52,6 +55,8 @@ impl Outcome {
             (Outcome::Refused, _) => "are refused",
             (Outcome::Unreachable, 1) => "ends in ICMP unreachable",
             (Outcome::Unreachable, _) => "end in ICMP unreachable",
+            (Outcome::Stalled, 1) => "stalls",
+            (Outcome::Stalled, _) => "stall",
             (Outcome::Reset, 1) => "is reset",
             (Outcome::Reset, _) => "are reset",
             (Outcome::Unseen, 1) => "ends outside the captures",

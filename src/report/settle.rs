@@ -2,6 +2,7 @@
 
 use super::Page;
 use super::services::{Outcome, Service};
+use crate::net::span;
 use crate::trace::{Flow, Trace};
 use std::io;
 
@@ -13,7 +14,9 @@ pub(super) fn settle(page: &mut Page<'_>, trace: &Trace, service: &Service) -> i
     let Some(hop) = flow.request.last() else { return Ok(()) };
     let point = &trace.points[hop.point as usize].name;
     if trace.points[hop.point as usize].last - hop.time < 1_000_000_000 && flow.reply.is_empty() {
-        return page.wrapped("  ", "  ", &format!("The capture at {point} ends right after the request ({point} #{}).", hop.frame));
+        let rest = span(trace.points[hop.point as usize].last - hop.time);
+        let text = format!("The capture at {point} ends {rest} after the request ({point} #{}): too soon to miss an answer.", hop.frame);
+        return page.wrapped("  ", "  ", &text);
     }
     let next = match (hop.to, hop.dst_mac) {
         (Some(host), _) => trace.host_name(Some(host)).to_string(),

@@ -50,6 +50,41 @@ impl<'w> Page<'w> {
         Ok(())
     }
 
+    /// A command, wrapped so that all its lines together can be pasted into a shell: each but the last ends in a backslash. What stands in
+    /// quotes stays in one line, and a remark at the end gets lines of its own.
+    pub(super) fn command(&mut self, first: &str, rest: &str, text: &str, paint: impl Fn(&str) -> String) -> io::Result<()> {
+        const HELD: char = '\u{a0}';
+        let (command, remark) = match text.split_once(" # ") {
+            Some((command, remark)) => (command.trim_end(), Some(remark)),
+            None => (text, None),
+        };
+        let mut quote = None;
+        let held: String = command
+            .chars()
+            .map(|c| {
+                match quote {
+                    None if c == '\'' || c == '"' => quote = Some(c),
+                    Some(open) if open == c => quote = None,
+                    _ => {}
+                }
+                if c == ' ' && quote.is_some() { HELD } else { c }
+            })
+            .collect();
+        // Room for the backslash.
+        let width = self.width.saturating_sub(display_width(first).max(display_width(rest)) + 2).max(20);
+        let options = Options::new(width).break_words(false).word_splitter(WordSplitter::NoHyphenation);
+        let lines = textwrap::wrap(&held, options);
+        for (at, line) in lines.iter().enumerate() {
+            let indent = if at == 0 { first } else { rest };
+            let line = paint(&line.replace(HELD, " "));
+            self.line(&format!("{indent}{line}{}", if at + 1 < lines.len() { " \\" } else { "" }))?;
+        }
+        match remark {
+            Some(remark) => self.painted(&format!("{rest}# "), &format!("{rest}# "), remark, paint),
+            None => Ok(()),
+        }
+    }
+
     /// `left` at the left and `right` at the right of one line; below each other when they do not fit.
     pub(super) fn apart(&mut self, left: (&str, String), right: (&str, String)) -> io::Result<()> {
         let gap = self.width.saturating_sub(display_width(left.0) + display_width(right.0));
@@ -103,6 +138,17 @@ mod tests {
         };
         assert_eq!(apart(50).lines().count(), 1);
         assert_eq!(apart(40).lines().count(), 2);
+    }
+
+    #[test]
+    fn commands_can_be_pasted() {
+        let plain = |line: &str| line.to_string();
+        let text = page(40, |p| p.command("now ", "    ", "iptables -t mangle -A FORWARD -j TCPMSS --clamp-mss-to-pmtu", plain));
+        assert_eq!(text, "now iptables -t mangle -A FORWARD -j \\\n    TCPMSS --clamp-mss-to-pmtu\n");
+        let short = page(40, |p| p.command("now ", "    ", "ipvsadm -C  # all of it", plain));
+        assert_eq!(short, "now ipvsadm -C\n    # all of it\n");
+        let quoted = page(40, |p| p.command("now ", "    ", "nft add rule inet filter input 'ip saddr 10.0.0.1 tcp dport 80 drop'", plain));
+        assert_eq!(quoted.lines().last(), Some("    'ip saddr 10.0.0.1 tcp dport 80 drop'"));
     }
 
     #[test]

@@ -23,9 +23,9 @@ mod tun;
 pub use catalogue::{CAUSES, Cause, cause_of, name_of};
 pub use facts::Facts;
 
-use crate::finding::{Finding, Need, Outcome};
+use crate::finding::{Confidence, Finding, Need, Outcome};
 use crate::trace::Trace;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// A rule: a fault of the catalogue.
 pub struct Rule {
@@ -178,7 +178,10 @@ pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
     for rule in ALL {
         match (rule.check)(facts) {
-            Outcome::Found(findings) => diagnosis.findings.extend(findings.into_iter().map(|found| complete(rule, found, facts.trace))),
+            Outcome::Found(findings) => {
+                let doubted = findings.into_iter().map(|found| doubt(facts, found));
+                diagnosis.findings.extend(doubted.map(|found| complete(rule, found, facts.trace)));
+            }
             Outcome::Clear => diagnosis.clear.push(rule.code),
             Outcome::NotJudged(need) => diagnosis.not_judged.push((rule, need)),
         }
@@ -186,6 +189,20 @@ pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
     // Stable: equals stay in the order of the registry.
     diagnosis.findings.sort_by_key(|f| (std::cmp::Reverse(f.severity), std::cmp::Reverse(f.confidence), std::cmp::Reverse(f.flows.len())));
     diagnosis
+}
+
+/// A router that translates to one machine, which never answers in earnest, looks like a director with one real server. What is said of
+/// that machine as a real server is only possible then.
+fn doubt(facts: &Facts<'_>, mut finding: Finding) -> Finding {
+    // One flow of each pair of director and server speaks for the others.
+    let flows = facts.flows().filter(|f| finding.flows.binary_search(&f.id).is_ok());
+    let pairs: HashMap<_, &crate::trace::Flow> = flows.map(|f| ((f.method, f.director, f.real_server), f)).collect();
+    if !pairs.is_empty() && pairs.values().all(|f| facts.may_be_a_router(f)) {
+        finding.confidence = finding.confidence.min(Confidence::Possible);
+        let seen = "is it a director? `ipvsadm -ln` where requests are translated";
+        finding.settle = Some(finding.settle.map_or_else(|| seen.to_string(), |settle| format!("{settle}; {seen}")));
+    }
+    finding
 }
 
 /// Attaches code and name, and widens the flows: what holds for every example of a group holds for the group.

@@ -713,6 +713,11 @@ impl Conn {
         Conn { isn: (self.isn.0.wrapping_add(bytes), self.isn.1), ..self.clone() }
     }
 
+    /// The same connection after the server has sent so many bytes more.
+    pub(super) fn answered(&self, bytes: u32) -> Self {
+        Conn { isn: (self.isn.0, self.isn.1.wrapping_add(bytes)), ..self.clone() }
+    }
+
     fn packet(&self, back: bool, flags: u8, payload: &[u8], ttl: u8, id: u16, at: &Addresses) -> Vec<u8> {
         let (src, dst, tunnel) = at;
         let (protocol, segment) = match self.udp {

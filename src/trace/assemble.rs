@@ -39,6 +39,8 @@ pub(super) struct Draft {
     flooded_at: Option<(u32, u32, i64)>,
 }
 
+/// The mark of data that was sent again, in [`Tally::kinds`].
+const REPEATED: u32 = 1 << NoteKind::DataRepeat as u32;
 /// An unanswered question counts as unanswered, not as cut off by the end of the capture, after so long.
 const PATIENCE: i64 = 1_000_000_000;
 
@@ -100,6 +102,7 @@ impl Assembler {
             real_server: verdict.real_server,
             method: verdict.method,
             state,
+            stalled: self.stalled_in(state, members),
             client_host,
             director: verdict.director,
             server_host: verdict.server_host,
@@ -226,14 +229,21 @@ impl Assembler {
             }
         }
         let state = state(protocol, &seen, tally);
-        let plain = state.is_complete() && !tally.reset_by_client && !tally.reset_by_server && tally.errors == 0;
+        let stalled = if tally.kinds & REPEATED != 0 { self.stalled_in(state, members) } else { None };
+        let plain = stalled.is_none() && state.is_complete() && !tally.reset_by_client && !tally.reset_by_server && tally.errors == 0;
         // Single losses happen to every connection and make no other story of it.
         let loss =
             [NoteKind::SynRepeat, NoteKind::SynAckRepeat, NoteKind::DataRepeat].iter().fold(0, |bits, kind| bits | 1 << *kind as u32);
         let kinds = if plain { tally.kinds & !loss } else { tally.kinds };
-        let marks = u64::from(kinds) << 2 | u64::from(tally.reset_by_client) << 1 | u64::from(tally.reset_by_server);
+        let stall = stalled.map_or(0, |way| 1 + way as u64);
+        let marks = stall << 40 | u64::from(kinds) << 2 | u64::from(tally.reset_by_client) << 1 | u64::from(tally.reset_by_server);
         let begins = mix(u64::from(protocol.number()), state as u64);
         (mix(mix(sum.wrapping_add(begins), tally.errors), marks), plain && kinds == 0)
+    }
+
+    /// Only an open connection stalls.
+    fn stalled_in(&self, state: FlowState, members: &[u32]) -> Option<Way> {
+        matches!(state, FlowState::Established | FlowState::Closed | FlowState::Reset).then(|| self.stalled(members)).flatten()
     }
 
     /// Whether the capture at `point` went on for long enough after `time` that an answer should have come.

@@ -85,6 +85,8 @@ fn tunnel(hop: &Hop) -> Option<(TunnelKind, IpAddr, IpAddr)> {
 pub(super) struct Balance {
     /// Targets of each destination translation: by forwarder, protocol and destination before.
     targets: HashMap<(Option<HostId>, Protocol, Endpoint), Targets>,
+    /// Addresses to which a forwarder translated, and which served.
+    servers: HashMap<HostId, HashSet<IpAddr>>,
     /// MACs that one destination was handed to by a forwarder that left the addresses alone.
     handed_to: HashMap<(Option<HostId>, Protocol, Endpoint), HashSet<MacAddr>>,
     /// Virtual services of directors that route directly or tunnel.
@@ -97,6 +99,8 @@ pub(super) struct Balance {
     answerers: HashMap<IpAddr, HashSet<HostId>>,
     /// Hosts that asked who has an address: to them it is a neighbour's.
     askers: HashMap<IpAddr, HashSet<HostId>>,
+    /// Outer destinations of the tunnelled packets that each host was handed.
+    tunnelled_to: HashMap<HostId, HashSet<IpAddr>>,
     /// Addresses whose host asks in vain for neighbours, with this address as sender.
     asks_in_vain: HashSet<IpAddr>,
     /// Capture points on machines that no flow reached.
@@ -152,12 +156,20 @@ impl Balance {
 
     /// Takes in one flow.
     pub(super) fn learn(&mut self, protocol: Protocol, request: &Path, reply: &Path, served: bool) {
+        for hop in request.links() {
+            if let (Some(to), Some((_, _, dst))) = (hop.to, tunnel(hop)) {
+                self.tunnelled_to.entry(to).or_default().insert(dst);
+            }
+        }
         for step in Step::all(request) {
             let key = (step.forwarder(), protocol, step.before.dst);
             if step.translates_destination() {
                 let targets = self.targets.entry(key).or_default();
                 targets.endpoints.insert(step.after.dst);
                 targets.served |= served;
+                if let (Some(host), true) = (step.forwarder(), served) {
+                    self.servers.entry(host).or_default().insert(step.after.dst.addr);
+                }
                 targets.flows += 1;
                 if step.translates_source() {
                     let kept = step.before.src.port == step.after.src.port;
@@ -187,6 +199,9 @@ impl Balance {
             return true;
         }
         let (forwarder, next) = (step.forwarder(), step.after.to);
+        if self.is_from_server(step) {
+            return false;
+        }
         let empty = HashSet::new();
         let claimants = self.claimants.get(&step.before.dst.addr).unwrap_or(&empty);
         let answerers = self.answerers.get(&step.before.dst.addr).unwrap_or(&empty);
@@ -207,6 +222,11 @@ impl Balance {
             _ => false,
         };
         passed_by || (same_arm && reply.is_empty())
+    }
+
+    /// Whether a forwarder hands on what one of its own real servers sends: it is their gateway there, and does not balance.
+    fn is_from_server(&self, step: &Step<'_>) -> bool {
+        step.forwarder().and_then(|host| self.servers.get(&host)).is_some_and(|servers| servers.contains(&step.before.src.addr))
     }
 
     /// Whether an address belongs to a virtual service that some host holds beside its own address.
@@ -257,6 +277,7 @@ impl Balance {
         let hands_on = |s: &Step<'_>| {
             s.only_macs()
                 && !self.delivers(protocol, s)
+                && !self.is_from_server(s)
                 && (self.vips.contains(&(protocol, s.before.dst)) || self.routes_directly(protocol, s, reply))
                 && self.still_at_director(s, &steps)
         };
@@ -293,7 +314,7 @@ impl Balance {
         if wrapped == Some(at) {
             verdict.method = Method::Tunnel;
             verdict.real_server = step.after.outer.map(|(_, _, dst)| Endpoint::new(dst, step.before.dst.port));
-            verdict.server_host = step.after.to.or(verdict.server_host);
+            verdict.server_host = self.tunnel_end(request, reply, step.after);
         } else if translated == Some(at) {
             let key = (step.forwarder(), protocol, step.before.dst);
             let full = step.translates_source() && self.targets.get(&key).is_some_and(|t| t.ports_changed > t.ports_kept);
@@ -329,6 +350,29 @@ impl Balance {
         !steps[..at].iter().any(Step::encapsulates)
     }
 
+    /// The host that a tunnel ends at: the owner of its outer destination, or who was handed the packet last. The next hop may be a router,
+    /// which also brings packets, is handed other tunnels, or has other addresses; only what it does itself proves that it is the end.
+    fn tunnel_end(&self, request: &Path, reply: &Path, inside: &Hop) -> Option<HostId> {
+        let (_, _, dst) = tunnel(inside)?;
+        let last = request.links().filter(|hop| tunnel(hop).is_some_and(|(_, _, outer)| outer == dst)).last()?;
+        let next = last.to.or(last.at);
+        if let Some(owners) = self.claimants.get(&dst) {
+            let mut owners = owners.iter().copied();
+            return match (owners.next(), owners.next()) {
+                (Some(owner), None) => Some(owner),
+                _ => next.filter(|host| self.claimants[&dst].contains(host)),
+            };
+        }
+        let next = next?;
+        let answers = reply.first().is_some_and(|hop| hop.from == Some(next) && is_initial(hop.ttl));
+        let brings = request.links().any(|hop| hop.from == Some(next));
+        let several = self.tunnelled_to.get(&next).is_some_and(|outer| outer.len() > 1);
+        let elsewhere = |(addr, hosts): (&IpAddr, &HashSet<HostId>)| {
+            *addr != inside.dst.addr && addr.is_ipv4() == dst.is_ipv4() && hosts.contains(&next)
+        };
+        (answers || !(brings || several || self.claimants.iter().any(elsewhere))).then_some(next)
+    }
+
     /// Nobody was seen to put the request into the tunnel in which it comes, as when only real servers were captured. The tunnel tells where
     /// it goes, and where from; answers of a tunnel between two networks come back through it.
     fn out_of_tunnel(&self, request: &Path, reply: &Path, verdict: &mut Verdict) -> bool {
@@ -338,7 +382,7 @@ impl Balance {
         }
         verdict.method = Method::Tunnel;
         verdict.real_server = Some(Endpoint::new(dst, hop.dst.port));
-        verdict.server_host = hop.to.or(hop.at);
+        verdict.server_host = self.tunnel_end(request, reply, hop);
         verdict.director = hop.from.filter(|from| self.claimants.get(&src).is_some_and(|hosts| hosts.contains(from)));
         true
     }

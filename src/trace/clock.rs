@@ -52,6 +52,9 @@ pub(super) struct Passage {
 
 /// Pieces of time in which the offset is looked at on its own, to see a drift.
 const PIECES: usize = 64;
+/// Nanoseconds a second. Computers' clocks stay within 500 ppm of the right pace (the kernel's `MAXFREQ`, include/linux/timex.h), so two of them
+/// within twice that of each other; what seems to be more is stamps that came late.
+const MAX_DRIFT: f64 = 1e6;
 /// No bound: the points were never crossed that way.
 const OPEN: i64 = i64::MAX / 4;
 
@@ -233,7 +236,8 @@ fn slope(there: &[i64], back: &[i64], length: i64) -> f64 {
     let mut widths: Vec<f64> = points.iter().map(|p| p.2.abs()).collect();
     widths.sort_by(f64::total_cmp);
     let span = points[points.len() - 1].0 - points[0].0;
-    if (slope * span).abs() > 2.0 * widths[widths.len() / 2].max(10_000.0) { slope } else { 0.0 }
+    let outgrows = (slope * span).abs() > 2.0 * widths[widths.len() / 2].max(10_000.0);
+    if outgrows && slope.abs() <= MAX_DRIFT { slope } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -251,6 +255,12 @@ mod tests {
             all.push(Passage { from_file: 1, to_file: 0, left: t + 1_000_000 + ahead(t), arrived: t + 1_000_000 + delay });
         }
         all
+    }
+
+    #[test]
+    fn no_clock_runs_that_wrong() {
+        let clocks = Clocks::estimate(vec![0, 1], &crossing(|t| t / 500));
+        assert_eq!(clocks.offsets[0].drift, 0.0, "{:?}", clocks.offsets);
     }
 
     #[test]

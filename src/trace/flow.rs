@@ -28,6 +28,8 @@ pub struct Flow {
     pub method: Method,
     /// How far it came.
     pub state: FlowState,
+    /// It was open, and then its data did not get through any more, in this direction.
+    pub stalled: Option<Way>,
     /// The client's packets.
     pub request: Path,
     /// The server's packets.
@@ -223,6 +225,25 @@ pub struct FlowError {
 }
 
 impl FlowError {
+    /// What it says: `port unreachable`, `fragmentation needed, mtu 1480`.
+    pub fn words(&self) -> String {
+        let known = match (self.type_number, self.code) {
+            (3, 0) | (1, 0) => "net unreachable",
+            (3, 1) | (1, 3) => "host unreachable",
+            (3, 2) => "protocol unreachable",
+            (3, 3) | (1, 4) => "port unreachable",
+            (3, 9 | 10 | 13) | (1, 1) => "administratively prohibited",
+            _ => "",
+        };
+        match self.kind {
+            IcmpKind::TooBig { mtu } => format!("fragmentation needed, mtu {mtu}"),
+            IcmpKind::TimeExceeded => "time exceeded".to_string(),
+            IcmpKind::Redirect { gateway } => format!("redirect to {gateway}"),
+            _ if known.is_empty() => format!("type {} code {}", self.type_number, self.code),
+            _ => known.to_string(),
+        }
+    }
+
     /// Destination or protocol or port unreachable, of the kind that refuses a connection.
     pub fn refuses(&self) -> bool {
         self.kind == IcmpKind::Unreachable && matches!((self.type_number, self.code), (3, 2 | 3) | (1, 4))
@@ -230,6 +251,16 @@ impl FlowError {
 }
 
 impl Flow {
+    /// How far it came, as people say it: what has no SYN, or was open and came to a standstill, too.
+    pub fn outcome(&self) -> String {
+        let handshake = matches!(self.protocol, Protocol::Tcp | Protocol::Sctp);
+        match self.state {
+            _ if self.stalled.is_some() => "stalled".to_string(),
+            FlowState::SynOnly if !handshake => "request only".to_string(),
+            state => state.to_string(),
+        }
+    }
+
     /// The notes of one kind.
     pub fn noted(&self, kind: NoteKind) -> impl Iterator<Item = &FlowNote> {
         self.notes.iter().filter(move |note| note.kind == kind)

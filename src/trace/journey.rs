@@ -214,6 +214,19 @@ mod tests {
         journeys(&mut world)
     }
 
+    /// Days on which something was wrong once: few packets on a wire, of which two looked like one; an IP-ID that was the same by chance.
+    #[test]
+    fn days_that_went_wrong() {
+        let bad = [
+            Weather { missed: 2, again: 1, ids: false, ..Weather::fair(12_756_638_987_057_537_027) },
+            Weather { loss: 6, missed: 6, scrubs: true, ..Weather::fair(11_570_453_427_516_280_437) },
+            Weather { loss: 3, again: 3, scrubs: true, ..Weather::fair(7_288_526_283_600_363_964) },
+        ];
+        for weather in bad {
+            assert_eq!(day(weather, false).1.wrong, 0, "{weather:?}");
+        }
+    }
+
     #[test]
     fn a_fair_day() {
         let (journeys, score) = day(Weather::fair(1), false);
@@ -236,8 +249,7 @@ mod tests {
     }
 
     proptest! {
-        // The same days each time: what is still wrong on rare ones is bounded below, not hidden.
-        #![proptest_config(ProptestConfig { cases: 48, rng_seed: proptest::test_runner::RngSeed::Fixed(7), ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
         /// The IP-ID tells: everything is found, whatever is lost, missed, sent again; but for a flow whose handshake one capture missed, and
         /// so much else that it stays in two.
@@ -248,11 +260,11 @@ mod tests {
         }
 
         /// No IP-IDs, as with IPv6: what is lost and sent again must not shift anything. A UDP flow of
-        /// which both captures missed the beginning may stay in two, and of hundreds of datagrams one may be taken for its repetition.
+        /// which both captures missed the beginning may stay in two.
         #[test]
         fn without_ip_ids(seed in any::<u64>(), loss in 0u64..8, missed in 0u64..8, again in 0u64..8, v6 in any::<bool>()) {
             let (_, score) = day(Weather { loss, missed, again, v6, ids: false, ..Weather::fair(seed) }, false);
-            prop_assert!(score.wrong * 300 <= score.found && score.missed * 10 <= score.found, "{score:?}");
+            prop_assert!(score.wrong == 0 && score.missed * 10 <= score.found, "{score:?}");
         }
 
         /// A box that writes IP-IDs of its own.

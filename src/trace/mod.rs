@@ -42,6 +42,7 @@ mod place;
 mod point;
 mod sample;
 mod segments;
+mod stall;
 mod store;
 mod table;
 mod topology;
@@ -282,11 +283,23 @@ impl Assembler {
         for flow in flows {
             say(flow.client_host, Role::Client);
             say(flow.director, Role::Director);
-            if flow.method != Method::Unknown {
+            // What is served without a director may be any server anywhere, unless the address is a virtual one that it holds, or its name.
+            let named = flow.server_host.and_then(|h| self.hosts.list.get(h)).is_some_and(|h| role_of_name(&h.name) == Role::RealServer);
+            let serves = match flow.method {
+                Method::Unknown => false,
+                Method::Direct => named || flow.real_server != flow.vip,
+                _ => true,
+            };
+            if serves {
                 say(flow.server_host, Role::RealServer);
             }
             for router in &flow.routers {
                 say(Some(*router), Role::Router);
+            }
+            // Who hands on answers alone is a router, too, unless its name says that more is to be expected of it.
+            for hop in flow.reply.links().skip(1) {
+                let named = hop.from.and_then(|h| self.hosts.list.get(h)).map_or(Role::Unknown, |h| role_of_name(&h.name));
+                say(hop.from.filter(|_| named == Role::Unknown), Role::Router);
             }
         }
         for (host, role) in self.hosts.list.iter_mut().zip(rank) {

@@ -142,8 +142,8 @@ impl<'a> Direction<'a> {
             };
             for (i, a) in passes.iter().enumerate().filter(|(i, _)| once(*i)) {
                 for (_, b) in passes.iter().enumerate().skip(i + 1).filter(|(j, _)| once(*j)) {
-                    let wires = (self.stations[a.station as usize].wire, self.stations[b.station as usize].wire);
-                    learner.pair(wires, b.time - a.time, (a.id, b.id));
+                    let (from, to) = (self.stations[a.station as usize], self.stations[b.station as usize]);
+                    learner.pair(from, to, b.time - a.time, (a.id, b.id));
                 }
             }
         });
@@ -170,18 +170,19 @@ impl<'a> Direction<'a> {
 
     /// Which packets known from earlier stations pass here, as places in `known` and `here`.
     fn pairs(&self, known: &[Packet], here: &[Pass], pace: &Pace) -> Vec<(usize, usize)> {
-        let wire = self.stations[here[0].station as usize].wire;
+        let station = self.stations[here[0].station as usize];
         let mut faithful = true;
         let mut spread = 0;
+        let mut vague = false;
         let mut expected: Vec<Expected> = Vec::with_capacity(known.len());
         for (at, packet) in known.iter().enumerate() {
             let Some(last) = packet.passes.last() else { continue };
-            let gap = pace.between(self.stations[last.station as usize].wire, wire);
+            let gap = pace.between(self.stations[last.station as usize], station);
             faithful &= gap.faithful;
-            spread = spread.max(gap.spread);
+            (spread, vague) = (spread.max(gap.spread), vague || gap.vague);
             expected.push(Expected { id: packet.id(), time: last.time.saturating_add(gap.center), at });
         }
-        let gap = Gap { center: 0, spread, faithful };
+        let gap = Gap { center: 0, spread, faithful, vague };
         let mut seen: Vec<Expected> = here.iter().enumerate().map(|(at, p)| Expected { id: p.id, time: p.time, at }).collect();
         if !faithful {
             expected.iter_mut().chain(&mut seen).for_each(|e| e.id = 0);

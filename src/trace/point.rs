@@ -163,7 +163,7 @@ fn name(source: &Source) -> (String, Option<String>, Naming) {
             }
             (format!("{stem}.{interface}"), Some(stem.split('.').next().unwrap_or(&stem).to_string()), Naming::Given)
         }
-        (_, Some((host, _))) if !says_nothing(host) => (stem.clone(), Some(host.to_string()), Naming::Given),
+        (_, Some((host, _))) if host.len() > 1 && !means_no_host(host) => (stem.clone(), Some(host.to_string()), Naming::Given),
         (Some(interface), _) if !says_nothing(&stem) => (format!("{stem}.{interface}"), Some(stem), Naming::Given),
         (_, None) if !says_nothing(&stem) => (stem.clone(), Some(stem), Naming::Given),
         _ => (stem, None, Naming::Inferred),
@@ -186,10 +186,14 @@ fn stem(file_name: &str) -> String {
 
 /// File names that people give to captures without thinking of a host: one or two letters, numbers, `capture3`, `eth0`.
 fn says_nothing(stem: &str) -> bool {
+    (stem.len() <= 2 && role_of_name(stem) == Role::Unknown) || means_no_host(stem)
+}
+
+/// Words that are no host's name, however long: also where an interface's name follows.
+fn means_no_host(stem: &str) -> bool {
     let word: String =
         stem.trim_end_matches(|c: char| c.is_ascii_digit() || matches!(c, '-' | '_' | '.' | ':' | 'T' | 'Z')).to_ascii_lowercase();
-    (stem.len() <= 2 && role_of_name(stem) == Role::Unknown)
-        || word.is_empty()
+    word.is_empty()
         || is_interface(stem)
         || matches!(
             word.as_str(),
@@ -237,6 +241,10 @@ mod tests {
             ("all.pcapng", Some("client"), true, "client", Some("client")),
             ("director.pcap", None, false, "director", Some("director")),
             ("a.pcap", None, false, "a", None),
+            ("w1.eth0.pcap", None, false, "w1.eth0", Some("w1")),
+            ("d.eth0.pcap", None, false, "d.eth0", None),
+            ("10.eth0.pcap", None, false, "10.eth0", None),
+            ("w1.pcap", None, false, "w1", None),
             ("7.pcap.zst", None, false, "7", None),
             ("eth0.pcap", None, false, "eth0", None),
             ("gw.int.pcap", None, false, "gw.int", Some("gw")),

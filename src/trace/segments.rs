@@ -66,8 +66,8 @@ pub(super) fn merge(direction: &Direction<'_>, pace: &Pace, packets: &mut [Packe
 fn piece(direction: &Direction<'_>, pace: &Pace, at: usize, packet: &Packet) -> Option<Piece> {
     let pass = packet.passes.first()?;
     let entry = direction.entry(&direction.items[pass.from as usize]);
-    let (first, wire) = (direction.stations[0].wire, direction.stations[pass.station as usize].wire);
-    let delay = if pass.station == 0 { 0 } else { pace.between(first, wire).center };
+    let (first, here) = (direction.stations[0], direction.stations[pass.station as usize]);
+    let delay = if pass.station == 0 { 0 } else { pace.between(first, here).center };
     let from = i64::from(entry.seq);
     let stream = (entry.ack, entry.mark);
     (entry.len() > 0).then_some(Piece { stream, time: pass.time - delay, from, to: from + i64::from(entry.len()), packet: at })

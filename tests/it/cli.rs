@@ -147,9 +147,15 @@ fn lines_are_objects() {
     let journeys = text(&on("healthy/dr-ok", "trace", &["--packets", "--flow", "1"]));
     let first: Value = serde_json::from_str(journeys.lines().next().expect("a line")).expect("JSON");
     assert_eq!((first["flow"].as_u64(), first["direction"].as_str()), (Some(1), Some("request")));
-    let points: Vec<&str> =
-        first["sightings"].as_array().expect("sightings").iter().map(|s| s["point"].as_str().expect("a point")).collect();
-    assert_eq!(points[..3], ["client.eth0", "router.ext", "router.int"]);
+    let points = |list: &Value| -> Vec<String> {
+        list.as_array().expect("sightings").iter().map(|s| s["point"].as_str().expect("a point").to_string()).collect()
+    };
+    assert_eq!(points(&first["sightings"])[..3], ["client.eth0", "router.ext", "router.int"]);
+    // What the bridge flooded is told apart from the way.
+    let lines: Vec<Value> = journeys.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let flooded = lines.iter().find(|line| line.get("flooded").is_some()).expect("a flooded packet");
+    let frames = |list: &str| flooded[list].as_array().expect("a list").clone();
+    assert!(frames("flooded").iter().all(|frame| !frames("sightings").contains(frame)), "{flooded}");
 }
 
 #[test]

@@ -82,6 +82,8 @@ fn the_json_page_says_what_the_schema_says() {
     text += "\n## Lines (NDJSON)\n\n`diagnose --format ndjson` writes the same objects a line each, with `type`: `finding` `input` `host` `service` `flow` `not-judged` `clock`. ";
     text += "`trace --format ndjson` writes a flow a line. `trace --packets` writes each packet's way:\n\n";
     text += "```json\n{\"flow\": 1, \"direction\": \"request\", \"sightings\": [{\"point\": \"client.eth0\", \"frame\": 3}], \"rewrites\": []}\n```\n\n";
-    text += "A sighting in a file with several points names its `file` too.\n";
+    text += "A sighting in a file with several points names its `file` too. Where one frame is several at another point (GRO, TSO), `part` says which \
+             bytes of the payload this one holds: `{\"offset\": 0, \"len\": 1448}`. `flooded` lists, in the same form, frames that a bridge flooded to hosts \
+             which the packet did not concern; it is left out when there are none.\n";
     hold(&docs().join("json.md"), &text);
 }

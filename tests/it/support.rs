@@ -62,6 +62,11 @@ impl Random {
         Random(seed.max(1))
     }
 
+    /// For one case: what is drawn does not depend on which other cases there are.
+    pub fn of(seed: u64, name: &str) -> Self {
+        Random::new(name.bytes().fold(seed, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;

@@ -9,7 +9,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 /// An interface of the host.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Interface {
-    pub(super) index: u32,
     pub(super) networks: Vec<Prefix>,
     pub(super) gateways: Vec<IpAddr>,
     pub(super) mtu: Option<usize>,
@@ -25,7 +24,7 @@ pub(super) fn names() -> Vec<String> {
 
 /// An interface; `None` when there is none of this name.
 pub(super) fn interface(name: &str) -> Option<Interface> {
-    let index = if_nametoindex(name).ok()?;
+    if_nametoindex(name).ok()?;
     let networks = getifaddrs()
         .into_iter()
         .flatten()
@@ -40,7 +39,7 @@ pub(super) fn interface(name: &str) -> Option<Interface> {
         })
         .collect();
     let mtu = fs::read_to_string(format!("/sys/class/net/{name}/mtu")).ok().and_then(|text| text.trim().parse().ok());
-    Some(Interface { index, networks, gateways: gateways(name), mtu })
+    Some(Interface { networks, gateways: gateways(name), mtu })
 }
 
 fn address(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {

@@ -60,6 +60,8 @@ struct FlowV1<'a> {
     real_server: Option<String>,
     method: String,
     state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stalled: Option<String>,
     client_host: Option<&'a str>,
     director: Option<&'a str>,
     server_host: Option<&'a str>,
@@ -141,6 +143,9 @@ struct Journey<'a> {
     direction: String,
     sightings: Vec<Sighting<'a>>,
     rewrites: Vec<String>,
+    /// Where a bridge flooded it to hosts that it did not concern.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    flooded: Vec<Sighting<'a>>,
 }
 
 #[derive(Serialize)]
@@ -149,6 +154,15 @@ struct Sighting<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<&'a str>,
     frame: u64,
+    /// Where one frame is several at another point (GRO, TSO): the bytes of the payload that this one holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<Part>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    offset: u32,
+    len: u32,
 }
 
 fn point(trace: &Trace, number: u32) -> &str {
@@ -187,6 +201,7 @@ fn flow<'a>(trace: &'a Trace, flow: &'a Flow, findings: &'a [&'static str]) -> F
         real_server: flow.real_server.map(|rs| rs.to_string()),
         method: flow.method.to_string(),
         state: flow.state.to_string(),
+        stalled: flow.stalled.map(|way| way.to_string()),
         client_host: name(flow.client_host),
         director: name(flow.director),
         server_host: name(flow.server_host),
@@ -225,12 +240,14 @@ fn journey<'a>(trace: &'a Trace, several: &[bool], j: &trace::Journey) -> Journe
         point: point(trace, s.point),
         file: trace.points.get(s.point as usize).filter(|p| several.get(p.file) == Some(&true)).map(|p| p.file_name.as_str()),
         frame: s.frame,
+        part: s.part.map(|part| Part { offset: part.offset, len: part.len }),
     };
     Journey {
         flow: j.flow,
         direction: j.way.to_string(),
         sightings: j.sightings.iter().map(sighting).collect(),
         rewrites: j.rewrites.iter().map(ToString::to_string).collect(),
+        flooded: j.flooded.iter().map(sighting).collect(),
     }
 }
 

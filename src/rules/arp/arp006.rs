@@ -55,6 +55,12 @@ fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
         Some(_) => format!("{asker} asked {times} who has {target}; {name} hears it, and nobody answers."),
         None => format!("{asker} asked {times} who has {target}; nobody answers."),
     };
+    // Somebody else than the client may have chosen the address.
+    let translated = vain.flows.iter().any(|f| f.service.addr != target);
+    let mut open = vec!["SVC001", "ARP011", "HA003", "ARP005"];
+    if translated {
+        open.insert(0, "NET002");
+    }
     let heard = director.map(|(_, q)| {
         let what = format!("the question for {target} arrives at {name}, which does not answer");
         Evidence::Frames { point: q.point, frames: q.times.frames(), time: Some(q.times.since()), what }
@@ -62,10 +68,7 @@ fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
     Finding::new(name, Severity::Broken, confidence, summary, facts.question(vain.question))
         .and(heard)
         .and(vain.errors(facts))
-        .unless(
-            &["ARP011", "HA003", "ARP005"],
-            format!("on {name}: is it up, `ip addr show to {target}`, `sysctl net.ipv4.conf.all.arp_ignore`"),
-        )
+        .unless(&open, format!("on {name}: is it up, `ip addr show to {target}`, `sysctl net.ipv4.conf.all.arp_ignore`"))
         .mend([sysctl(name, &[("net.ipv4.conf.all.arp_ignore", "0", "1")]), {
             let device = director.map_or("IF", |(_, q)| facts.device(q.point));
             crate::finding::Remedy::new(
@@ -102,6 +105,8 @@ mod tests {
         w.syn(&c, "client router", 2);
         let found = w.expect(&ARP006, Confidence::Likely, "director");
         assert_eq!(found.flows, [1]);
+        // The router chose this address; or it is right, and the director does not have it.
+        assert!(["NET002", "SVC001"].iter().all(|code| found.alternatives.contains(code)));
         w.deny(&ARP011);
         // Nobody looked at the director: it may as well be down.
         let w = w.without(&["director", "web1", "web2"]);

@@ -75,6 +75,45 @@ mod tests {
         assert!(w.cannot_judge(&DR001));
     }
 
+    /// It asks for the next hop of its answer; whether it is told, no capture here shows.
+    #[test]
+    fn a_server_that_asks_for_a_neighbour_has_an_answer() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client router director web1", 1);
+        w.who_has("web1", "int", "10.2.0.1", &["router"]);
+        w.syn(&c, "client router director web1", 2);
+        w.without(&["client", "director", "router"]).deny(&DR001);
+    }
+
+    /// A stranger with the address of a real server looks like one without the VIP, where the director was not captured.
+    #[test]
+    fn who_answers_for_the_servers_address_is_heard_by_the_director_alone() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let good = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        w.talk(&good, "client router director web1", "web1 router client");
+        w.who_has("director", "int", "10.2.0.12", &["web2"]);
+        w.syn(&World::tcp("10.1.0.100:40002", "10.2.0.100:80"), "client router director web2", 3);
+        assert!(!w.finding(&DR001).alternatives.contains(&"ARP012"));
+        assert!(w.without(&["director"]).finding(&DR001).alternatives.contains(&"ARP012"));
+    }
+
+    /// Captured alone, a silent machine may be a real server or anybody.
+    #[test]
+    fn the_silent_server_alone() {
+        let mut w = World::dr();
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        w.syn(&World::tcp("10.1.0.100:40001", "10.2.0.100:80"), "client router director web1", 3);
+        let w = w.without(&["client", "router", "director", "web2"]);
+        let subject = w.finding(&DR001).subject;
+        let found = w.expect(&DR001, Confidence::Possible, &subject);
+        assert!(found.alternatives.contains(&"DR004"), "{:?}", found.alternatives);
+        assert!(w.cannot_judge(&super::super::dr004::DR004));
+    }
+
     #[test]
     fn a_server_that_refuses_knows_the_vip() {
         let mut w = World::dr();

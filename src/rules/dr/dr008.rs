@@ -37,6 +37,10 @@ fn check(facts: &Facts<'_>) -> Outcome {
     let mut found: BTreeMap<HostId, (Vec<&Flow>, Vec<&Question>)> = BTreeMap::new();
     for flow in facts.flows() {
         let Some(unresolved) = facts.unresolved(flow, Way::Request) else { continue };
+        // A server behind a director has the address that it is asked under, and no other.
+        if flow.director.is_some_and(|director| director != unresolved.host) {
+            continue;
+        }
         let with_vip: Vec<&Question> = unresolved.questions.into_iter().filter(|q| q.asker == Some(unresolved.hop.dst.addr)).collect();
         if !with_vip.is_empty() {
             let entry = found.entry(unresolved.host).or_default();
@@ -106,6 +110,20 @@ mod tests {
         assert_eq!(found.flows, [1]);
         let found = world("10.2.0.100").without(&["web1", "web2", "router"]).expect(&DR008, Confidence::Likely, "director");
         assert_eq!(found.alternatives, ["ARP011"]);
+    }
+
+    /// A real server behind NAT that asks for a gateway which is not there.
+    #[test]
+    fn a_server_is_no_director() {
+        let mut w = World::nat();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        for _ in 0..3 {
+            w.who_has("web1", "int", "10.2.0.99", &[]);
+            w.wait(1.0);
+        }
+        w.syn(&c, "client director web1", 2);
+        w.deny(&DR008);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Where a packet's way ends, and what packets say of why.
 
 use super::Facts;
-use crate::net::Protocol;
+use crate::net::{Protocol, Timestamp};
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowState, Hop, HostId, NoteKind, Path, Question, Way};
 use std::collections::BTreeSet;
@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 const PATIENCE: i64 = 1_000_000_000;
 /// A question for a neighbour belongs to a packet that came so long before it at most.
 const ASKS_WITHIN: i64 = 4_000_000_000;
+/// A host that has something to send asks for the next hop as soon as this.
+const PROMPT: i64 = 50_000_000;
 /// Captures so far apart were not taken together.
 const OTHER_TIME: i64 = 60_000_000_000;
 
@@ -80,25 +82,31 @@ impl<'a> Facts<'a> {
     pub fn speaks_at(&self, host: HostId, point: u32) -> bool {
         let claims = &self.trace.claims;
         let macs = &self.trace.hosts[host].macs;
-        let hops = |f: &'a Flow| [&f.request, &f.reply].into_iter().flat_map(|p| p.hops.iter().chain(&p.strays));
         claims.claims.iter().any(|c| c.point == point && macs.contains(&c.mac))
             || claims.questions.iter().any(|q| q.point == point && macs.contains(&q.mac))
-            || self.flows().any(|f| hops(f).any(|h| h.point == point && h.from == Some(host)))
+            || self.trace.sent_at(host, point)
     }
 
     /// The hop at which a server received the request, if it then stayed silent: no packet of the connection, no ICMP error, no question for
     /// a neighbour through which it could answer.
     pub fn silent_server(&self, flow: &'a Flow) -> Option<&'a Hop> {
         let server = flow.server_host.filter(|server| Some(*server) != flow.director)?;
+        let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
+        if answered || flow.state != FlowState::Unanswered {
+            return None;
+        }
         // The last place on the server: behind its tunnel, where that was captured.
         let inside = flow.request.hops.iter().rev().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none());
         let hop = inside.or_else(|| self.reached(&flow.request, server))?;
-        let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
         let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
         let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
-        let spoke = answered || self.answer_of_its_own_address(flow).is_some();
-        let silent = flow.state == FlowState::Unanswered && !spoke && self.waited(flow, hop) && !hands_on();
-        (silent && !self.asks_in_vain(server, flow, hop).any(|_| true) && !self.asks_as(server, hop)).then_some(hop)
+        let silent = self.answer_of_its_own_address(flow).is_none() && self.waited(flow, hop) && !hands_on();
+        (silent && !self.wants_to_answer(server, flow, hop)).then_some(hop)
+    }
+
+    /// True when a host that received a packet asks for a neighbour: it has an answer to send.
+    pub(in crate::rules) fn wants_to_answer(&self, host: HostId, flow: &Flow, hop: &Hop) -> bool {
+        self.asks_in_vain(host, flow, hop).next().is_some() || self.asks_as(host, hop) || self.asks_at_once(host, hop)
     }
 
     /// A server's answer to a datagram from its own address instead of the one that was asked, which looks like a connection of its own: from
@@ -115,8 +123,21 @@ impl<'a> Facts<'a> {
     fn asks_as(&self, host: HostId, hop: &Hop) -> bool {
         let since = self.trace.common_time(hop.point, hop.time);
         let macs = &self.trace.hosts[host].macs;
-        let asks = |q: &&Question| macs.contains(&q.mac) && q.asker == Some(hop.dst.addr) && self.last_asked(q) >= since;
+        // A neighbour that it knows is asked for again by unicast now and then, whatever it wants to send.
+        let asks = |q: &&Question| macs.contains(&q.mac) && !q.unicast && q.asker == Some(hop.dst.addr) && self.last_asked(q) >= since;
         self.trace.claims.questions.iter().any(|q| asks(&q))
+    }
+
+    /// True when a host asks for a neighbour right after it received a packet, or insists on one, wherever that was heard: it has an answer
+    /// to send. Whether it is told, only its own interface would show.
+    fn asks_at_once(&self, host: HostId, hop: &Hop) -> bool {
+        let received = self.trace.common_time(hop.point, hop.time);
+        let macs = &self.trace.hosts[host].macs;
+        let after = |q: &Question, at: Timestamp| self.trace.common_time(q.point, at) - received;
+        let prompt = |q: &Question| q.times.first.iter().any(|(_, at)| (0..=PROMPT).contains(&after(q, *at)));
+        let insists = |q: &Question| q.times.count >= 2 && after(q, q.times.last.1) >= 0 && !self.is_answered(q);
+        let asks = |q: &&Question| macs.contains(&q.mac) && !q.unicast && q.asker.is_some();
+        self.trace.claims.questions.iter().filter(asks).any(|q| prompt(q) || insists(q))
     }
 
     /// Questions of a host, asked while packets of a flow wanted to be handed on, to which nobody answered.
@@ -148,6 +169,15 @@ impl<'a> Facts<'a> {
         // The other direction came past these places on its way to the host, so this one would leave by them.
         let beyond = other.hops.iter().filter(|h| way == Way::Reply && h.to == Some(host) && h.point != hop.point).map(|h| h.point);
         let mut watched: Vec<u32> = self.exits(flow, host, hop).into_iter().chain(beyond).collect();
+        // A host with one interface that was asked for its own address hands the request to somebody beside it.
+        if way == Way::Request
+            && watched.is_empty()
+            && self.trace.hosts[host].points.len() == 1
+            && self.holds(host, hop)
+            && self.is_expected_further(host)
+        {
+            watched = self.idle_beside(hop);
+        }
         watched.sort_unstable();
         watched.dedup();
         let unresolved = self.asks_in_vain(host, flow, hop).next().is_some();
@@ -165,7 +195,16 @@ impl<'a> Facts<'a> {
         if others.is_empty() && self.flows().any(|f| returns(f, &f.request) || returns(f, &f.reply)) {
             return vec![hop.point];
         }
-        others.into_iter().filter(|p| self.covers(*p, hop)).collect()
+        let service = |p: &u32| !is_for_management(self.device(*p));
+        others.into_iter().filter(service).filter(|p| self.covers(*p, hop)).collect()
+    }
+
+    /// Points on the link of a hop, on machines that no connection reached, though somebody thought them worth capturing on: what a host
+    /// with one interface hands on arrives there.
+    fn idle_beside(&self, hop: &Hop) -> Vec<u32> {
+        let hood = self.neighbourhood();
+        let idle = |p: &u32| self.is_idle(*p) && hood.on_one_link(*p, hop.point) && *p != hop.point;
+        (0..self.trace.points.len() as u32).filter(idle).filter(|p| self.is_whole(*p) && self.covers(*p, hop)).collect()
     }
 
     /// False for a point that was captured at another time than a packet. An interface on which nothing happens has no frames to show when
@@ -194,4 +233,9 @@ impl<'a> Facts<'a> {
         }
         (!questions.is_empty()).then_some(Unresolved { host, hop, questions })
     }
+}
+
+/// Interfaces by whose name no service is behind them.
+fn is_for_management(device: &str) -> bool {
+    ["mgmt", "mgt", "management", "oob", "ipmi"].iter().any(|word| device.starts_with(word))
 }

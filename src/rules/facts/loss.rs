@@ -5,8 +5,11 @@ use super::Facts;
 use crate::finding::{Confidence, Finding, Severity};
 use crate::ipvs::Role;
 use crate::net::Protocol;
-use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, PacketKind, Path, Way};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, PacketKind, Path, Question, Way};
 use std::collections::BTreeMap;
+
+/// Who has an address answers a question for it within this time.
+const ANSWERS_WITHIN: i64 = 100_000_000;
 
 /// Requests that ended at one host, with the cause that packets suggest first, and those that they leave open.
 pub(in crate::rules) struct Loss<'a> {
@@ -61,7 +64,7 @@ impl<'a> Facts<'a> {
             }
             let verdict = match refusal {
                 None => self.swallowed_by(flow, host, hop),
-                Some(_) => self.refused_by(host, hop),
+                Some(_) => self.refused_by(flow, host, hop),
             };
             let Some((_, others, mut confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
             let mut severity = Severity::Broken;
@@ -99,27 +102,43 @@ impl<'a> Facts<'a> {
             // A director that does not know a connection resets it; it knows this one, and its server is gone.
             (Role::Director, true) if !flow.from_start => ("SVC012", vec!["NAT008", "SVC013"], Confidence::Likely),
             _ if !flow.from_start => return None,
-            (Role::Director, true) => ("NAT008", vec!["HA003", "SVC001", "NET007"], Confidence::Likely),
+            // It had the address, and then did not answer for it any more: somebody else may have it, and the sender not know.
+            (Role::Director | Role::Unknown, true) if self.gave_up(host, hop) => ("SVC001", vec!["ARP007", "NAT008"], Confidence::Possible),
+            (Role::Director, true) => ("NAT008", vec!["SVC002", "HA003", "SVC001", "NET007"], Confidence::Likely),
             (Role::Director, false) => ("SVC001", vec!["NAT008", "HA003"], Confidence::Likely),
             (Role::Router, true) => ("NET002", vec!["NET008", "NET001"], Confidence::Likely),
             // Forwarding is a property of the interface by which packets arrive: what it does for others, it can do.
             (Role::Router | Role::Unknown, false) if self.forwards(host, hop, true) => ("NET008", vec!["NET007"], Confidence::Possible),
             (Role::Router | Role::Unknown, false) if self.forwards(host, hop, false) => ("NET008", vec!["NET007"], Confidence::Likely),
             (Role::Router, false) => ("NET001", vec!["NET008", "NET007"], Confidence::Likely),
-            (Role::Unknown, true) => ("NAT008", vec!["NET002", "HA003", "SVC001", "NET008"], Confidence::Likely),
+            (Role::Unknown, true) if self.trace.hosts[host].points.len() == 1 && !self.is_dialled(flow) => {
+                ("NAT008", vec!["NET002", "SVC002", "HA003", "SVC001", "NET008"], Confidence::Possible)
+            }
+            (Role::Unknown, true) => ("NAT008", vec!["NET002", "SVC002", "HA003", "SVC001", "NET008"], Confidence::Likely),
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
         };
         Some(verdict)
     }
 
-    fn refused_by(&self, host: HostId, hop: &Hop) -> Option<Verdict> {
+    /// True when the client itself sent the request to the host at which it ended: no forwarder whose choice is not known stands between.
+    fn is_dialled(&self, flow: &Flow) -> bool {
+        flow.client_host.is_some() && flow.request.links().count() == 1
+    }
+
+    fn refused_by(&self, flow: &'a Flow, host: HostId, hop: &Hop) -> Option<Verdict> {
+        let translated = self.translation(flow).is_some();
         let verdict = match self.role_in(host, hop) {
             Role::RealServer | Role::Client => return None,
             Role::Router => ("NET002", vec!["SVC027"], Confidence::Likely),
+            // A router in front may translate to a port that was never meant.
+            Role::Director if translated => ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             Role::Director => ("SVC027", vec!["SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             // Captures of machines that no connection reached: somebody expected it to go further than to this host.
             Role::Unknown => {
-                let confidence = if self.is_expected_further(host) { Confidence::Likely } else { Confidence::Possible };
+                // Who else answers for the address is heard by who asks for it.
+                let asker_seen = hop.from.is_some() && flow.request.hops.iter().any(|h| h.from == hop.from && h.at == hop.from);
+                let chosen = asker_seen || self.is_dialled(flow) || self.trace.hosts[host].points.len() > 1;
+                let confidence = if chosen && self.is_expected_further(host) { Confidence::Likely } else { Confidence::Possible };
                 ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005", "SVC004"], confidence)
             }
         };
@@ -201,9 +220,21 @@ impl<'a> Facts<'a> {
     }
 
     /// True when the address that a packet is for belongs to the host.
-    fn holds(&self, host: HostId, hop: &Hop) -> bool {
+    pub(in crate::rules) fn holds(&self, host: HostId, hop: &Hop) -> bool {
         let neighbours = self.claimants(hop.dst.addr);
         neighbours.iter().any(|c| c.host == host) || self.trace.hosts[host].addresses.contains(&hop.dst.addr)
+    }
+
+    /// True when a host answered for an address before, and then left a question for it unanswered that its own interface heard.
+    fn gave_up(&self, host: HostId, hop: &Hop) -> bool {
+        let (addr, macs) = (hop.dst.addr, &self.trace.hosts[host].macs);
+        let claims = self.trace.claims.claims.iter().filter(|c| c.addr == addr && c.is_earnest() && macs.contains(&c.mac));
+        let Some(last) = claims.map(|c| self.trace.common_time(c.point, c.times.last.1)).max() else { return false };
+        let heard = |q: &&Question| q.target == addr && !macs.contains(&q.mac) && q.point == hop.point;
+        let goes_on = |q: &Question| self.trace.points[q.point as usize].last - q.times.last.1 > ANSWERS_WITHIN;
+        let unanswered = |q: &Question| self.last_asked(q) - last > ANSWERS_WITHIN && goes_on(q);
+        let own = self.trace.host_at(hop.point) == Some(host) && self.is_whole(hop.point);
+        own && self.trace.claims.questions.iter().filter(heard).any(unanswered)
     }
 
     /// True when another host claims the address that a packet was for: it came to the wrong one, and that is the story.
@@ -213,13 +244,17 @@ impl<'a> Facts<'a> {
 
     /// True when there are captures of at least one other machine that no connection reached.
     pub fn is_expected_further(&self, host: HostId) -> bool {
-        let touched = |h: HostId| {
-            self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.from == Some(h) || hop.to == Some(h)))
-        };
-        let used = |point: u32| self.flows().any(|f| f.request.hops.iter().chain(&f.reply.hops).any(|hop| hop.point == point));
-        let idle = |point: u32| !used(point) && self.trace.host_at(point).is_none_or(|h| h != host && !touched(h));
+        let idle = |point: u32| self.is_idle(point) && self.trace.host_at(point) != Some(host);
         self.trace.hosts[host].points.len() > 1 && (0..self.trace.points.len() as u32).any(idle)
             || (0..self.trace.points.len() as u32).filter(|p| idle(*p)).count() > 1
+    }
+
+    /// True for a capture on a machine that no connection reached.
+    pub(in crate::rules) fn is_idle(&self, point: u32) -> bool {
+        let hops = |f: &'a Flow| f.request.hops.iter().chain(&f.reply.hops);
+        let host = self.trace.host_at(point);
+        let touched = |hop: &Hop| hop.point == point || host.is_some() && (hop.from == host || hop.to == host);
+        !self.flows().flat_map(hops).any(touched)
     }
 
     /// The name of a host at which unanswered requests ended, if not all of its interfaces were watched: whether it handed them on is open.

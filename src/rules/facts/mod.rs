@@ -1,6 +1,7 @@
 //! What a rule may look at, and the questions that rules ask all day.
 
 mod fate;
+mod lone;
 mod loss;
 mod neighbours;
 mod rivals;
@@ -8,9 +9,11 @@ mod silence;
 mod size;
 mod words;
 
+pub(super) use lone::Lone;
 pub(super) use loss::{Loss, is_initial};
 pub(super) use neighbours::Claimant;
 pub(super) use rivals::Neighbourhood;
+pub(super) use size::Vanished;
 pub(super) use words::{list, plural, seconds};
 
 use crate::ipvs::{Match, Role};
@@ -120,6 +123,17 @@ impl<'a> Facts<'a> {
         let director = flow.director?;
         let arrived = flow.request.towards(director).next()?.dst_mac?;
         Some(arrived == flow.request.sent_by(director)?.src_mac?)
+    }
+
+    /// True when the director of a flow may as well be a router in front of one: it translates to a single machine, which never served, and
+    /// neither its name nor the user says what it is.
+    pub fn may_be_a_router(&self, flow: &Flow) -> bool {
+        let Some(director) = flow.director.filter(|_| flow.method == Method::Nat) else { return false };
+        let told = !self.hints.services.is_empty() || !self.hints.rules.is_empty() || self.is_called(director) == Role::Director;
+        let works = |f: &Flow| f.director == Some(director) && (f.state.is_complete() || f.real_server != flow.real_server);
+        // The machine serves through somebody else: that it is a real server is known.
+        let serves = |f: &Flow| f.method == Method::Nat && f.real_server == flow.real_server && f.state.is_complete();
+        !told && !self.flows().any(|f| works(f) || serves(f))
     }
 
     /// True when no other forwarder fits between the place where a request was seen before its director and the one behind it. Where

@@ -6,7 +6,7 @@
 use super::{Facts, by_server};
 use crate::finding::{Confidence, Finding, Severity};
 use crate::packet::{LinkType, TunnelKind};
-use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, Way};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -39,7 +39,7 @@ impl Silence<'_> {
             false => format!("{names} {receive} the request and {stay} silent: no answer, no ARP for a gateway."),
         };
         let confidence = if self.serves_others { Confidence::Possible } else { Confidence::Likely };
-        let host = first.server_host.unwrap_or_default();
+        let host = self.servers.first().copied().or(first.server_host).unwrap_or_default();
         let handed = first.request.hops.iter().rev().find(|hop| hop.outer.is_some()).filter(|hop| !std::ptr::eq(*hop, self.hop));
         Finding::new(&names, severity, confidence, what, facts.seen(self.hop))
             .and(handed.map(|hop| facts.seen(hop)))
@@ -56,7 +56,19 @@ impl<'a> Facts<'a> {
     pub(in crate::rules) fn unwatched_server(&self, methods: &[Method]) -> Option<String> {
         let open = |f: &&Flow| methods.contains(&f.method) && f.state == FlowState::Unanswered && !f.is_answered();
         let unseen = self.flows().filter(open).find(|f| f.server_host.is_some_and(|s| self.reached(&f.request, s).is_none()));
-        unseen.map(|f| format!("a capture on {}, or a snapshot of it", self.name(f.server_host)))
+        let unseen = unseen.map(|f| format!("a capture on {}, or a snapshot of it", self.name(f.server_host)));
+        unseen.or_else(|| self.unexplained_server())
+    }
+
+    /// A machine at which requests end without an answer, while nothing shows who sent them there: it may be a real server or anybody.
+    fn unexplained_server(&self) -> Option<String> {
+        let lost = |f: &&Flow| f.director.is_none() && f.state == FlowState::Unanswered && !f.is_answered() && f.errors.is_empty();
+        let hop = self.flows().filter(lost).find_map(|f| {
+            let hop = f.request.last().filter(|hop| hop.at_sender != Some(true) && !super::is_initial(hop.ttl))?;
+            (self.waited(f, hop) && self.swallowed(f, Way::Request).is_none()).then_some(hop)
+        })?;
+        let at = self.trace.host_at(hop.point).or(hop.to);
+        Some(format!("a capture on the director, which shows how requests for {} come to {}", hop.dst, self.name(at)))
     }
 
     /// The silences whose likeliest cause is `code`, servers with the same story together.
@@ -78,7 +90,7 @@ impl<'a> Facts<'a> {
             story.servers.extend(flow.server_host.filter(|s| !story.servers.contains(s)));
             story.flows.push(flow);
         }
-        stories.into_values().collect()
+        stories.into_values().chain(self.lone_silences(code)).collect()
     }
 
     /// Hosts that quarrel over an address that is no service's: either may have been handed what was meant for the other (ARP012).
@@ -141,7 +153,17 @@ impl<'a> Facts<'a> {
     /// True when a tunnel device of the host was captured while it received a packet.
     fn watches_tunnel(&self, host: Option<HostId>, hop: &Hop) -> bool {
         let bare = |point: u32| matches!(self.trace.points[point as usize].link_type, LinkType::RAW | LinkType::RAW_BSD | LinkType::IPV4);
-        host.is_some_and(|host| self.trace.hosts[host].points.iter().any(|p| bare(*p) && self.is_whole(*p) && self.covers(*p, hop)))
+        // A VPN or a modem has bare packets, too.
+        let called =
+            |point: u32| ["tunl", "ipip", "gre", "ip6tnl", "sit", "ip6gre", "fou"].iter().any(|d| self.device(point).starts_with(d));
+        let unpacked = |point: u32| {
+            let inside = |f: &Flow| {
+                f.request.hops.iter().any(|h| h.outer.is_some()) && f.request.hops.iter().any(|h| h.point == point && h.outer.is_none())
+            };
+            self.flows().any(inside)
+        };
+        let tunnel = |point: u32| bare(point) && (called(point) || unpacked(point));
+        host.is_some_and(|host| self.trace.hosts[host].points.iter().any(|p| tunnel(*p) && self.is_whole(*p) && self.covers(*p, hop)))
     }
 
     fn cause_in_direct_routing(
@@ -164,6 +186,10 @@ impl<'a> Facts<'a> {
         };
         if routes_out {
             open.retain(|code| *code != "DR004");
+        }
+        // Another host that answers for the server's address is heard by the director alone.
+        if flow.director.is_some_and(|d| self.trace.hosts[d].points.is_empty()) {
+            open.push("ARP012");
         }
         if served.is_empty() && all_silent && self.is_one_armed(flow) == Some(false) && flow.vip == Some(flow.service) {
             open.insert(0, "NAT007");

@@ -1,4 +1,5 @@
-//! Requests that are too big for the link behind a director, what the director says to that, and what the client makes of it.
+//! Requests that are too big for the link behind a director, what the director says to that, and what the client makes of it; and long
+//! segments that are lost anywhere else on the way.
 //!
 //! The length of a captured frame alone says nothing: network cards and kernels merge and split segments (CAP002). What counts is the
 //! director's own word, ICMP "fragmentation needed", and data that is sent again and again and never handed on while shorter packets are.
@@ -21,6 +22,17 @@ pub(in crate::rules) struct Stuck<'a> {
     pub(in crate::rules) repeats: Vec<&'a FlowNote>,
     /// Where shorter packets of the flow leave the director.
     pub(in crate::rules) after: Option<&'a Hop>,
+}
+
+/// Long segments that get so far and no further, while shorter ones pass; in either direction, at a director or not.
+pub(in crate::rules) struct Vanished<'a> {
+    pub(in crate::rules) way: Way,
+    /// The last place that shows them, again and again.
+    pub(in crate::rules) hop: &'a Hop,
+    /// Their repeats there.
+    pub(in crate::rules) repeats: Vec<&'a FlowNote>,
+    /// The next place, which shows only shorter ones.
+    pub(in crate::rules) after: &'a Hop,
 }
 
 impl<'a> Facts<'a> {
@@ -85,5 +97,26 @@ impl<'a> Facts<'a> {
         }
         let repeats = by_seq.into_values().max_by_key(Vec::len).filter(|repeats| repeats.len() >= STUBBORN)?;
         after.is_none_or(passes).then_some(Stuck { hop, repeats, after })
+    }
+
+    /// Where a flow's long segments are lost, when their sender goes on sending them: between a place that shows them over and over and
+    /// the next one on the way.
+    pub(in crate::rules) fn vanished(&self, flow: &'a Flow) -> Option<Vanished<'a>> {
+        let way = flow.stalled?;
+        let path = if way == Way::Request { &flow.request } else { &flow.reply };
+        // Another way for a part of the packets would explain it, too.
+        if !path.strays.is_empty() {
+            return None;
+        }
+        let passes = |hop: &Hop| hop.seen.has(PacketKind::Ack) || hop.seen.has(PacketKind::Data);
+        path.hops.windows(2).enumerate().rev().find_map(|(at, pair)| {
+            let (hop, after) = (&pair[0], &pair[1]);
+            let here = |n: &&FlowNote| n.way == way && (n.point, n.src, n.dst, n.from) == (hop.point, hop.src, hop.dst, hop.from);
+            let last = flow.noted(NoteKind::DataRepeat).filter(here).last()?;
+            let repeats: Vec<&FlowNote> = flow.noted(NoteKind::DataRepeat).filter(here).filter(|n| n.seq == last.seq).collect();
+            let beyond = path.hops[at + 1..].iter().all(|h| self.is_whole(h.point) && u32::from(h.longest) < last.len);
+            let fits = last.len >= SMALL && beyond && passes(after) && self.covers(after.point, hop);
+            (repeats.len() > STUBBORN && fits).then_some(Vanished { way, hop, repeats, after })
+        })
     }
 }

@@ -2,7 +2,6 @@
 
 use super::Facts;
 use crate::finding::Evidence;
-use crate::packet::IcmpKind;
 use crate::trace::{Claim, ClaimKind, Flow, FlowError, FlowNote, Hop, HostId, NoteKind, PacketKind, Path, Question};
 
 impl Facts<'_> {
@@ -79,7 +78,7 @@ impl Facts<'_> {
 
     /// An ICMP error as evidence.
     pub fn error(&self, error: &FlowError) -> Evidence {
-        let what = format!("{} > {} ICMP {}", error.src, error.dst, error_words(error));
+        let what = format!("{} > {} ICMP {}", error.src, error.dst, error.words());
         Evidence::Frames { point: error.point, frames: error.frames.clone(), time: Some(error.time), what }
     }
 
@@ -135,22 +134,6 @@ fn kind_word(kind: PacketKind) -> &'static str {
         PacketKind::Fin => "FIN",
         PacketKind::Data => "data",
         PacketKind::Ack => "ACK",
-    }
-}
-
-fn error_words(error: &FlowError) -> String {
-    match error.kind {
-        IcmpKind::TooBig { mtu } => format!("fragmentation needed, mtu {mtu}"),
-        IcmpKind::TimeExceeded => "time exceeded".to_string(),
-        IcmpKind::Redirect { gateway } => format!("redirect to {gateway}"),
-        _ => match (error.type_number, error.code) {
-            (3, 0) => "net unreachable".to_string(),
-            (3, 1) | (1, 3) => "host unreachable".to_string(),
-            (3, 2) => "protocol unreachable".to_string(),
-            (3, 3) | (1, 4) => "port unreachable".to_string(),
-            (3, 9 | 10 | 13) | (1, 1) => "administratively prohibited".to_string(),
-            (t, c) => format!("type {t} code {c}"),
-        },
     }
 }
 

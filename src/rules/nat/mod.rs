@@ -140,6 +140,10 @@ impl Bypassed<'_> {
 
 /// The address of a flow's director on the real servers' side.
 fn gateway(facts: &Facts<'_>, flow: &Flow) -> String {
+    if flow.director.is_none() {
+        let last = flow.request.last();
+        return facts.address_on(last.and_then(|hop| hop.from), last.and_then(|hop| hop.src_mac), &[], "DIP");
+    }
     let handed = flow.director.and_then(|d| flow.request.sent_by(d));
     let mut not = vec![flow.service.addr];
     if facts.is_one_armed(flow) != Some(true) {

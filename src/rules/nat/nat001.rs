@@ -50,6 +50,37 @@ mod tests {
     use super::*;
     use crate::finding::Confidence;
 
+    /// Captured alone, it is for its own address that it stays silent.
+    #[test]
+    fn the_silent_server_alone() {
+        let mut w = World::nat();
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 3);
+        let w = w.without(&["client", "director", "web2"]);
+        let found = w.finding(&NAT001);
+        assert_eq!((found.confidence, found.remedy[0].command.as_str()), (Confidence::Possible, "ip route add default via 10.2.0.1"));
+        assert!(found.alternatives.contains(&"NET008"));
+    }
+
+    /// A machine behind a translating forwarder that never served may be a director, or anything else.
+    #[test]
+    fn a_router_with_one_target_is_no_proven_director() {
+        let mut w = World::new()
+            .plug("client.eth0", "ext", "10.1.0.100")
+            .plug("box.ext", "ext", "10.1.0.1")
+            .plug("box.int", "int", "10.2.0.1")
+            .plug("other.eth0", "int", "10.2.0.11");
+        w.who_has("client", "ext", "10.1.0.1", &["box"]);
+        w.who_has("box", "int", "10.2.0.11", &["other"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("box", "10.2.0.11:80");
+        w.syn(&c, "client box other", 3);
+        let found = w.expect(&NAT001, Confidence::Possible, "other");
+        assert!(found.settle.is_some_and(|settle| settle.contains("is it a director?")));
+        // The user knows it.
+        w.ipvs("-A -t 10.1.0.1:80 -s rr\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 1\n").expect(&NAT001, Confidence::Likely, "other");
+    }
+
     fn silent() -> World {
         let mut w = World::nat();
         for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {

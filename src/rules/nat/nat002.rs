@@ -1,11 +1,11 @@
 //! A real server of a NAT service answers through another gateway than the director.
 
-use super::super::facts::ids;
+use super::super::facts::{Lone, ids};
 use super::super::remedy::replace_default_route;
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed, gateway};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
-use crate::trace::{Flow, FlowState, HostId, Method, Question};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, Question};
 use std::collections::BTreeMap;
 
 rule! {
@@ -53,8 +53,22 @@ fn check(facts: &Facts<'_>) -> Outcome {
             )])
         })
         .collect();
+    found.extend(facts.lone_detours(false).iter().map(|(lone, answer)| alone(facts, lone, answer)));
     found.extend(dead_ends(facts).into_values().map(|(flows, question)| dead_end(facts, &flows, question)));
     Outcome::or_need(found, facts.unwatched_server(&[Method::Nat]))
+}
+
+/// A server that was captured alone: who handed it the request is no director for certain.
+fn alone(facts: &Facts<'_>, lone: &Lone<'_>, answer: &Hop) -> Finding {
+    let (name, from, next) = (facts.name(Some(lone.host)), facts.name(lone.hop.from), facts.name(answer.to));
+    let gateway = facts.address_on(lone.hop.from, lone.hop.src_mac, &[], "DIP");
+    let before = facts.address_on(answer.to, answer.dst_mac, &[], "the gateway before");
+    let summary = format!("{name} gets requests from {from} and answers through {next}; the client goes on asking.");
+    Finding::new(name, Severity::Broken, Confidence::Possible, summary, facts.seen_with(answer, &facts.to_whom(answer)))
+        .and([facts.seen(lone.hop)])
+        .unless(&["NAT006", "NET008"], format!("a capture on {from}: does it balance, and who translates the answers back?"))
+        .mend([replace_default_route(name, &gateway, &before)])
+        .on([lone.flow.id])
 }
 
 type DeadEnd<'a> = (Vec<&'a Flow>, &'a Question);
@@ -120,7 +134,9 @@ mod tests {
         assert_eq!(found.remedy[0].command, "ip route replace default via 10.2.0.1");
         assert_eq!(found.flows, [1, 2]);
         // The director's and the servers' captures are enough: the MACs say it.
-        assert_eq!(w.without(&["client", "gw"]).diagnose().findings[0].code, "NAT002");
+        assert_eq!(w.clone().without(&["client", "gw"]).diagnose().findings[0].code, "NAT002");
+        // A server alone only lets one think of it.
+        w.without(&["client", "gw", "director", "web2"]).expect(&NAT002, Confidence::Possible, "web1");
     }
 
     #[test]

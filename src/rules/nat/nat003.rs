@@ -1,9 +1,10 @@
 //! A client on the real servers' own network.
 
+use super::super::facts::Lone;
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
-use crate::finding::{Confidence, Outcome, Remedy, Severity};
-use crate::trace::Method;
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::trace::{Hop, Method};
 
 rule! {
     /// # What it sees
@@ -49,7 +50,26 @@ fn check(facts: &Facts<'_>) -> Outcome {
             format!("iptables -t nat -D {rule}; sysctl -w net.ipv4.vs.conntrack=0"),
         )])
     });
-    Outcome::or_need(found.collect(), facts.unwatched_server(&[Method::Nat]))
+    let mut found: Vec<Finding> = found.collect();
+    found.extend(facts.lone_detours(true).iter().map(|(lone, answer)| alone(facts, lone, answer)));
+    Outcome::or_need(found, facts.unwatched_server(&[Method::Nat]))
+}
+
+/// A server that was captured alone: who handed it the request is no director for certain.
+fn alone(facts: &Facts<'_>, lone: &Lone<'_>, answer: &Hop) -> Finding {
+    let (name, from, client) = (facts.name(Some(lone.host)), facts.name(lone.hop.from), answer.dst.addr);
+    let summary = format!("{name} gets requests from {from} and answers {client} directly, on their common link; it goes on asking.");
+    let rule = format!("POSTROUTING -m ipvs --vaddr VIP -s {client} -j MASQUERADE");
+    Finding::new(name, Severity::Broken, Confidence::Possible, summary, facts.seen_with(answer, &facts.to_whom(answer)))
+        .and([facts.seen(lone.hop)])
+        .unless(&["NAT011", "NET008"], format!("a capture on {from}: does it balance, and who translates the answers back?"))
+        .mend([Remedy::new(
+            from,
+            format!("sysctl -w net.ipv4.vs.conntrack=1; iptables -t nat -A {rule}"),
+            "both in /etc/sysctl.d/ and the saved iptables rules; or use direct routing, or move the client",
+            format!("iptables -t nat -D {rule}; sysctl -w net.ipv4.vs.conntrack=0"),
+        )])
+        .on([lone.flow.id])
 }
 
 #[cfg(test)]
@@ -78,7 +98,11 @@ mod tests {
         }
         let found = w.expect(&NAT003, Confidence::Certain, "web1, web2");
         assert_eq!(found.remedy[0].host, "director");
-        w.unnamed().diagnose().findings.iter().find(|f| f.code == "NAT003").expect("also without names");
+        w.clone().unnamed().diagnose().findings.iter().find(|f| f.code == "NAT003").expect("also without names");
+        // A server alone only lets one think of it.
+        let mut alone = w.clone().without(&["client", "director", "web2"]);
+        alone.who_has("web1", "lan", "10.2.0.100", &["client"]);
+        alone.expect(&NAT003, Confidence::Possible, "web1");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::super::remedy::sysctl;
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::packet::IcmpKind;
-use crate::trace::{Flow, FlowError, HostId, Method, Way};
+use crate::trace::{Flow, FlowError, Hop, HostId, Method, Way};
 use std::collections::BTreeMap;
 
 rule! {
@@ -36,41 +36,56 @@ rule! {
     NAT004 "one-arm-icmp-redirect" check
 }
 
+/// A flow, and the director's advice about its answers.
+type Advice<'a> = (&'a Flow, &'a FlowError);
+
 fn check(facts: &Facts<'_>) -> Outcome {
-    let mut advised: BTreeMap<HostId, Vec<(&Flow, &FlowError)>> = BTreeMap::new();
+    let mut advised: BTreeMap<(Option<HostId>, bool), Vec<Advice>> = BTreeMap::new();
     for flow in facts.balanced(Method::Nat) {
         let about_reply = |e: &&FlowError| matches!(e.kind, IcmpKind::Redirect { .. }) && e.about == Way::Reply && e.from == flow.director;
-        if let (Some(server), Some(redirect)) = (flow.server_host, flow.errors.iter().find(about_reply)) {
-            advised.entry(server).or_default().push((flow, redirect));
+        if let (Some(_), Some(redirect)) = (flow.server_host, flow.errors.iter().find(about_reply)) {
+            advised.entry((flow.director, harmed(flow))).or_default().push((flow, redirect));
         }
     }
-    let found: Vec<Finding> = advised.into_iter().map(|(server, told)| finding(facts, server, &told)).collect();
+    let found: Vec<Finding> = advised.into_iter().map(|((_, harmed), told)| finding(facts, harmed, &told)).collect();
     found.into()
 }
 
-fn finding(facts: &Facts<'_>, server: HostId, told: &[(&Flow, &FlowError)]) -> Finding {
+/// True when a server follows the advice, or the connection failed.
+fn harmed(flow: &Flow) -> bool {
+    past(flow).is_some() || !flow.state.is_complete()
+}
+
+/// What the server then sends past the director.
+fn past(flow: &Flow) -> Option<&Hop> {
+    flow.reply.strays.iter().find(|h| h.from.is_some() && h.from == flow.server_host && h.to != flow.director)
+}
+
+fn finding(facts: &Facts<'_>, broken: bool, told: &[Advice<'_>]) -> Finding {
     let (flow, redirect) = told[0];
-    let (director, name) = (facts.name(flow.director), facts.name(Some(server)));
-    // What the server then sends past the director.
-    let past = told.iter().find_map(|(f, _)| f.reply.strays.iter().find(|h| h.from == Some(server) && h.to != f.director));
-    let asked = facts.trace.claims.questions.iter().find(|q| {
-        facts.trace.hosts[server].macs.contains(&q.mac) && told.iter().any(|(f, _)| f.reply.first().is_some_and(|h| h.dst.addr == q.target))
-    });
-    let broken = past.is_some() || told.iter().any(|(f, _)| !f.state.is_complete());
+    let (director, name) = (facts.name(flow.director), facts.names(told.iter().filter_map(|(f, _)| f.server_host)));
+    let past = told.iter().find_map(|(f, _)| past(f));
+    let is_server = |mac: crate::net::MacAddr| facts.trace.host_of(mac).is_some_and(|h| told.iter().any(|(f, _)| f.server_host == Some(h)));
+    let asked = facts
+        .trace
+        .claims
+        .questions
+        .iter()
+        .find(|q| is_server(q.mac) && told.iter().any(|(f, _)| f.reply.first().is_some_and(|h| h.dst.addr == q.target)));
     let (severity, effect) = match broken {
-        true => (Severity::Broken, "and its answers then pass the director by."),
-        false => (Severity::Risky, "and its answers will pass the director by as soon as it follows the advice."),
+        true => (Severity::Broken, "whose answers then pass the director by."),
+        false => (Severity::Risky, "whose answers will pass the director by as soon as the advice is followed."),
     };
     let interface = facts.interface(flow.director, &flow.reply);
     let key = format!("net.ipv4.conf.{interface}.send_redirects");
-    let summary = format!("{director} advises {name} by ICMP redirect to send its answers directly to {}, {effect}", flow.client.addr);
+    let summary = format!("{director} advises {name} by ICMP redirect to answer {} directly, {effect}", flow.client.addr);
     Finding::new(director, severity, Confidence::Certain, summary, facts.error(redirect))
         .and(asked.map(|q| facts.question(q)))
         .and(past.map(|hop| facts.seen_with(hop, &facts.to_whom(hop))))
         .mend([
             sysctl(director, &[("net.ipv4.conf.all.send_redirects", "0", "1"), (&key, "0", "1")]),
             crate::finding::Remedy::new(
-                name,
+                &name,
                 "ip route flush cache",
                 "net.ipv4.conf.all.accept_redirects=0 in /etc/sysctl.d/90-lvs.conf",
                 "nothing to undo",
@@ -118,6 +133,18 @@ mod tests {
         w.talk(&c, "client director web1", "web1 director client");
         w.icmp(&c, true, (5, 1, 0x0a01_0064), "10.1.0.1", "10.2.0.11", "web1", "director web1");
         assert_eq!(w.expect(&NAT004, Confidence::Certain, "director").severity, Severity::Risky);
+    }
+
+    #[test]
+    fn one_director_is_one_fault() {
+        let mut w = one_wire();
+        for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", &format!("{rip}:80"));
+            w.talk(&c, &format!("client director {web}"), &format!("{web} director client"));
+            w.icmp(&c, true, (5, 1, 0x0a01_0064), "10.1.0.1", rip, web, &format!("director {web}"));
+        }
+        let found = w.expect(&NAT004, Confidence::Certain, "director");
+        assert_eq!((found.flows.as_slice(), found.remedy[1].host.as_str()), (&[1, 2][..], "web1, web2"));
     }
 
     #[test]

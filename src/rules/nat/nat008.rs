@@ -68,6 +68,30 @@ mod tests {
         assert!(w.cannot_judge(&NAT008));
     }
 
+    /// With one interface, what it hands on would arrive at the servers beside it, which were captured, too.
+    #[test]
+    fn a_director_with_one_interface() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client router director", 3);
+        let found = w.expect(&NAT008, Confidence::Likely, "director");
+        assert!(found.alternatives.contains(&"SVC002"));
+        // The servers' captures alone show that.
+        w.clone().without(&["web1", "web2"]).deny(&NAT008);
+        // Without names, a host in front of which somebody else chose the address may be anybody.
+        assert_eq!(w.unnamed().finding(&NAT008).confidence, Confidence::Possible);
+    }
+
+    /// No service is behind an interface for management, so nothing is missing there.
+    #[test]
+    fn an_interface_for_management_is_no_exit() {
+        let mut w = World::nat().plug("director.mgmt", "office", "10.9.0.1").without(&["director.int", "web1", "web2"]);
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        w.syn(&World::tcp("10.1.0.100:40001", "10.1.0.1:80"), "client director", 3);
+        w.deny(&NAT008);
+    }
+
     #[test]
     fn a_director_that_waits_for_a_neighbour_drops_nothing() {
         let mut w = World::nat();

@@ -1,4 +1,4 @@
-//! The link behind a director that routes directly takes smaller packets than the one in front of it.
+//! The link behind a director takes smaller packets than the one in front of it.
 
 use super::super::facts::{by_director, ids};
 use super::super::{Facts, rule};
@@ -11,7 +11,7 @@ rule! {
     /// is dropped.
     ///
     /// # Why it breaks
-    /// With direct routing nothing is added to a packet, so what came in should fit out again. It does not where the interface towards the
+    /// With direct routing and NAT nothing is added to a packet, so what came in should fit out again. It does not where the interface towards the
     /// real servers has the smaller MTU (a VLAN, a VXLAN, jumbo frames on one side only). A client that understands the message sends
     /// smaller packets from then on and loses one round trip; one that never gets it hangs (TUN005).
     ///
@@ -27,7 +27,7 @@ rule! {
     /// of the network card (CAP002).
     ///
     /// # Reproduce
-    /// A DR service with `ip link set IF mtu 1400` on the director; a POST of some kilobytes.
+    /// A DR or NAT service with `ip link set IF mtu 1400` on the director; a POST of some kilobytes.
     ///
     /// # References
     /// RFC 1191; kernel `net/netfilter/ipvs/ip_vs_xmit.c`, `ensure_mtu_is_adequate`.
@@ -35,7 +35,9 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let told: Vec<&Flow> = facts.balanced(Method::DirectRouting).filter(|f| facts.too_big(f).is_some()).collect();
+    // What a tunnel takes from a packet is TUN004.
+    let methods = [Method::DirectRouting, Method::Nat, Method::FullNat];
+    let told: Vec<&Flow> = methods.into_iter().flat_map(|method| facts.balanced(method)).filter(|f| facts.too_big(f).is_some()).collect();
     by_director(told).into_values().filter_map(|flows| finding(facts, &flows)).collect::<Vec<_>>().into()
 }
 
@@ -101,6 +103,20 @@ mod tests {
         w.icmp(&c, true, (3, 4, 1400), "10.2.0.1", "10.2.0.100", "router", "router director web1");
         w.carry(&c, true, PSH, &[b'x'; 1348], BACK);
         w.deny(&NET014);
+        w.healthy();
+    }
+
+    #[test]
+    fn a_director_that_translates() {
+        let mut w = World::nat();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 director client");
+        w.carry(&c, false, PSH, &[b'x'; 1460], "client director");
+        w.icmp(&c, false, (3, 4, 1400), "10.1.0.1", "10.1.0.100", "director", "director client");
+        w.carry(&c, false, PSH, &[b'x'; 1348], "client director web1");
+        w.carry(&c, true, PSH, b"200 OK", "web1 director client");
+        w.expect(&NET014, Confidence::Certain, "director");
         w.healthy();
     }
 

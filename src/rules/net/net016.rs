@@ -177,6 +177,8 @@ mod tests {
             w.wait(1.0);
         }
         w.expect(&NET016, Confidence::Likely, "director");
+        let methods: Vec<Method> = w.trace().flows.iter().map(|f| f.method).collect();
+        assert!(methods.iter().all(|m| *m != Method::DirectRouting), "{methods:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::finding::{Finding, Outcome, Remedy, Severity};
 rule! {
     /// # What it sees
     /// Requests for the VIP reach the director by a route, and the director neither hands them on nor refuses them. Nobody, and it neither,
-    /// ever claimed the VIP: no ARP answer, no announcement.
+    /// ever claimed the VIP: no ARP answer, no announcement. Or it did before, and has left a question for it unanswered since.
     ///
     /// # Why it breaks
     /// IPVS looks at packets that are delivered to the director itself. A packet for an address that is not local is forwarded or dropped
@@ -81,6 +81,23 @@ mod tests {
         w.who_has("client", "ext", "10.1.0.1", &["director"]);
         w.syn(&World::tcp("10.1.0.100:40001", "10.1.0.1:80"), "client director", 3);
         w.deny(&SVC001);
+    }
+
+    /// Another director has it now; who sends the requests has not learnt it.
+    #[test]
+    fn a_vip_that_moved_away() {
+        let mut w = World::dr().plug("standby.eth0", "int", "10.2.0.99");
+        let c = |port: u16| World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        w.talk(&c(40001), "client router director web1", "web1 router client");
+        w.wait(5.0);
+        w.who_has("web2", "int", "10.2.0.100", &["standby"]);
+        w.wait(1.0);
+        w.syn(&c(40002), "client router director", 3);
+        let w = w.without(&["client", "standby", "web1", "web2"]);
+        let found = w.expect(&SVC001, Confidence::Possible, "director");
+        assert_eq!(found.alternatives[0], "ARP007");
+        w.deny(&super::super::super::nat::nat008::NAT008);
     }
 
     #[test]

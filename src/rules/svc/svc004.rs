@@ -1,7 +1,7 @@
 //! Nobody listens on the port at a real server.
 
 use super::super::dr::dr012::is_bound_elsewhere;
-use super::super::facts::{by_server, ids};
+use super::super::facts::{by_server, ids, plural, seconds};
 use super::super::{Facts, rule};
 use super::refusals;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
@@ -48,8 +48,23 @@ fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
     let received = flow.server_host.and_then(|s| facts.reached(&flow.request, s)).map(|hop| facts.seen(hop));
     let port = flow.real_server.map_or(flow.service.port, |rs| rs.port);
     let (list, how) = if flow.protocol == Protocol::Udp { ("ss -lun", "an ICMP error") } else { ("ss -ltn", "a reset") };
-    let summary = format!("{name} answers requests for port {port} with {how}: nothing listens there.");
     let severity = if facts.others_serve(flow) { Severity::Degraded } else { Severity::Broken };
+    // It was not yet started, or started anew.
+    let last = flows.iter().map(|f| f.last).max()?;
+    let serves =
+        |f: &&Flow| f.first > last && f.protocol == flow.protocol && (f.service == flow.service || f.real_server == flow.real_server);
+    let later = facts.served_elsewhere(flow).find(serves);
+    let (summary, severity) = match later {
+        Some(served) => (
+            format!(
+                "{name} answered {} for port {port} with {how}; {} later it serves.",
+                plural(flows.len(), "request"),
+                seconds(served.first - last)
+            ),
+            Severity::Risky,
+        ),
+        None => (format!("{name} answers requests for port {port} with {how}: nothing listens there."), severity),
+    };
     let direct = matches!(flow.method, Method::DirectRouting | Method::Tunnel);
     let alternatives: &[&str] = if direct { &["DR012", "NET008"] } else { &["NET008"] };
     let mended = Remedy::new(
@@ -81,6 +96,21 @@ mod tests {
         w.talk(&c, "client director web2", "web2 director client");
         let found = w.expect(&SVC004, Confidence::Likely, "web1");
         assert_eq!((found.severity, found.flows.as_slice()), (Severity::Degraded, &[1][..]));
+    }
+
+    /// A service that was started a moment later is no fault that lasts.
+    #[test]
+    fn a_server_that_serves_later() {
+        let mut w = World::nat();
+        refused(&mut w, 40001);
+        w.wait(0.5);
+        let c = World::tcp("10.1.0.100:40003", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.talk(&c, "client director web1", "web1 director client");
+        assert_eq!(w.expect(&SVC004, Confidence::Likely, "web1").severity, Severity::Risky);
+        w.healthy();
+        // Before its end it proves nothing.
+        refused(&mut w, 40004);
+        assert_eq!(w.expect(&SVC004, Confidence::Likely, "web1").severity, Severity::Broken);
     }
 
     #[test]

@@ -42,7 +42,9 @@ fn check(facts: &Facts<'_>) -> Outcome {
         .into_iter()
         .map(|loss| {
             let (protocol, vip) = (loss.flows[0].protocol, loss.hop.dst);
-            let finding = loss.finding(facts, summary(facts, loss.host, vip, "a reset"), &settle(facts, loss.host));
+            let router = facts.translation(loss.flows[0]).map(|(router, ..)| facts.name(Some(router)));
+            let also = router.map_or_else(String::new, |router| format!("; on {router}: to which port does it translate?"));
+            let finding = loss.finding(facts, summary(facts, loss.host, vip, "a reset"), &format!("{}{also}", settle(facts, loss.host)));
             complete(facts, finding, loss.host, protocol, vip).on(ids(&loss.flows))
         })
         .collect();
@@ -135,6 +137,29 @@ mod tests {
         let w = w.ipvs("-A -t 10.1.0.1:8080 -s rr\n");
         let found = w.finding(&SVC027);
         assert!(found.evidence().iter().any(|e| matches!(e, Evidence::Statement { what, .. } if what.contains("no rule"))));
+    }
+
+    #[test]
+    fn a_router_that_translates_to_the_wrong_port() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:8080");
+        w.syn(&c, "client router director", 1);
+        w.carry(&c, true, REFUSE, b"", "director router client");
+        let found = w.expect(&SVC027, Confidence::Likely, "director");
+        assert_eq!(found.alternatives[0], "NET002");
+        assert!(found.settle.is_some_and(|settle| settle.contains("on router")));
+    }
+
+    /// Captured without names, with two machines beside it: nothing says that it was meant to balance.
+    #[test]
+    fn a_stranger_that_refuses() {
+        let mut w = World::dr().plug("other.eth0", "int", "10.2.0.66");
+        w.who_has("router", "int", "10.2.0.100", &["other"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client router other", 1);
+        w.carry(&c, true, REFUSE, b"", "other router client");
+        w.without(&["client", "router", "director"]).expect(&SVC027, Confidence::Possible, "10.2.0.100");
     }
 
     #[test]

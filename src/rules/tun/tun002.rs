@@ -106,6 +106,32 @@ mod tests {
         w.deny(&TUN002);
     }
 
+    /// A VPN's device shows bare packets, too, and proves nothing about the director's tunnel.
+    #[test]
+    fn another_device_with_bare_packets() {
+        let w = silent(World::dr().tunnel_device("web1.wg0"), false);
+        w.expect(&TUN002, Confidence::Likely, "web1");
+    }
+
+    /// The tunnel need not end at the next hop: a router on its way is no real server.
+    #[test]
+    fn servers_behind_a_router() {
+        let mut w =
+            World::dr().plug("router.far", "far", "10.3.0.1").plug("far1.eth0", "far", "10.3.0.11").plug("far2.eth0", "far", "10.3.0.12");
+        w.who_has("director", "int", "10.2.0.1", &["router"]);
+        for far in ["10.3.0.11", "10.3.0.12"] {
+            w.who_has("router", "far", far, &[if far.ends_with("11") { "far1" } else { "far2" }]);
+        }
+        let to = |port: u16, rip: &str| World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80").tunnel("director", 4, "10.2.0.99", rip);
+        w.talk(&to(40001, "10.3.0.11"), "client router director router far1", "far1 router client");
+        w.syn(&to(40002, "10.3.0.12"), "client router director router far2", 3);
+        w.expect(&TUN002, Confidence::Likely, "far2");
+        let trace = w.trace();
+        let role = |name: &str| trace.hosts.iter().find(|h| h.name == name).map(|h| h.role);
+        assert_eq!([role("router"), role("far1")], [Some(crate::ipvs::Role::Router), Some(crate::ipvs::Role::RealServer)]);
+        assert!(trace.hosts.iter().all(|h| h.name != "router" || !h.addresses.contains(&"10.3.0.12".parse().unwrap())));
+    }
+
     #[test]
     fn a_server_that_answers_filters_nothing() {
         let mut w = World::dr();

@@ -1,20 +1,23 @@
 //! A client that goes on sending packets that are too long, because it is not told, or does not listen.
 
-use super::super::facts::{by_director, ids};
+use super::super::facts::{Vanished, by_director, ids};
 use super::super::remedy::look;
 use super::super::{Facts, rule};
 use super::vip;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
-use crate::trace::{Flow, HostId, Method};
+use crate::packet::IcmpKind;
+use crate::trace::{Flow, HostId, Method, Way};
+use std::collections::BTreeMap;
 
 rule! {
     /// # What it sees
     /// Handshake and short requests pass. A long segment arrives at the director, is not handed on, and comes again in the same length,
     /// again and again. The director says ICMP "fragmentation needed", which never reaches the client; or it reaches it and changes nothing;
-    /// or the director says nothing.
+    /// or the director says nothing. The same at a router, or between two machines on one link, and of the answers: long segments are
+    /// seen up to one place, again and again, and not at the next, where shorter ones pass.
     ///
     /// # Why it breaks
-    /// Behind the director packets must be shorter (a tunnel, TUN004; a smaller MTU, NET014). The client can only know from that ICMP
+    /// Further on packets must be shorter (a tunnel, TUN004; a smaller MTU, NET014). Their sender can only know from that ICMP
     /// message. Filters that drop all ICMP lose it, a director without a route to the client cannot send it (NET004), and a client's own
     /// filter may drop it. Small transfers work, large ones hang.
     ///
@@ -22,7 +25,8 @@ rule! {
     /// `tcpdump -n 'icmp[0] = 3 and icmp[1] = 4'` at the director, at each firewall and at the client: where is it seen last?
     ///
     /// # Remedy
-    /// Let ICMP type 3 code 4 (IPv6: type 2) pass everywhere, and announce a smaller MSS from the real servers, which helps even so.
+    /// Let ICMP type 3 code 4 (IPv6: type 2) pass everywhere: out of the host that sends it, through routers, into the client. And announce
+    /// a smaller MSS from the real servers, which helps even so.
     ///
     /// # When it is not a fault
     /// A client that goes on with shorter segments after one message has understood. Single losses of long segments are ordinary loss: what
@@ -40,7 +44,74 @@ fn check(facts: &Facts<'_>) -> Outcome {
     let methods = [Method::DirectRouting, Method::Tunnel, Method::Nat, Method::FullNat];
     let balanced = methods.into_iter().flat_map(|method| facts.balanced(method));
     let stuck: Vec<&Flow> = balanced.filter(|f| facts.stuck(f).is_some()).collect();
-    by_director(stuck).into_iter().filter_map(|(director, flows)| finding(facts, director, &flows)).collect::<Vec<_>>().into()
+    let known: Vec<u32> = stuck.iter().map(|f| f.id).collect();
+    let mut found: Vec<Finding> = by_director(stuck).into_iter().filter_map(|(director, flows)| finding(facts, director, &flows)).collect();
+    // Elsewhere on the way, flows that lose their segments at one place together.
+    let mut places: BTreeMap<(Way, Option<HostId>, Option<HostId>), Vec<Lost>> = BTreeMap::new();
+    for flow in facts.flows().filter(|f| !known.contains(&f.id)) {
+        if let Some(lost) = facts.vanished(flow) {
+            places.entry((lost.way, lost.hop.to, lost.after.from)).or_default().push((flow, lost));
+        }
+    }
+    found.extend(places.values().map(|lost| on_the_way(facts, lost)));
+    found.into()
+}
+
+/// A flow, and where its long segments are lost.
+type Lost<'a> = (&'a Flow, Vanished<'a>);
+
+/// Long segments that a host on the way, or a link, does not pass on.
+fn on_the_way(facts: &Facts<'_>, lost: &[Lost<'_>]) -> Finding {
+    let (flow, first) = &lost[0];
+    let (hop, after, len) = (first.hop, first.after, first.repeats[0].len);
+    let (tables, kind) = icmp_match(hop.src.addr.is_ipv6());
+    let of = if first.way == Way::Request { "requests" } else { "answers" };
+    let forwarder = hop.to.filter(|host| after.from == Some(*host) && after.transit != hop.transit);
+    let word = flow.errors.iter().find(|e| e.about == first.way && matches!(e.kind, IcmpKind::TooBig { .. }));
+    let tells = if word.is_some() { "its ICMP message about that changes nothing" } else { "no ICMP message says so" };
+    let (subject, summary, mended) = match forwarder {
+        Some(host) => {
+            let name = facts.name(Some(host)).to_string();
+            let summary = format!("{name} does not hand on {of} in segments of {len} bytes, shorter ones pass, and {tells}.");
+            let pass = Remedy::new(
+                &name,
+                format!("{tables} -I OUTPUT 1 {kind} -j ACCEPT"),
+                "the same rule in the saved rules; a filter drops the message",
+                format!("{tables} -D OUTPUT {kind} -j ACCEPT"),
+            );
+            let clamp = "FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu";
+            let smaller = Remedy::new(
+                &name,
+                format!("{tables} -t mangle -A {clamp}"),
+                format!("the same rule in the saved rules ({tables}-save)"),
+                format!("{tables} -t mangle -D {clamp}"),
+            );
+            (name, summary, vec![pass, smaller])
+        }
+        None => {
+            let ends = facts.names([hop.from, after.to].into_iter().flatten());
+            let (from, to) = (&facts.trace.points[hop.point as usize].name, &facts.trace.points[after.point as usize].name);
+            let summary = format!("Segments of {len} bytes are lost between {from} and {to}, shorter ones pass, and {tells}.");
+            let look = look(&ends, "ip link show", "the same MTU on every interface and switch port of the link, in their configuration");
+            (ends, summary, vec![look])
+        }
+    };
+    let frames = first.repeats.iter().map(|n| n.frame).collect();
+    let again = Evidence::frames(hop.point, frames, format!("the same segment of {len} bytes, again and again"));
+    Finding::new(&subject, Severity::Broken, Confidence::Likely, summary, again)
+        .and([facts.seen_with(after, "shorter packets pass"), Evidence::absence(after.point, "this segment")])
+        .and(word.map(|error| facts.error(error)))
+        .unless(&["NET014", "NET008"], format!("on {subject}: `ip link show` (the MTU on both sides), `nft list ruleset`"))
+        .mend(mended)
+        .on(lost.iter().map(|(flow, _)| flow.id))
+}
+
+/// The table of filter rules for a family, and what matches the message that a packet is too big.
+fn icmp_match(v6: bool) -> (&'static str, &'static str) {
+    match v6 {
+        true => ("ip6tables", "-p icmpv6 --icmpv6-type packet-too-big"),
+        false => ("iptables", "-p icmp --icmp-type fragmentation-needed"),
+    }
 }
 
 fn finding<'a>(facts: &Facts<'a>, director: HostId, flows: &[&'a Flow]) -> Option<Finding> {
@@ -79,8 +150,7 @@ fn finding<'a>(facts: &Facts<'a>, director: HostId, flows: &[&'a Flow]) -> Optio
         _ => None,
     };
     let v6 = flow.service.addr.is_ipv6();
-    let tables = if v6 { "ip6tables" } else { "iptables" };
-    let kind = if v6 { "-p icmpv6 --icmpv6-type packet-too-big" } else { "-p icmp --icmp-type fragmentation-needed" };
+    let (tables, kind) = icmp_match(v6);
     let mss = word.map(|(_, mtu)| mtu.saturating_sub(if v6 { 60 } else { 40 })).map_or_else(|| "MSS".to_string(), |mss| mss.to_string());
     // Behind a director that translates, servers answer from their own addresses.
     let own = match (flow.method, flow.real_server) {
@@ -95,17 +165,20 @@ fn finding<'a>(facts: &Facts<'a>, director: HostId, flows: &[&'a Flow]) -> Optio
         format!("the same rule in the saved rules ({tables}-save), on every real server"),
         format!("{tables} -t mangle -D {clamp}"),
     );
-    let filter = match facts.names(flow.routers.iter().copied()) {
-        routers if !routers.is_empty() => routers,
-        _ => name.to_string(),
+    // The director sends the message, routers pass it on, and the client receives it.
+    let routers = facts.names(flow.routers.iter().copied());
+    let (filter, chain) = match told {
+        Some(true) => (facts.name(flow.client_host).to_string(), "INPUT"),
+        _ if routers.is_empty() => (name.to_string(), "OUTPUT"),
+        _ => (routers, "FORWARD"),
     };
     let pass =
-        look(&filter, format!("{tables} -I FORWARD 1 {kind} -j ACCEPT"), "the same rule in the saved rules; a filter drops the message");
+        look(&filter, format!("{tables} -I {chain} 1 {kind} -j ACCEPT"), "the same rule in the saved rules; a filter drops the message");
     let found = Finding::new(name, Severity::Broken, confidence, summary, again)
         .and(word.map(|(error, _)| facts.error(error)))
         .and(stuck.after.map(|hop| facts.seen_with(hop, "shorter packets pass")))
         .and(silence)
-        .mend([mended, Remedy { undo: format!("{tables} -D FORWARD {kind} -j ACCEPT"), ..pass }])
+        .mend([mended, Remedy { undo: format!("{tables} -D {chain} {kind} -j ACCEPT"), ..pass }])
         .on(ids(flows));
     let settle = format!("captures of ICMP at {name} and at the client; on {name}: `ip route get {client}`, `nft list ruleset`");
     Some(if others.is_empty() { found } else { found.unless(&others, settle) })
@@ -196,6 +269,53 @@ mod tests {
             let found = hangs(tunnel, None).expect(&TUN005, Confidence::Likely, "director");
             assert_eq!(found.alternatives[0], if tunnel { "TUN004" } else { "NET014" });
         }
+    }
+
+    /// Answers whose long segments pass `there` and go no further, and a short last one that passes everywhere.
+    fn answers_vanish(there: &str, all: &str) -> World {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, THERE, 1);
+        w.carry(&c, true, SYN_ACK, b"", all);
+        w.carry(&c, false, ACK, b"", THERE);
+        w.carry(&c, false, PSH, b"GET /", THERE);
+        for pause in [0.0, 0.3, 0.6, 1.2] {
+            w.wait(pause);
+            w.carry(&c, true, PSH, &[b'x'; 1460], there);
+        }
+        w.carry(&c.answered(1460), true, PSH, &[b'y'; 300], all);
+        w
+    }
+
+    #[test]
+    fn a_router_that_says_nothing_about_long_answers() {
+        let w = answers_vanish("web1 router", BACK);
+        assert_eq!(w.trace().flows[0].stalled, Some(Way::Reply));
+        let found = w.expect(&TUN005, Confidence::Likely, "router");
+        assert_eq!(found.remedy[0].command, "iptables -I OUTPUT 1 -p icmp --icmp-type fragmentation-needed -j ACCEPT");
+        w.without(&["router"]).finding(&TUN005);
+        // Where the answers were seen once only, nothing says that they did not arrive.
+        answers_vanish("web1 router", BACK).without(&["router", "client"]).deny(&TUN005);
+    }
+
+    #[test]
+    fn answers_that_arrive_and_are_not_heard_of_are_another_story() {
+        let w = answers_vanish(BACK, BACK);
+        assert_eq!(w.trace().flows[0].stalled, None);
+        w.deny(&TUN005);
+        w.healthy();
+    }
+
+    #[test]
+    fn who_may_drop_the_message() {
+        let chain = |w: World| w.finding(&TUN005).remedy[1].clone();
+        let dropped = chain(hangs(true, Some("director router")));
+        assert_eq!((dropped.host.as_str(), dropped.command.contains("FORWARD")), ("router", true));
+        let ignored = chain(hangs(true, Some("director router client")));
+        assert_eq!((ignored.host.as_str(), ignored.command.contains("INPUT")), ("client", true));
+        let kept = chain(upload(1448, 300, false));
+        assert_eq!((kept.host.as_str(), kept.command.contains("OUTPUT")), ("director", true));
     }
 
     #[test]

@@ -1,0 +1,232 @@
+//! Hosts out of plans: namespaces with switches between them, ready when this returns.
+//!
+//! The switches stand in a namespace of their own, a bridge a segment; each host's interface is one end of a veth whose other end is a
+//! port of its bridge.
+
+use super::command::{self, CommandError};
+use super::netns::Namespace;
+use super::scenario::Scenario;
+use crate::ipvs::{Role, Rules, VirtualService, parse_command};
+use crate::net::MacAddr;
+use crate::netlink::rtnetlink::{Kind, LinkSpec, Peer};
+use crate::netlink::{Family, NetlinkError, Socket};
+use std::fmt;
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// A network that stands.
+pub struct Network {
+    /// Its hosts, in the order of the scenario.
+    pub hosts: Vec<Host>,
+    /// Where the bridges are.
+    switches: Namespace,
+}
+
+/// A host of it.
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// Where its commands run, and its servers and clients.
+    pub namespace: Namespace,
+    /// Where its frames are, if that is another place: the built-in director's wires, of which the kernel of the host knows nothing.
+    pub wires: Option<Namespace>,
+    /// Its interfaces: name and MAC address.
+    pub interfaces: Vec<(String, MacAddr)>,
+    /// The IPVS rules that were given to it.
+    rules: Mutex<Rules>,
+}
+
+/// A network that could not be built.
+#[derive(Debug)]
+pub struct BuildError {
+    /// The host that it was about; empty for the switches.
+    pub host: String,
+    /// What went wrong.
+    pub what: String,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = if self.host.is_empty() { "the switches" } else { &self.host };
+        write!(f, "{host}: {}", self.what)
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+/// How long links may take to come up. They do in milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What every host has before its own set-up: nothing inherited from the machine.
+const PLAIN: &[&str] = &[
+    "net.ipv4.conf.all.rp_filter=0",
+    "net.ipv4.conf.default.rp_filter=0",
+    "net.ipv4.conf.all.arp_ignore=0",
+    "net.ipv4.conf.default.arp_ignore=0",
+    "net.ipv4.conf.all.arp_announce=0",
+    "net.ipv4.conf.default.arp_announce=0",
+    "net.ipv4.ip_forward=0",
+];
+const NO_IPV6: &[&str] = &["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"];
+
+impl Network {
+    /// Builds what a scenario describes, before anything is broken. To be called inside the sandbox.
+    ///
+    /// `builtin`: IPVS rules are for the built-in director.
+    ///
+    /// # Errors
+    /// What the kernel refuses, and commands that are not understood.
+    pub fn build(scenario: &Scenario, builtin: bool) -> Result<Network, BuildError> {
+        let switches = |e: NetlinkError| BuildError { host: String::new(), what: e.to_string() };
+        let room = bare(false).map_err(|what| BuildError { host: String::new(), what })?;
+        let opened =
+            room.run(|| Socket::open(Family::Route)).map_err(|errno| BuildError { host: String::new(), what: errno.to_string() })?;
+        let mut sandbox = opened.map_err(switches)?;
+        let segments = scenario.segments();
+        let bridge = |segment: &str| format!("sw{}", segments.iter().position(|known| *known == segment).unwrap_or(0));
+        for segment in &segments {
+            let name = bridge(segment);
+            sandbox.add_link(&LinkSpec { name: &name, mac: None, kind: Kind::Bridge }).map_err(switches)?;
+            let index = sandbox.link(&name).map_err(switches)?.index;
+            sandbox.set_up(index, true).map_err(switches)?;
+        }
+        let mut hosts = Vec::new();
+        for (number, plan) in scenario.hosts.iter().enumerate() {
+            let failed = |what: String| BuildError { host: plan.name.clone(), what };
+            let on_wire = builtin && plan.role == Role::Director;
+            let namespace = bare(scenario.ipv6).map_err(|e| failed(e.to_string()))?;
+            let wires = if on_wire { Some(bare(false).map_err(|e| failed(e.to_string()))?) } else { None };
+            let mut interfaces = Vec::new();
+            for (at, interface) in plan.interfaces.iter().enumerate() {
+                let mac = scenario.mac(number, at);
+                let port = format!("p{number}.{at}");
+                plug(&mut sandbox, &port, &interface.name, mac, wires.as_ref().unwrap_or(&namespace), Some(&bridge(&interface.segment)))
+                    .map_err(|e| failed(e.to_string()))?;
+                if on_wire {
+                    // The same interface for the host's kernel, plugged into nothing.
+                    plug(&mut sandbox, &format!("x{number}.{at}"), &interface.name, mac, &namespace, None)
+                        .map_err(|e| failed(e.to_string()))?;
+                }
+                interfaces.push((interface.name.clone(), mac));
+            }
+            let (name, role) = (plan.name.clone(), plan.role);
+            hosts.push(Host { name, role, namespace, wires, interfaces, rules: Mutex::default() });
+        }
+        let network = Network { hosts, switches: room };
+        network.wait()?;
+        for plan in &scenario.hosts {
+            for command in &plan.setup {
+                network.run(&plan.name, command).map_err(|e| BuildError { host: plan.name.clone(), what: e.to_string() })?;
+            }
+        }
+        Ok(network)
+    }
+
+    /// The host of a name.
+    pub fn host(&self, name: &str) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.name == name)
+    }
+
+    /// Runs a command on a host.
+    ///
+    /// # Errors
+    /// When it is not understood, or refused.
+    pub fn run(&self, host: &str, command: &str) -> Result<(), CommandError> {
+        let failed = |what: String| CommandError { command: command.to_string(), what };
+        let host = self.host(host).ok_or_else(|| failed(format!("there is no host {host}")))?;
+        match command.trim_start().strip_prefix("ipvsadm ") {
+            Some(words) => host.ipvsadm(words).map_err(failed),
+            None => command::run(&host.namespace, command),
+        }
+    }
+
+    /// Until every link carries packets: carriers and bridge ports come up on their own time, and what is sent before is lost.
+    fn wait(&self) -> Result<(), BuildError> {
+        let begun = Instant::now();
+        let places =
+            self.hosts.iter().flat_map(|host| std::iter::once(&host.namespace).chain(&host.wires).map(|ns| (host.name.as_str(), ns)));
+        let places: Vec<(&str, &Namespace)> = places.chain(std::iter::once(("", &self.switches))).collect();
+        loop {
+            let late = |socket: &mut Socket| -> Result<Option<String>, NetlinkError> {
+                let loose = |name: &str| name == "lo" || name.starts_with("sw");
+                Ok(socket
+                    .links()?
+                    .into_iter()
+                    .find(|link| !loose(&link.name) && !(link.is_ready() && link.oper_state == 6))
+                    .map(|l| l.name))
+            };
+            let mut waiting = None;
+            for (host, namespace) in &places {
+                let failed = |what: String| BuildError { host: host.to_string(), what };
+                let found = namespace.run(|| late(&mut Socket::open(Family::Route)?));
+                let found = found.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+                waiting = waiting.or(found.map(|link| (host.to_string(), link)));
+            }
+            match waiting {
+                None => return Ok(()),
+                Some((host, link)) if begun.elapsed() > PATIENCE => {
+                    return Err(BuildError { host, what: format!("interface {link} did not come up within {} s", PATIENCE.as_secs()) });
+                }
+                Some(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+}
+
+impl Host {
+    fn ipvsadm(&self, words: &str) -> Result<(), String> {
+        let command = parse_command(words).map_err(|e| e.to_string())?;
+        let mut rules = self.rules.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match command {
+            Some(command) => rules.apply(command),
+            None => Ok(()),
+        }
+    }
+
+    /// Its IPVS rules.
+    pub fn rules(&self) -> Vec<VirtualService> {
+        self.rules.lock().unwrap_or_else(std::sync::PoisonError::into_inner).services.clone()
+    }
+
+    /// Where its frames are.
+    pub fn wire(&self) -> &Namespace {
+        self.wires.as_ref().unwrap_or(&self.namespace)
+    }
+}
+
+/// A namespace that has inherited nothing.
+fn bare(ipv6: bool) -> Result<Namespace, String> {
+    let namespace = Namespace::new().map_err(|e| e.to_string())?;
+    namespace
+        .run(|| {
+            PLAIN.iter().try_for_each(|setting| command::here(&["sysctl", "-w", setting]))?;
+            if !ipv6 {
+                // Without a kernel that has IPv6 there is nothing to turn off.
+                NO_IPV6.iter().for_each(|setting| drop(command::here(&["sysctl", "-w", setting])));
+            }
+            command::here(&["ip", "link", "set", "lo", "up"])
+        })
+        .map_err(|e| e.to_string())??;
+    Ok(namespace)
+}
+
+/// A cable: one end in the host, the other in the switch, or loose.
+fn plug(switches: &mut Socket, port: &str, name: &str, mac: MacAddr, host: &Namespace, bridge: Option<&str>) -> Result<(), NetlinkError> {
+    let peer = Peer { name, mac: Some(mac), netns: Some(host.as_fd()) };
+    switches.add_link(&LinkSpec { name: port, mac: None, kind: Kind::Veth(peer) })?;
+    let index = switches.link(port)?.index;
+    if let Some(bridge) = bridge {
+        let master = switches.link(bridge)?.index;
+        switches.set_link(index, None, None, Some(master))?;
+    }
+    switches.set_up(index, true)?;
+    let up = host.run(|| {
+        let mut socket = Socket::open(Family::Route)?;
+        let index = socket.link(name)?.index;
+        socket.set_up(index, true)
+    });
+    up.unwrap_or_else(|errno| Err(NetlinkError { attempted: "enter a host".into(), errno: errno as i32, said: String::new() }))
+}

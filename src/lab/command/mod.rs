@@ -1,0 +1,104 @@
+//! The field's own commands, done by the lab itself: `ip`, `sysctl`, `ipvsadm`, `iptables` …
+//!
+//! A scenario is written in them, its fault is, and so is the remedy that a finding prints: that is run here as it was printed. Programs need
+//! not be installed; what is understood is what scenarios and remedies use, and anything else is an error, never ignored.
+
+mod firewall;
+mod ip;
+mod sysctl;
+
+use super::netns::Namespace;
+use crate::netlink::NetlinkError;
+use crate::netlink::nftables::TableFamily;
+use std::fmt;
+
+/// A command that is not understood, or that the kernel refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommandError {
+    /// The command.
+    pub command: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.command, self.what)
+    }
+}
+
+impl std::error::Error for CommandError {}
+
+/// Runs one command on a host.
+///
+/// # Errors
+/// When it is not understood, or the kernel refuses it.
+pub fn run(host: &Namespace, command: &str) -> Result<(), CommandError> {
+    let failed = |what: String| CommandError { command: command.to_string(), what };
+    let words = words(command).map_err(failed)?;
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    host.run(|| dispatch(&words)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
+}
+
+/// Runs the words of a command in the calling thread's own network namespace.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn here(words: &[&str]) -> Result<(), String> {
+    dispatch(words)
+}
+
+fn dispatch(words: &[&str]) -> Result<(), String> {
+    match words {
+        ["ip", rest @ ..] => ip::run(rest),
+        ["iptables", rest @ ..] => firewall::iptables(rest, TableFamily::Ip),
+        ["ip6tables", rest @ ..] => firewall::iptables(rest, TableFamily::Ip6),
+        ["arptables", rest @ ..] => firewall::arptables(rest),
+        ["sysctl", rest @ ..] => sysctl::run(rest),
+        ["echo", value, ">", file] => sysctl::write_file(file, value),
+        [other, ..] => Err(format!("the lab does not know the command {other}")),
+        [] => Ok(()),
+    }
+}
+
+/// The words of a command, as a shell would split them: quotes, no variables, no patterns.
+fn words(command: &str) -> Result<Vec<String>, String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in command.chars() {
+        match (c, quote) {
+            (c, Some(q)) if c == q => quote = None,
+            (c, Some(_)) => word.get_or_insert_default().push(c),
+            ('\'' | '"', None) => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            ('#', None) if word.is_none() => break,
+            (c, None) if c.is_whitespace() => words.extend(word.take()),
+            ('|' | '&' | ';' | '`' | '$', None) => return Err(format!("the lab runs single commands, without '{c}'")),
+            (c, None) => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote.is_some() {
+        return Err("a quote is not closed".into());
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+impl From<NetlinkError> for String {
+    fn from(e: NetlinkError) -> String {
+        e.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_split_as_a_shell_does() {
+        assert_eq!(words("ip  addr add '10.0.0.1/24' dev eth0 # why").unwrap(), ["ip", "addr", "add", "10.0.0.1/24", "dev", "eth0"]);
+        assert!(words("ip link; rm -rf /").is_err());
+        assert!(words("echo 'x").is_err());
+    }
+}

@@ -1,0 +1,14 @@
+//! WINDOW: a network on one machine: hosts as network namespaces, without root, and nothing is left of it.
+//!
+//! `sandbox` makes this process root in namespaces of its own; `netns` are its hosts; `command` does to them what administrators would.
+
+pub mod balance;
+pub mod build;
+pub mod catalogue;
+pub mod command;
+pub mod netns;
+pub mod play;
+pub mod record;
+pub mod sandbox;
+pub mod scenario;
+pub mod traffic;
