@@ -4,11 +4,11 @@ use super::playback::{Setup, open, play};
 use super::rules;
 use crate::cli::output::Output;
 use crate::cli::{FINDINGS, FINE, Failure, NOTHING};
-use crate::director::Director;
+use crate::director::{Director, Verdict};
 use crate::net::{Endpoint, MacAddr, Protocol, Timestamp, plural};
-use crate::packet::{ChecksumState, Frame, LinkType, Packet, Transport, checksum_state, dissect};
+use crate::packet::{ChecksumState, Frame, LinkType, Packet, TcpFlags, Transport, checksum_state, dissect};
 use clap::Args;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::net::IpAddr;
@@ -50,6 +50,8 @@ struct Seen {
     digest: u64,
     /// Sequence number and length of TCP data; segments may be merged or cut on the way.
     data: Option<(u32, u32)>,
+    /// A TCP reset.
+    reset: bool,
 }
 
 /// A frame that is kept until all are read.
@@ -97,6 +99,7 @@ fn seen(packet: &Packet<'_>, number: u64, time: Timestamp, is_answer: impl Fn(Ip
             checksum: ChecksumState::Unknown,
             digest: hasher.finish(),
             data: None,
+            reset: false,
         };
         return Some(((tuple.protocol, client, to_client), seen));
     }
@@ -127,6 +130,7 @@ fn seen(packet: &Packet<'_>, number: u64, time: Timestamp, is_answer: impl Fn(Ip
                 Transport::Tcp(tcp) if packet.payload_len > 0 => Some((tcp.seq, packet.payload_len)),
                 _ => None,
             },
+            reset: matches!(&packet.transport, Transport::Tcp(tcp) if tcp.flags.has(TcpFlags::RST)),
         },
     ))
 }
@@ -142,7 +146,11 @@ pub(super) fn run(args: &Diff, out: &mut Output) -> Result<u8, Failure> {
     let (mut sent, mut own): (Vec<Kept>, Vec<Kept>) = (Vec::new(), Vec::new());
     let inputs = if args.captures.len() > 1 { &args.captures[..args.captures.len() - 1] } else { &args.captures[..] };
     // A two-armed director receives answers on the side where it sends requests: all captures are played.
-    let played = play(&args.captures, &rules.services, &args.setup, |frame, _, outcome| {
+    let mut local: HashSet<Endpoint> = HashSet::new();
+    let played = play(&args.captures, &rules.services, &args.setup, |frame, packet, outcome| {
+        if let (Some(Verdict::Local), Some(tuple)) = (outcome.and_then(|o| o.verdict.as_ref()), packet.five_tuple()) {
+            local.insert(tuple.src);
+        }
         match outcome {
             Some(outcome) => sent.extend(outcome.sent.iter().map(|s| Kept::new(frame, LinkType::ETHERNET, &s.bytes))),
             None => own.push(Kept::new(frame, frame.link_type, frame.bytes)),
@@ -164,7 +172,7 @@ pub(super) fn run(args: &Diff, out: &mut Output) -> Result<u8, Failure> {
         seen(&dissect(&frame), *number, *time, is_answer)
     };
     let mut flows: BTreeMap<(Timestamp, Flow), (Vec<Seen>, Vec<Seen>)> = BTreeMap::new();
-    let mut begun: std::collections::HashMap<Flow, Timestamp> = std::collections::HashMap::new();
+    let mut begun: HashMap<Flow, Timestamp> = HashMap::new();
     for kept in &sent {
         if let Some((flow, one)) = read(kept) {
             let begin = *begun.entry(flow).or_insert(kept.time);
@@ -173,6 +181,10 @@ pub(super) fn run(args: &Diff, out: &mut Output) -> Result<u8, Failure> {
     }
     for kept in &own {
         if let Some((flow, one)) = read(kept) {
+            // What belongs to no connection goes to the host's own stack, which refuses it.
+            if one.reset && flow.2 && local.contains(&flow.1) {
+                continue;
+            }
             // What the director says for itself (health checks) is no flow of a service.
             if !begun.contains_key(&flow) && !flow.2 && !played.director.engine.balancer.is_vip(one.dst.addr) {
                 continue;
