@@ -133,7 +133,7 @@ fn send(out: &[Wire], sent: &[Sent]) {
     for one in sent {
         if let Some(wire) = out.get(one.port) {
             // What cannot be sent is lost, as it is on a wire.
-            let _ = wire.send(&[&one.offload[..], &one.bytes].concat());
+            let _ = wire.send(&[&one.offload, &one.bytes]);
         }
     }
 }

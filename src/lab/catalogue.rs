@@ -12,7 +12,7 @@ macro_rules! sheets {
 static BASES: &[(&str, &str)] = sheets!("base/": "dr" "dr-routed" "nat");
 
 /// Faults, and what looks like them and is none.
-static SCENARIOS: &[(&str, &str)] = sheets!("": "dr-arp-leak" "dr-lo-mask" "dr-no-gateway" "dr-no-vip" "dr-ok" "dr-rip-only" "dr-routed-ok" "nat-client-on-server-net" "nat-no-forwarding" "nat-ok" "nat-rs-no-gateway" "nat-rs-wrong-gateway" "nat-server-down");
+static SCENARIOS: &[(&str, &str)] = sheets!("": "dr-arp-leak" "dr-lo-mask" "dr-no-gateway" "dr-no-vip" "dr-ok" "dr-rip-only" "dr-routed-ok" "dr-snat-ok" "nat-client-on-server-net" "nat-no-forwarding" "nat-ok" "nat-rs-no-gateway" "nat-rs-wrong-gateway" "nat-server-down");
 
 /// The text of a base.
 pub(super) fn base(name: &str) -> Option<&'static str> {

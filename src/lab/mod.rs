@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod command;
 pub mod netns;
 pub mod play;
+pub mod prove;
 pub mod record;
 pub mod sandbox;
 pub mod scenario;

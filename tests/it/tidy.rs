@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("lab", &["net", "ipvs", "packet", "finding", "capture", "netlink", "trace", "rules", "case", "director"], &[]),
     (
         "cli",
-        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "director", "case", "lab"],
+        &["net", "packet", "ipvs", "finding", "capture", "trace", "rules", "report", "case", "director", "lab"],
         &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size"],
     ),
 ];

@@ -12,12 +12,12 @@ use nix::ifaddrs::getifaddrs;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, getsockopt, recvmsg, send, setsockopt,
-    socket, sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, getsockopt, recvmsg, sendmsg,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeSpec;
 use std::fmt;
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ pub struct Wire {
     index: usize,
     name: String,
     vnet: bool,
+    inbound_only: bool,
     control: Vec<u8>,
 }
 
@@ -114,7 +115,8 @@ impl Wire {
             setsockopt(&fd, options::VnetHeader, &true)?;
         }
         if wanted.inbound_only {
-            setsockopt(&fd, options::IgnoreOutgoing, &true)?;
+            // Before Linux 4.20 there is no such option; such frames are then passed over below.
+            let _ = setsockopt(&fd, options::IgnoreOutgoing, &true);
         }
         setsockopt(&fd, options::Auxdata, &true)?;
         setsockopt(&fd, sockopt::ReceiveTimestampns, &true)?;
@@ -131,7 +133,7 @@ impl Wire {
         // The protocol of getifaddrs' address is 0: the socket keeps its own, which is all (net/packet/af_packet.c, packet_bind).
         bind(fd.as_raw_fd(), address)?;
         let control = cmsg_space!(TimeSpec, [u32; 5]);
-        Ok(Wire { fd, index, name: name.to_string(), vnet: wanted.vnet_header, control })
+        Ok(Wire { fd, index, name: name.to_string(), vnet: wanted.vnet_header, inbound_only: wanted.inbound_only, control })
     }
 
     /// The interface's name.
@@ -165,7 +167,7 @@ impl Wire {
     pub fn receive_now(&mut self, buffer: &mut [u8]) -> Result<Option<Arrival>, WireError> {
         loop {
             match self.take(buffer) {
-                // Frames of other interfaces that came between opening and binding.
+                // Frames of other interfaces that came between opening and binding, and own ones that nobody wants.
                 Ok(None) => continue,
                 Ok(arrival) => return Ok(arrival),
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
@@ -189,7 +191,8 @@ impl Wire {
                 _ => {}
             }
         }
-        if index != self.index {
+        let outgoing = kind == libc::PACKET_OUTGOING;
+        if index != self.index || (outgoing && self.inbound_only) {
             return Ok(None);
         }
         let head = if self.vnet { VNET_HEADER } else { 0 };
@@ -200,15 +203,16 @@ impl Wire {
             len = put_tag(buffer, head, len, tag);
             wire_len += 4;
         }
-        Ok(Some(Arrival { time, len, wire_len, outgoing: kind == libc::PACKET_OUTGOING }))
+        Ok(Some(Arrival { time, len, wire_len, outgoing }))
     }
 
-    /// Sends a frame; with `vnet_header`, the header stands before it.
+    /// Sends a frame, which may come in parts; with `vnet_header`, the header is the first.
     ///
     /// # Errors
     /// `EMSGSIZE` for a frame longer than the interface takes, `ENETDOWN` when it is down, `ENOBUFS` when its queue is full.
-    pub fn send(&self, frame: &[u8]) -> Result<(), WireError> {
-        match send(self.fd.as_raw_fd(), frame, MsgFlags::empty()) {
+    pub fn send(&self, parts: &[&[u8]]) -> Result<(), WireError> {
+        let parts: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        match sendmsg::<LinkAddr>(self.fd.as_raw_fd(), &parts, &[], MsgFlags::empty(), None) {
             Ok(_) => Ok(()),
             Err(errno) => Err(self.failed("send to", errno)),
         }

@@ -7,8 +7,8 @@ use super::engine::Engine;
 use super::fault::Faults;
 use super::link::{Director, Port, Sent};
 use super::route::{Route, Routes};
-use super::{Balancer, MarkRule, Offload, Reloaded, Settings, Tally};
-use crate::capture::{LARGEST, VNET_HEADER, Wire, WireOptions};
+use super::{Balancer, MarkRule, Reloaded, Settings, Tally};
+use crate::capture::{LARGEST, VNET_HEADER, Wire, WireError, WireOptions};
 use crate::ipvs::VirtualService;
 use crate::net::{MacAddr, Prefix, Timestamp};
 use nix::errno::Errno;
@@ -105,23 +105,23 @@ pub fn run(
     let began = Instant::now();
     let every = config.every;
     let delay = config.faults.delay_answer.map(|ms| Duration::from_millis(u64::from(ms)));
-    let (mut director, mut wires) = prepare(config)?;
-    let mut buffer = vec![0; LARGEST];
+    let (mut director, mut sockets) = prepare(config)?;
     let mut mask = SigSet::empty();
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1].iter().for_each(|s| mask.add(*s));
     let wrong = |e: Errno| RunError(format!("cannot listen for signals: {}", e.desc()));
     mask.thread_block().map_err(wrong)?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(wrong)?;
     let announcements = director.announcements();
-    transmit(&wires, announcements, &mut tell);
+    transmit(&sockets, announcements, &mut tell);
     tell(News::Ready(&director));
     let (mut next_tick, mut next_report) = (Instant::now() + TICK, every.map(|e| Instant::now() + e));
+    let mut buffer = vec![0; LARGEST];
     let mut held: VecDeque<(Instant, Sent)> = VecDeque::new();
     loop {
         let until = [Some(next_tick), next_report, held.front().map(|(due, _)| *due)].into_iter().flatten().min();
         let wait = until.map_or(TICK, |t| t.saturating_duration_since(Instant::now()));
         {
-            let mut fds: Vec<PollFd<'_>> = wires.iter().map(|wire| PollFd::new(wire.as_fd(), PollFlags::POLLIN)).collect();
+            let mut fds: Vec<PollFd<'_>> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
             fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
             let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
             match poll(&mut fds, timeout) {
@@ -135,7 +135,7 @@ pub fn run(
                     Ok(done) => {
                         tell(News::Reloaded(done));
                         let announcements = director.announcements();
-                        transmit(&wires, announcements, &mut tell);
+                        transmit(&sockets, announcements, &mut tell);
                     }
                     Err(e) => tell(News::Trouble(format!("rules not reloaded: {e}"))),
                 },
@@ -146,20 +146,21 @@ pub fn run(
                 }
             }
         }
-        for port in 0..wires.len() {
+        for port in 0..sockets.len() {
             for _ in 0..BURST {
-                let arrival = match wires[port].receive_now(&mut buffer) {
+                let outcome = match sockets[port].receive_now(&mut buffer) {
                     Ok(None) => break,
-                    Ok(Some(arrival)) => arrival,
-                    Err(e) if e.errno == Errno::ENETDOWN => {
+                    Ok(Some(arrival)) => match buffer[..arrival.len].split_first_chunk::<VNET_HEADER>() {
+                        Some((offload, frame)) => director.frame(port, frame, offload, now()),
+                        None => continue,
+                    },
+                    Err(WireError { errno: Errno::ENETDOWN, .. }) => {
                         // Down, not gone: it may come up again.
                         tell(News::Trouble(format!("{} is down", director.ports[port].name)));
                         break;
                     }
                     Err(e) => return Err(gone(&director.ports[port].name, e.errno)),
                 };
-                let Some((offload, frame)) = buffer[..arrival.len].split_first_chunk::<VNET_HEADER>() else { continue };
-                let outcome = director.frame(port, frame, offload, now());
                 let mut at_once = outcome.sent;
                 if let Some(delay) = delay {
                     let (late, rest) = at_once.into_iter().partition(|sent| sent.answer);
@@ -167,17 +168,17 @@ pub fn run(
                     held.extend(late.into_iter().map(|sent| (Instant::now() + delay, sent)));
                     at_once = rest;
                 }
-                transmit(&wires, at_once, &mut tell);
+                transmit(&sockets, at_once, &mut tell);
             }
         }
         while held.front().is_some_and(|(due, _)| *due <= Instant::now()) {
             let due = held.pop_front().map(|(_, sent)| sent);
-            transmit(&wires, due, &mut tell);
+            transmit(&sockets, due, &mut tell);
         }
         if Instant::now() >= next_tick {
             next_tick = Instant::now() + TICK;
             let asked = director.tick(now());
-            transmit(&wires, asked, &mut tell);
+            transmit(&sockets, asked, &mut tell);
             if let Some(name) = director.ports.iter().map(|p| &p.name).find(|name| host::interface(name).is_none()) {
                 return Err(gone(name, Errno::ENODEV));
             }
@@ -193,24 +194,18 @@ fn gone(name: &str, e: Errno) -> RunError {
     RunError(format!("{name} is gone ({})", e.desc().to_lowercase()))
 }
 
-fn transmit(out: &[Wire], frames: impl IntoIterator<Item = Sent>, tell: &mut impl FnMut(News<'_>)) {
-    let mut bytes = Vec::new();
+fn transmit(sockets: &[Wire], frames: impl IntoIterator<Item = Sent>, tell: &mut impl FnMut(News<'_>)) {
     for sent in frames {
-        let Some(wire) = out.get(sent.port) else { continue };
-        let offload: &Offload = &sent.offload;
-        bytes.clear();
-        bytes.extend(offload);
-        bytes.extend(&sent.bytes);
-        let Err(e) = wire.send(&bytes) else { continue };
-        match e.errno {
+        let Some(socket) = sockets.get(sent.port) else { continue };
+        match socket.send(&[&sent.offload, &sent.bytes]).map_err(|e| e.errno) {
             // A full queue loses a packet, as on any router.
-            Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV => {}
-            _ => tell(News::Trouble(format!("a frame of {} bytes could not be sent: {e}", sent.bytes.len()))),
+            Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV) => {}
+            Err(e) => tell(News::Trouble(format!("a frame of {} bytes could not be sent: {}", sent.bytes.len(), e.desc()))),
         }
     }
 }
 
-/// Opens the interfaces, and makes the director that speaks through them.
+/// Opens the sockets, and makes the director that speaks through them.
 fn prepare(config: Config) -> Result<(Director, Vec<Wire>), RunError> {
     let balancer = Balancer::with_rules(config.settings, config.seed, &config.services).map_err(RunError)?;
     let own = config.addresses.iter().map(|(_, prefix)| prefix.addr());
@@ -227,18 +222,10 @@ fn prepare(config: Config) -> Result<(Director, Vec<Wire>), RunError> {
             .ok_or_else(|| RunError(format!("there is no interface {name} (there are: {})", host::names().join(", "))))?;
         interfaces.push(found);
     }
+    let mut sockets = Vec::new();
     let options = WireOptions { promiscuous: true, vnet_header: true, inbound_only: true, buffer: 8 << 20 };
-    let mut wires = Vec::new();
     for name in &config.interfaces {
-        wires.push(Wire::open(name, options).map_err(|e| match e.errno {
-            Errno::EPERM | Errno::EACCES => {
-                let program = std::env::current_exe().map_or_else(|_| "lvscope".to_string(), |p| p.display().to_string());
-                RunError(format!(
-                    "cannot be the director on {name}: CAP_NET_RAW is missing; run as root, or once: setcap cap_net_raw,cap_net_admin+ep {program}"
-                ))
-            }
-            _ => RunError(format!("cannot {e}")),
-        })?);
+        sockets.push(Wire::open(name, options).map_err(|e| RunError(e.to_string()))?);
     }
     let port_of = |interface: &Option<String>, addr: IpAddr| {
         let named = interface.as_ref().and_then(|name| config.interfaces.iter().position(|i| i == name));
@@ -278,5 +265,5 @@ fn prepare(config: Config) -> Result<(Director, Vec<Wire>), RunError> {
     }
     let mut engine = Engine::new(balancer, routes);
     (engine.faults, engine.marks) = (config.faults, config.marks);
-    Ok((Director::new(engine, ports), wires))
+    Ok((Director::new(engine, ports), sockets))
 }

@@ -61,6 +61,31 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
     }
 }
 
+/// The commands of a line, as remedies are printed: one after the other, with `;` or `&&` between them.
+pub fn list(line: &str) -> Vec<String> {
+    let (mut commands, mut command, mut quote) = (Vec::new(), String::new(), None);
+    let mut rest = line.chars().peekable();
+    while let Some(c) = rest.next() {
+        match (c, quote) {
+            (c, Some(q)) if c == q => quote = None,
+            ('\'' | '"', None) => quote = Some(c),
+            (';' | '\n', None) => {
+                commands.push(std::mem::take(&mut command));
+                continue;
+            }
+            ('&', None) if rest.peek() == Some(&'&') => {
+                rest.next();
+                commands.push(std::mem::take(&mut command));
+                continue;
+            }
+            _ => {}
+        }
+        command.push(c);
+    }
+    commands.push(command);
+    commands.into_iter().map(|command| command.trim().to_string()).filter(|command| !command.is_empty()).collect()
+}
+
 /// The words of a command, as a shell would split them: quotes, no variables, no patterns.
 fn words(command: &str) -> Result<Vec<String>, String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
@@ -94,6 +119,12 @@ impl From<NetlinkError> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_may_hold_several() {
+        assert_eq!(list("ip addr del a; sysctl -w 'b=1;2' && c"), ["ip addr del a", "sysctl -w 'b=1;2'", "c"]);
+        assert!(list(" ; ").is_empty());
+    }
 
     #[test]
     fn words_are_split_as_a_shell_does() {

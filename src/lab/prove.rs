@@ -1,0 +1,144 @@
+//! The loop that every rule must pass: break → diagnose → the printed remedy, as printed → green.
+
+use super::play::{Played, Stage};
+use super::scenario::Scenario;
+use super::traffic::Saw;
+use crate::case::{CaptureArg, Limits, Reading, accuses, read};
+use crate::finding::Finding;
+use crate::rules::{self, Diagnosis, Facts};
+use crate::trace::{Hints, Options};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What each stage of a scenario said.
+#[derive(Debug)]
+pub struct Proof {
+    /// The scenario.
+    pub name: String,
+    /// What clients saw while it was broken.
+    pub broken: Vec<Saw>,
+    /// Codes that captures alone accuse, the first one first.
+    pub found: Vec<&'static str>,
+    /// How far the true cause was found.
+    pub cause: Cause,
+    /// What the remedy did.
+    pub remedy: Remedied,
+    /// From the first command to the first diagnosis.
+    pub diagnosed: Duration,
+}
+
+/// How far the true cause was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// It is healthy, and nobody was accused.
+    Healthy,
+    /// It was the first finding.
+    First,
+    /// It was a finding.
+    Found,
+    /// It was among the causes that packets leave open.
+    Open,
+    /// It was not named; or somebody was accused who is healthy.
+    Wrong,
+}
+
+/// What the remedy did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Remedied {
+    /// There was nothing to mend.
+    Nothing,
+    /// Everything works, and nobody is accused.
+    Green,
+    /// It could not be run: the command and why.
+    NotRun(String),
+    /// It was run, and clients still do not get what they ask for, or these codes are still found.
+    StillBroken(String),
+    /// The true cause was not found, so there was none to try.
+    NotTried,
+}
+
+impl Proof {
+    /// True when the scenario is what it says, and its remedy works.
+    pub fn holds(&self) -> bool {
+        match self.cause {
+            Cause::Healthy => self.broken.iter().all(|saw| *saw == Saw::Answer),
+            Cause::Wrong => false,
+            // What packets cannot tell apart has no remedy that is known to be the right one.
+            Cause::Open => true,
+            Cause::First | Cause::Found => self.remedy == Remedied::Green,
+        }
+    }
+}
+
+/// Captures of a play, read and judged.
+pub fn diagnose(played: &Played) -> (Reading, Diagnosis) {
+    let captures: Vec<CaptureArg> = played.captures.iter().map(|path| CaptureArg { path: path.clone(), point: None }).collect();
+    let hints = Hints::default();
+    let reading = read(&captures, Options { hints: hints.clone(), ..Options::default() }, Limits::default(), |_| ());
+    let diagnosis = rules::diagnose(&Facts { trace: &reading.trace, hints: &hints });
+    (reading, diagnosis)
+}
+
+/// Plays a scenario through all stages. To be called inside the sandbox; `folder` gets the captures.
+///
+/// # Errors
+/// When it cannot be played.
+pub fn prove(scenario: &Scenario, folder: &Path) -> io::Result<Proof> {
+    let begun = Instant::now();
+    let mut stage = Stage::set(scenario)?;
+    let played = stage.play(&folder.join("broken"))?;
+    let (_, diagnosis) = diagnose(&played);
+    let diagnosed = begun.elapsed();
+    let accusing: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| accuses(finding)).collect();
+    let found: Vec<&'static str> = accusing.iter().map(|finding| finding.code).collect();
+    let cause = cause(scenario, &diagnosis.findings, &accusing);
+    let mut proof = Proof { name: scenario.name.clone(), broken: played.saw, found, cause, remedy: Remedied::NotTried, diagnosed };
+    if cause == Cause::Healthy {
+        proof.remedy = Remedied::Nothing;
+    }
+    let truth = scenario.codes.first();
+    let guilty = diagnosis.findings.iter().find(|finding| truth.is_some_and(|code| code == finding.code));
+    if let Some(finding) = guilty.filter(|_| matches!(cause, Cause::First | Cause::Found)) {
+        proof.remedy = mend(&mut stage, finding, &folder.join("mended"))?;
+    }
+    Ok(proof)
+}
+
+fn cause(scenario: &Scenario, findings: &[Finding], accusing: &[&Finding]) -> Cause {
+    let Some(truth) = scenario.codes.first() else {
+        let quiet = accusing.iter().all(|finding| scenario.may.iter().any(|may| may == finding.code));
+        return if quiet { Cause::Healthy } else { Cause::Wrong };
+    };
+    let named = |finding: &Finding| finding.code == truth || finding.alternatives.iter().any(|code| code == truth);
+    match findings.first() {
+        Some(first) if first.code == truth => Cause::First,
+        _ if findings.iter().any(|finding| finding.code == truth) => Cause::Found,
+        _ if findings.iter().any(named) => Cause::Open,
+        _ => Cause::Wrong,
+    }
+}
+
+fn mend(stage: &mut Stage<'_>, finding: &Finding, folder: &Path) -> io::Result<Remedied> {
+    if finding.remedy.is_empty() {
+        return Ok(Remedied::NotRun(format!("{} prints none", finding.code)));
+    }
+    for remedy in &finding.remedy {
+        for command in super::command::list(&remedy.command) {
+            if let Err(e) = stage.run(&remedy.host, &command) {
+                return Ok(Remedied::NotRun(e.to_string()));
+            }
+        }
+    }
+    let played = stage.play(folder)?;
+    let (_, diagnosis) = diagnose(&played);
+    let accused: Vec<&str> = diagnosis.findings.iter().filter(|f| accuses(f)).map(|f| f.code).collect();
+    Ok(match (played.is_green(), accused.is_empty()) {
+        (true, true) => Remedied::Green,
+        (false, _) => {
+            let bad = played.saw.iter().filter(|saw| **saw != Saw::Answer).count();
+            Remedied::StillBroken(format!("{bad} of {} questions fail", played.saw.len()))
+        }
+        (true, false) => Remedied::StillBroken(format!("it works, but {} is still found", accused.join(" "))),
+    })
+}
