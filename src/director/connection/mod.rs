@@ -200,13 +200,8 @@ impl Conn {
     pub fn state_name(&self) -> &'static str {
         let index = usize::from(self.state);
         match self.protocol() {
-            _ if self.is_template() => {
-                if self.bits.has(Bits::ASSURED) {
-                    "ASSURED"
-                } else {
-                    "NONE"
-                }
-            }
+            _ if self.is_template() && self.bits.has(Bits::ASSURED) => "ASSURED",
+            _ if self.is_template() => "NONE",
             Protocol::Tcp => tcp::NAMES.get(index).unwrap_or(&"ERR!"),
             Protocol::Sctp => sctp::NAMES.get(index).unwrap_or(&"ERR!"),
             Protocol::Udp => "UDP",
