@@ -313,6 +313,12 @@ impl Table {
         self.ever
     }
 
+    /// Memory that the table takes, in bytes: entries, both hash tables, free places and timers.
+    pub fn bytes(&self) -> usize {
+        let entries = self.conns.0.len() * CHUNK * size_of::<Conn>();
+        entries + self.requests.allocation_size() + self.answers.allocation_size() + self.free.capacity() * 4 + self.wheel.bytes()
+    }
+
     /// All living entries, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Conn> {
         self.conns.iter().filter(|conn| conn.bits.has(Bits::IN_USE))
