@@ -20,6 +20,7 @@ test: setup
 # Compares with a real IPVS kernel, in user-mode Linux: fetched once, an ordinary program, no root.
 test-ipvs: setup
 	LVSCOPE_REAL_IPVS=1 $(CARGO) test --locked --test it ipvs::
+	REAL_IPVS=tests/real-ipvs tests/ipvs/director_against_kernel
 
 lint:
 	$(CARGO) fmt --check
