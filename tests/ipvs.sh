@@ -17,6 +17,8 @@ ipvsadm --set 800 100 200
 ipvsadm --start-daemon master --mcast-interface d0 --syncid 3
 # A connection of each service that can have one: of the director itself, to somebody who does not answer.
 (timeout 1 bash -c 'exec 3<>/dev/tcp/10.0.0.1/80' || true) 2>/dev/null
+# The kernel adds its counters up every two seconds.
+sleep 3
 "$lvscope" snapshot -o snapshot.json
 ipvsadm -Sn > saved.txt; ipvsadm -Ln > list.txt; ipvsadm -Ln --stats --exact > stats.txt; ipvsadm -Ln --thresholds > thresholds.txt
 ipvsadm -L --timeout > timeout.txt; ipvsadm -L --daemon > daemon.txt; ipvsadm -Lnc > connections.txt

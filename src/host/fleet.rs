@@ -109,9 +109,7 @@ impl Fleet {
         if suggested != Role::Unknown {
             return suggested;
         }
-        if host.ipvs.is_some() {
-            return Role::Director;
-        }
+        // That the module is loaded makes no director: container engines load it, too.
         let translates = host.netfilter.as_ref().is_some_and(|n| {
             [false, true].iter().any(|v6| n.translating(*v6, Hook::Prerouting).iter().any(|r| matches!(r.verdict, FilterVerdict::Dnat(..))))
         });

@@ -86,6 +86,8 @@ fn cause(host: &Host, vip: IpAddr, voices: &[Voice<'_>]) -> Option<(&'static str
 
 /// Looks for one of these faults on every real server that has a virtual address beside its cards.
 pub(super) fn look(site: &Site<'_>, checks: &mut Checks, code: &'static str) {
+    // One story a host, however many addresses it tells of.
+    let mut leaks: Vec<(usize, &'static str, Vec<IpAddr>)> = Vec::new();
     for duty in site.duties(DIRECT) {
         let host = site.host(duty.member);
         let Some(vip) = duty.vip.filter(|vip| vip.is_ipv4() && host.has(*vip)) else { continue };
@@ -96,7 +98,11 @@ pub(super) fn look(site: &Site<'_>, checks: &mut Checks, code: &'static str) {
         match voices(host, vip) {
             Err(what) => checks.needs(&host.name, what),
             Ok(voices) => match cause(host, vip, &voices) {
-                Some((found, key)) if found == code => checks.failed(&host.name, finding(host, vip, &voices, code, key)),
+                Some((found, key)) if found == code => match leaks.iter_mut().find(|(at, k, _)| (*at, *k) == (duty.member, key)) {
+                    Some((.., vips)) if vips.contains(&vip) => {}
+                    Some((.., vips)) => vips.push(vip),
+                    None => leaks.push((duty.member, key, vec![vip])),
+                },
                 Some((other, _)) => checks.passed(&host.name, format!("see {other}")),
                 None => {
                     let cards: Vec<String> = voices.iter().map(|v| format!("silent at {}", v.link)).collect();
@@ -105,10 +111,27 @@ pub(super) fn look(site: &Site<'_>, checks: &mut Checks, code: &'static str) {
             },
         }
     }
+    for (at, key, vips) in leaks {
+        let host = site.host(at);
+        if let Ok(voices) = voices(host, vips[0]) {
+            checks.failed(&host.name, finding(host, &vips, &voices, code, key));
+        }
+    }
     site.need_servers(checks, DIRECT);
 }
 
-fn finding(host: &Host, vip: IpAddr, voices: &[Voice<'_>], code: &str, key: &'static str) -> Finding {
+/// Addresses in words: `192.168.224.13`, `192.168.224.13 and 4 more`.
+fn named(vips: &[IpAddr]) -> String {
+    match vips {
+        [] => "the virtual address".to_string(),
+        [one] => one.to_string(),
+        [a, b] => format!("{a} and {b}"),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+    }
+}
+
+fn finding(host: &Host, vips: &[IpAddr], voices: &[Voice<'_>], code: &str, key: &'static str) -> Finding {
+    let (vip, held) = (named(vips), vips.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0])));
     let speaking: Vec<&Voice> = voices.iter().filter(|v| if key == "arp_ignore" { v.answers } else { v.announces }).collect();
     let links = super::super::facts::list(&speaking.iter().map(|v| v.link).collect::<Vec<_>>());
     let first = speaking.first().map_or("eth0", |v| v.link);
@@ -151,13 +174,13 @@ fn finding(host: &Host, vip: IpAddr, voices: &[Voice<'_>], code: &str, key: &'st
         host,
         severity,
         summary,
-        host.address(vip).map_or_else(|| format!("{vip} has a local route"), |a| format!("{} on {}", a.addr, a.link)),
-        format!("ip addr show to {vip}"),
+        host.address(held).map_or_else(|| format!("{held} has a local route"), |a| format!("{} on {}", a.addr, a.link)),
+        format!("ip addr show to {held}"),
     )
     .and([fact(key)])
     .and(also.then(|| fact("arp_announce")));
     if code == "ARP003" {
-        let at = host.address(vip).map_or("lo", |a| a.link.as_str());
+        let at = host.address(held).map_or("lo", |a| a.link.as_str());
         let vain = |device: &str| {
             let value = host.sysctls.as_ref()?.at4(device, key).filter(|v| *v != 0)?;
             let name = Sysctls::name4(device, key);

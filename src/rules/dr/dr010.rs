@@ -75,6 +75,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         // IPv6 has no arp_ignore, and its own page (IP6001).
         let Some(vip) = duty.vip.filter(std::net::IpAddr::is_ipv4) else { continue };
         let Some(address) = host.address(vip) else { continue };
+        // One of two that serve each other: the master has it on its card, and has to.
+        if site.fleet.services.iter().any(|s| s.director == Some(duty.member) && s.service.vip() == Some(vip)) {
+            continue;
+        }
         let card = host.link(&address.link).is_some_and(|l| l.speaks_arp() && l.is_up());
         if !card {
             checks.passed(&host.name, format!("{vip} is on {}", address.link));

@@ -111,10 +111,14 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         if !needed {
             continue;
         }
-        let cards = host
-            .links()
-            .iter()
-            .filter(|l| l.speaks_arp() && l.is_up() && host.addresses().iter().any(|a| a.link == l.name && a.addr.addr().is_ipv4()));
+        // A card of which none of these hosts is a neighbour is for something else, perhaps on purpose.
+        let others = || site.fleet.members.iter().map(|m| &m.host).filter(|other| other.name != host.name);
+        let near = |a: &crate::host::Address| {
+            let inside = |b: &crate::host::Address| b.is_global() && a.addr.contains(b.addr.addr());
+            a.is_global() && a.addr.addr().is_ipv4() && others().any(|other| other.addresses().iter().any(inside))
+        };
+        let faces = |host: &crate::host::Host, link: &str| host.addresses().iter().any(|a| a.link == link && near(a));
+        let cards = host.links().iter().filter(|l| l.speaks_arp() && l.is_up() && faces(host, &l.name));
         let levels: Option<Vec<(&str, i64)>> = cards.map(|l| Some((l.name.as_str(), host.effective("forwarding", &l.name)?))).collect();
         match levels {
             None => checks.needs(&host.name, "net.ipv4.conf.*.forwarding"),
