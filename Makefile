@@ -17,10 +17,10 @@ demo: setup
 test: setup
 	$(CARGO) test --locked
 
-# Against a real IPVS kernel: REAL_IPVS names a program that runs a command where there is one (docs/contributing.md).
+# Compares with a real IPVS kernel, in user-mode Linux: fetched once, an ordinary program, no root.
 test-ipvs: setup
-	$(CARGO) build --locked --quiet
-	tests/ipvs/director_against_kernel
+	LVSCOPE_REAL_IPVS=1 $(CARGO) test --locked --test it ipvs::
+	REAL_IPVS=tests/real-ipvs tests/ipvs/director_against_kernel
 
 lint:
 	$(CARGO) fmt --check

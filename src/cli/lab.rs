@@ -89,7 +89,7 @@ fn play(args: &Run, out: &mut Output) -> Result<u8, Failure> {
         let played = stage.play(&folder).map_err(failed)?;
         writeln!(out, "{}: {:?} {:?}", scenario.name, played.saw, begun.elapsed())?;
         let (reading, diagnosis) = prove::diagnose(&played);
-        let report = Report { inputs: &[], trace: &reading.trace, diagnosis: Some(&diagnosis) };
+        let report = Report { inputs: &[], trace: &reading.trace, diagnosis: Some(&diagnosis), fleet: &crate::host::Fleet::default() };
         let width = out.width;
         report::diagnosis(&mut Page::new(out, width, false), &report, false)?;
         if !diagnosis.findings.is_empty() {

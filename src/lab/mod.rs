@@ -12,4 +12,5 @@ pub mod prove;
 pub mod record;
 pub mod sandbox;
 pub mod scenario;
+pub mod survey;
 pub mod traffic;

@@ -5,6 +5,7 @@ use super::scenario::Scenario;
 use super::traffic::Saw;
 use crate::case::{CaptureArg, Limits, Reading, accuses, read};
 use crate::finding::Finding;
+use crate::host::Fleet;
 use crate::rules::{self, Diagnosis, Facts};
 use crate::trace::{Hints, Options};
 use std::io;
@@ -76,7 +77,7 @@ pub fn diagnose(played: &Played) -> (Reading, Diagnosis) {
     let captures: Vec<CaptureArg> = played.captures.iter().map(|path| CaptureArg { path: path.clone(), point: None }).collect();
     let hints = Hints::default();
     let reading = read(&captures, Options { hints: hints.clone(), ..Options::default() }, Limits::default(), |_| ());
-    let diagnosis = rules::diagnose(&Facts { trace: &reading.trace, hints: &hints });
+    let diagnosis = rules::diagnose(&Facts { trace: &reading.trace, hints: &hints, fleet: &Fleet::default() });
     (reading, diagnosis)
 }
 

@@ -1,9 +1,12 @@
 //! Tests of the whole, in one binary.
 
+mod audit;
 mod cases;
 mod cli;
 mod director;
 mod docs;
+mod ipvs;
+mod live;
 mod replay;
 mod robust;
 mod support;
