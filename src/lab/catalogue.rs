@@ -1,6 +1,7 @@
 //! The scenarios that come with the program.
 
 use super::scenario::{Scenario, ScenarioError};
+use std::borrow::Cow;
 
 macro_rules! sheets {
     ($folder:literal: $($name:literal)*) => {
@@ -14,9 +15,13 @@ static BASES: &[(&str, &str)] = sheets!("base/": "dr" "dr-routed" "nat");
 /// Faults, and what looks like them and is none.
 static SCENARIOS: &[(&str, &str)] = sheets!("": "dr-arp-leak" "dr-lo-mask" "dr-no-gateway" "dr-no-vip" "dr-ok" "dr-rip-only" "dr-routed-ok" "dr-snat-ok" "nat-client-on-server-net" "nat-no-forwarding" "nat-ok" "nat-rs-no-gateway" "nat-rs-wrong-gateway" "nat-server-down");
 
-/// The text of a base.
-pub(super) fn base(name: &str) -> Option<&'static str> {
-    BASES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+/// The text of a base: one of ours, or a file that ends with `.toml`.
+pub(super) fn base(name: &str) -> Option<Cow<'static, str>> {
+    match BASES.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => Some(Cow::Borrowed(*text)),
+        None if name.ends_with(".toml") => std::fs::read_to_string(name).ok().map(Cow::Owned),
+        None => None,
+    }
 }
 
 /// The names of the bases.

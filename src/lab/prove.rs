@@ -5,6 +5,7 @@ use super::scenario::Scenario;
 use super::traffic::Saw;
 use crate::case::{CaptureArg, Limits, Reading, accuses, read};
 use crate::finding::Finding;
+use crate::ipvs::Role;
 use crate::rules::{self, Diagnosis, Facts};
 use crate::trace::{Hints, Options};
 use std::io;
@@ -20,6 +21,8 @@ pub struct Proof {
     pub broken: Vec<Saw>,
     /// Codes that captures alone accuse, the first one first.
     pub found: Vec<&'static str>,
+    /// The true cause; `None`: it is healthy.
+    pub truth: Option<String>,
     /// How far the true cause was found.
     pub cause: Cause,
     /// What the remedy did.
@@ -50,6 +53,8 @@ pub enum Remedied {
     Nothing,
     /// Everything works, and nobody is accused.
     Green,
+    /// The remedy only looks, for what mends it depends on what it shows; with what the scenario does then everything works.
+    Looked,
     /// It could not be run: the command and why.
     NotRun(String),
     /// It was run, and clients still do not get what they ask for, or these codes are still found.
@@ -66,7 +71,7 @@ impl Proof {
             Cause::Wrong => false,
             // What packets cannot tell apart has no remedy that is known to be the right one.
             Cause::Open => true,
-            Cause::First | Cause::Found => self.remedy == Remedied::Green,
+            Cause::First | Cause::Found => matches!(self.remedy, Remedied::Green | Remedied::Looked),
         }
     }
 }
@@ -93,7 +98,7 @@ pub fn prove(scenario: &Scenario, folder: &Path) -> io::Result<Proof> {
     let accusing: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| accuses(finding)).collect();
     let found: Vec<&'static str> = accusing.iter().map(|finding| finding.code).collect();
     let cause = cause(scenario, &diagnosis.findings, &accusing);
-    let mut proof = Proof { name: scenario.name.clone(), broken: played.saw, found, cause, remedy: Remedied::NotTried, diagnosed };
+    let mut proof = Proof { name: scenario.name.clone(), truth: scenario.codes.first().cloned(), broken: played.saw, found, cause, remedy: Remedied::NotTried, diagnosed };
     if cause == Cause::Healthy {
         proof.remedy = Remedied::Nothing;
     }
@@ -119,21 +124,45 @@ fn cause(scenario: &Scenario, findings: &[Finding], accusing: &[&Finding]) -> Ca
     }
 }
 
-fn mend(stage: &mut Stage<'_>, finding: &Finding, folder: &Path) -> io::Result<Remedied> {
-    if finding.remedy.is_empty() {
-        return Ok(Remedied::NotRun(format!("{} prints none", finding.code)));
+/// The hosts that a remedy means: by name, or by what they are.
+fn hosts_of(named: &str, stage: &Stage<'_>) -> Vec<String> {
+    let hosts = &stage.scenario.hosts;
+    let of = |role: Role| hosts.iter().filter(|host| host.role == role).map(|host| host.name.clone()).collect();
+    match named {
+        "the router" => of(Role::Router),
+        "the director" => of(Role::Director),
+        "each real server" => of(Role::RealServer),
+        "its neighbours" | "each neighbour" => hosts.iter().map(|host| host.name.clone()).collect(),
+        names => names.split(", ").flat_map(|part| part.split(" and ")).map(str::to_string).collect(),
     }
+}
+
+fn mend(stage: &mut Stage<'_>, finding: &Finding, folder: &Path) -> io::Result<Remedied> {
+    let mut only_looked = true;
     for remedy in &finding.remedy {
-        for command in super::command::list(&remedy.command) {
-            if let Err(e) = stage.run(&remedy.host, &command) {
-                return Ok(Remedied::NotRun(e.to_string()));
+        for host in hosts_of(&remedy.host, stage) {
+            for command in super::command::list(&remedy.command).iter().filter(|command| !super::command::looks(command)) {
+                only_looked = false;
+                if let Err(e) = stage.run(&host, command) {
+                    return Ok(Remedied::NotRun(e.to_string()));
+                }
             }
+        }
+    }
+    if only_looked {
+        let scenario = stage.scenario;
+        if scenario.mend.is_empty() {
+            return Ok(Remedied::NotRun(format!("{} prints none that changes anything", finding.code)));
+        }
+        for (host, commands) in &scenario.mend {
+            commands.iter().try_for_each(|command| stage.run(host, command))?;
         }
     }
     let played = stage.play(folder)?;
     let (_, diagnosis) = diagnose(&played);
     let accused: Vec<&str> = diagnosis.findings.iter().filter(|f| accuses(f)).map(|f| f.code).collect();
     Ok(match (played.is_green(), accused.is_empty()) {
+        (true, true) if only_looked => Remedied::Looked,
         (true, true) => Remedied::Green,
         (false, _) => {
             let bad = played.saw.iter().filter(|saw| **saw != Saw::Answer).count();
