@@ -163,8 +163,7 @@ fn from_wire(port: usize, mut wire: Wire, out: &[Wire], kernel: &[Wire], desk: &
         let offload: &Offload = offload;
         let mut desk = lock(desk);
         let stranger = destination(frame).is_some_and(|dst| desk.director.engine.balancer.is_vip(dst) && !desk.local.contains(&dst));
-        let mut outcome =
-            if stranger { crate::director::Outcome::default() } else { desk.director.frame(port, frame, offload, now()) };
+        let mut outcome = if stranger { crate::director::Outcome::default() } else { desk.director.frame(port, frame, offload, now()) };
         let forwards = desk.forwards.get(port).copied().unwrap_or_default();
         drop(desk);
         // Who has an address, the kernel says.

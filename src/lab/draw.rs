@@ -7,7 +7,8 @@ use std::fmt::Write;
 /// Draws it.
 pub fn draw(scenario: &Scenario) -> String {
     let mut out = format!("{}: {}\n", scenario.name, scenario.title);
-    let width = scenario.hosts.iter().flat_map(|host| host.interfaces.iter().map(|i| host.name.len() + i.name.len() + 1)).max().unwrap_or(0);
+    let width =
+        scenario.hosts.iter().flat_map(|host| host.interfaces.iter().map(|i| host.name.len() + i.name.len() + 1)).max().unwrap_or(0);
     for segment in scenario.segments() {
         let plugs: Vec<(&HostPlan, &str)> = scenario
             .hosts
@@ -30,7 +31,13 @@ pub fn draw(scenario: &Scenario) -> String {
             Some(addr) => format!("serves {} {addr}:{}", serve.protocol, serve.port),
             None => format!("serves {} {}", serve.protocol, serve.port),
         }));
-        let _ = writeln!(out, "{:<width$}  {}: {}", host.name, host.role, if said.is_empty() { "nothing else".into() } else { said.join(", ") });
+        let _ = writeln!(
+            out,
+            "{:<width$}  {}: {}",
+            host.name,
+            host.role,
+            if said.is_empty() { "nothing else".into() } else { said.join(", ") }
+        );
         for rule in host.setup.iter().filter(|c| c.starts_with("ipvsadm") || c.contains("tables ")) {
             let _ = writeln!(out, "{:<width$}    {rule}", "");
         }

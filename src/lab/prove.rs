@@ -98,7 +98,15 @@ pub fn prove(scenario: &Scenario, folder: &Path) -> io::Result<Proof> {
     let accusing: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| accuses(finding)).collect();
     let found: Vec<&'static str> = accusing.iter().map(|finding| finding.code).collect();
     let cause = cause(scenario, &diagnosis.findings, &accusing);
-    let mut proof = Proof { name: scenario.name.clone(), truth: scenario.codes.first().cloned(), broken: played.saw, found, cause, remedy: Remedied::NotTried, diagnosed };
+    let mut proof = Proof {
+        name: scenario.name.clone(),
+        truth: scenario.codes.first().cloned(),
+        broken: played.saw,
+        found,
+        cause,
+        remedy: Remedied::NotTried,
+        diagnosed,
+    };
     if cause == Cause::Healthy {
         proof.remedy = Remedied::Nothing;
     }

@@ -229,7 +229,12 @@ impl Scenario {
         let mut scenario = Self::stacked(name, text, 0)?;
         scenario.name = name.to_string();
         let hosts: Vec<&str> = scenario.hosts.iter().map(|host| host.name.as_str()).collect();
-        let named = scenario.breaks.keys().chain(scenario.mend.keys()).chain(scenario.traffic.iter().map(|t| &t.from)).chain(scenario.events.iter().map(|e| &e.host));
+        let named = scenario
+            .breaks
+            .keys()
+            .chain(scenario.mend.keys())
+            .chain(scenario.traffic.iter().map(|t| &t.from))
+            .chain(scenario.events.iter().map(|e| &e.host));
         for host in named {
             if !hosts.contains(&host.as_str()) {
                 return Err(failed(format!("there is no host '{host}' (there are: {})", hosts.join(" "))));

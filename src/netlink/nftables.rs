@@ -141,7 +141,13 @@ impl Step {
     pub fn ends(&self) -> bool {
         !matches!(
             self,
-            Step::Equal(..) | Step::Masked(..) | Step::State(_) | Step::Every(_) | Step::Protocol(_) | Step::Interface(..) | Step::Write(..)
+            Step::Equal(..)
+                | Step::Masked(..)
+                | Step::State(_)
+                | Step::Every(_)
+                | Step::Protocol(_)
+                | Step::Interface(..)
+                | Step::Write(..)
         )
     }
 

@@ -22,7 +22,9 @@ pub(super) struct Record {
 }
 
 #[derive(Args)]
-#[command(after_help = "What is typed there are the machine's own programs. A built-in director keeps the rules and routes that it began with.")]
+#[command(
+    after_help = "What is typed there are the machine's own programs. A built-in director keeps the rules and routes that it began with."
+)]
 pub(super) struct Shell {
     /// A scenario by name, or a file that ends with .toml
     #[arg(value_name = "NAME")]

@@ -43,7 +43,8 @@ pub(super) fn run(args: &List, out: &mut Output) -> Result<u8, Failure> {
             sees => textwrap::wrap(sees, textwrap::Options::new(text).initial_indent("> ").subsequent_indent("  ")),
         };
         for (at, line) in fault.iter().chain(&sees).enumerate() {
-            let (first, code) = if at == 0 { (scenario.name.as_str(), scenario.codes.first().map_or("", String::as_str)) } else { ("", "") };
+            let (first, code) =
+                if at == 0 { (scenario.name.as_str(), scenario.codes.first().map_or("", String::as_str)) } else { ("", "") };
             writeln!(out, "{}", format!("{first:<name$}  {code:<7}  {line}").trim_end())?;
         }
         Ok(())

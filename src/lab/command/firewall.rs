@@ -145,9 +145,7 @@ fn ip_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>, family: TableFa
         ["-j", "REJECT", "--reject-with", "tcp-reset", rest @ ..] => (Step::Reject(true), rest),
         ["-j", "REJECT", rest @ ..] => (Step::Reject(false), rest),
         ["-j", "NOTRACK", rest @ ..] | ["-j", "CT", "--notrack", rest @ ..] => (Step::NoTrack, rest),
-        ["-j", "TCPMSS", "--set-mss", mss, rest @ ..] => {
-            (Step::Mss(mss.parse().map_err(|_| format!("{mss} is no segment size"))?), rest)
-        }
+        ["-j", "TCPMSS", "--set-mss", mss, rest @ ..] => (Step::Mss(mss.parse().map_err(|_| format!("{mss} is no segment size"))?), rest),
         ["-j", "DROP", rest @ ..] => (Step::Drop, rest),
         ["-j", "ACCEPT", rest @ ..] => (Step::Accept, rest),
         ["-j", "MASQUERADE", rest @ ..] => (Step::Masquerade, rest),

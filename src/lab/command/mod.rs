@@ -147,7 +147,13 @@ mod tests {
 
     #[test]
     fn looking_changes_nothing() {
-        for command in ["ip -6 addr show to ::1", "ip route get 10.0.0.1 from 10.0.0.2", "ipvsadm -ln --stats", "sysctl net.ipv4.ip_forward", "nft list ruleset"] {
+        for command in [
+            "ip -6 addr show to ::1",
+            "ip route get 10.0.0.1 from 10.0.0.2",
+            "ipvsadm -ln --stats",
+            "sysctl net.ipv4.ip_forward",
+            "nft list ruleset",
+        ] {
             assert!(looks(command), "{command}");
         }
         for command in ["ip addr add 10.0.0.1/32 dev lo", "ipvsadm -C", "sysctl -w net.ipv4.ip_forward=1", "iptables -F INPUT", ""] {
