@@ -123,6 +123,10 @@ fn answer(mut stream: TcpStream, stop: &AtomicBool) -> io::Result<()> {
         if let Some((question, answer)) = wanted(&asked).filter(|(question, _)| asked.len() >= *question) {
             asked.drain(..question);
             stream.write_all(&filling(answer))?;
+        } else if asked.starts_with(b"GET ") && asked.windows(4).any(|end| end == b"\r\n\r\n") {
+            // For those who look around with a browser's words.
+            let body = format!("{}\n", stream.local_addr()?);
+            return stream.write_all(format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
         }
     }
 }
