@@ -93,12 +93,13 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
     let faults = count(&|proof| proof.truth.is_some());
     writeln!(
         out,
-        "\n  faults {faults}: {} named first, {} named, {} left open, {} missed · remedies: {} mend as printed, {} only look\n  healthy {}: {} silent",
+        "\n  faults {faults}: {} named first, {} named, {} left open, {} missed · remedies: {} mend as printed, {} with blanks filled in, {} look first\n  healthy {}: {} silent",
         count(&|p| p.cause == Cause::First),
         count(&|p| p.cause == Cause::Found),
         count(&|p| p.cause == Cause::Open),
         count(&|p| p.cause == Cause::Wrong && p.truth.is_some()),
         count(&|p| p.remedy == Remedied::Green),
+        count(&|p| p.remedy == Remedied::Filled),
         count(&|p| p.remedy == Remedied::Looked),
         good.len() - faults,
         count(&|p| p.cause == Cause::Healthy),
@@ -126,6 +127,7 @@ fn remedy(proof: &Proof) -> &'static str {
     match proof.remedy {
         Remedied::Nothing => "",
         Remedied::Green => "green",
+        Remedied::Filled => "filled in",
         Remedied::Looked => "looks",
         Remedied::NotRun(_) => "not run",
         Remedied::StillBroken(_) => "no help",
