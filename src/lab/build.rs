@@ -166,7 +166,7 @@ impl Network {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match &words[..] {
             ["ipvsadm", "--set", tcp, fin, udp] => host.set_timeouts([tcp, fin, udp]).map_err(failed),
-            ["ipvsadm", ..] => host.ipvsadm(command.trim_start().trim_start_matches("ipvsadm")).map_err(failed),
+            ["ipvsadm", ..] => host.ipvsadm(&words[1..].join(" ")).map_err(failed),
             ["sysctl", "-w", settings @ ..] if host.wires.is_some() => {
                 let (own, kernels): (Vec<&str>, Vec<&str>) = settings.iter().copied().partition(|s| s.starts_with("net.ipv4.vs."));
                 own.iter().try_for_each(|setting| host.set(setting.trim_start_matches("net.ipv4.vs."))).map_err(failed)?;

@@ -3,7 +3,7 @@
 use super::balance::Balance;
 use super::build::Network;
 use super::record;
-use super::scenario::Scenario;
+use super::scenario::{Event, Scenario};
 use super::traffic::{self, Saw, Server};
 use crate::director::Faults;
 use std::collections::BTreeMap;
@@ -116,6 +116,20 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// When a capture cannot be made, or an event cannot be run.
     pub fn play(&mut self, folder: &Path) -> io::Result<Played> {
+        let mut events: Vec<Event> = self.scenario.events.clone();
+        events.sort_by_key(|event| event.after_ms);
+        self.play_with(folder, &events)
+    }
+
+    /// The same when all that was to happen has happened.
+    ///
+    /// # Errors
+    /// When a capture cannot be made.
+    pub fn play_on(&mut self, folder: &Path) -> io::Result<Played> {
+        self.play_with(folder, &[])
+    }
+
+    fn play_with(&mut self, folder: &Path, events: &[Event]) -> io::Result<Played> {
         std::fs::create_dir_all(folder)?;
         let recording = record::begin(&self.network)?;
         let begun = Instant::now();
@@ -131,8 +145,6 @@ impl<'a> Stage<'a> {
             };
             talks.push(host.namespace.spawn(talk)?);
         }
-        let mut events: Vec<_> = scenario.events.iter().collect();
-        events.sort_by_key(|event| event.after_ms);
         let mut trouble = None;
         for event in events {
             until(event.after_ms);

@@ -63,6 +63,8 @@ pub enum Remedied {
     Green,
     /// The remedy only looks, for what mends it depends on what it shows; with what the scenario does then everything works.
     Looked,
+    /// With the blanks filled in that packets cannot fill, everything works.
+    Filled,
     /// It could not be run: the command and why.
     NotRun(String),
     /// It was run, and clients still do not get what they ask for, or these codes are still found.
@@ -80,7 +82,7 @@ impl Proof {
             Cause::Healthy => self.broken.iter().all(|saw| *saw == Saw::Answer),
             // What cannot be told apart has no remedy that is known to be the right one.
             Cause::Open => true,
-            Cause::First | Cause::Found => matches!(self.remedy, Remedied::Green | Remedied::Looked),
+            Cause::First | Cause::Found => matches!(self.remedy, Remedied::Green | Remedied::Filled | Remedied::Looked),
             Cause::Unseen | Cause::Wrong => false,
         }
     }
@@ -170,32 +172,52 @@ fn hosts_of(named: &str, stage: &Stage<'_>) -> Vec<String> {
     }
 }
 
+/// The command with its blanks filled in: words in capitals of which the scenario says what to put.
+fn filled(command: &str, scenario: &Scenario) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut out = String::new();
+    for part in command.split_inclusive(|c| !is_word(c)) {
+        let word = part.trim_end_matches(|c| !is_word(c));
+        out += scenario.blanks.get(word).map_or(word, String::as_str);
+        out += &part[word.len()..];
+    }
+    out
+}
+
 fn mend(stage: &mut Stage<'_>, finding: &Finding, folder: &Path) -> io::Result<Remedied> {
-    let mut only_looked = true;
+    let scenario = stage.scenario;
+    let (mut done, mut looked, mut filled_in) = (false, false, false);
     for remedy in &finding.remedy {
         for host in hosts_of(&remedy.host, stage) {
-            for command in super::command::list(&remedy.command).iter().filter(|command| !super::command::looks(command)) {
-                only_looked = false;
-                if let Err(e) = stage.run(&host, command) {
+            for command in super::command::list(&remedy.command) {
+                if super::command::looks(&command) {
+                    // Who looks does then what has to be done.
+                    if !std::mem::replace(&mut looked, true) {
+                        for (host, commands) in &scenario.mend {
+                            commands.iter().try_for_each(|command| stage.run(host, command))?;
+                        }
+                    }
+                    continue;
+                }
+                done = true;
+                let whole = filled(&command, scenario);
+                filled_in |= whole != command;
+                if let Err(e) = stage.run(&host, &whole) {
                     return Ok(Remedied::NotRun(e.to_string()));
                 }
             }
         }
     }
-    if only_looked {
-        let scenario = stage.scenario;
-        if scenario.mend.is_empty() {
-            return Ok(Remedied::NotRun(format!("{} prints none that changes anything", finding.code)));
-        }
-        for (host, commands) in &scenario.mend {
-            commands.iter().try_for_each(|command| stage.run(host, command))?;
-        }
+    if !done && (!looked || scenario.mend.is_empty()) {
+        return Ok(Remedied::NotRun(format!("{} prints none that changes anything", finding.code)));
     }
-    let played = stage.play(folder)?;
+    let looked = looked && !scenario.mend.is_empty();
+    let played = stage.play_on(folder)?;
     let diagnosis = judge(&reading(&played).trace, &fleet(stage)?);
     let accused: Vec<&str> = diagnosis.findings.iter().filter(|f| accuses(f)).map(|f| f.code).collect();
     Ok(match (played.is_green(), accused.is_empty()) {
-        (true, true) if only_looked => Remedied::Looked,
+        (true, true) if looked => Remedied::Looked,
+        (true, true) if filled_in => Remedied::Filled,
         (true, true) => Remedied::Green,
         (false, _) => {
             let bad = played.saw.iter().filter(|saw| **saw != Saw::Answer).count();
@@ -203,4 +225,16 @@ fn mend(stage: &mut Stage<'_>, finding: &Finding, folder: &Path) -> io::Result<R
         }
         (true, false) => Remedied::StillBroken(format!("it works, but {} is still found", accused.join(" "))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_are_whole_words() {
+        let scenario = Scenario { blanks: [("RIP".to_string(), "10.0.0.1".to_string())].into(), ..Scenario::default() };
+        assert_eq!(filled("ipvsadm -a -r RIP:80 -m # TRIP", &scenario), "ipvsadm -a -r 10.0.0.1:80 -m # TRIP");
+        assert_eq!(filled("", &scenario), "");
+    }
 }

@@ -38,6 +38,8 @@ pub struct Scenario {
     pub director_faults: Vec<String>,
     /// Commands that mend it, by host: what an administrator does after a remedy that only looks.
     pub mend: BTreeMap<String, Vec<String>>,
+    /// What to put for the words in capitals that a printed remedy has where packets do not tell: `RIP`, `GATEWAY`.
+    pub blanks: BTreeMap<String, String>,
 }
 
 /// A host.
@@ -200,6 +202,7 @@ struct Sheet {
     events: Vec<Event>,
     director_faults: Vec<String>,
     mend: BTreeMap<String, Vec<String>>,
+    blanks: BTreeMap<String, String>,
 }
 
 /// A scenario that cannot be played.
@@ -294,6 +297,7 @@ impl Scenario {
         scenario.events.extend(sheet.events);
         scenario.director_faults.extend(sheet.director_faults);
         scenario.mend.extend(sheet.mend);
+        scenario.blanks.extend(sheet.blanks);
         Ok(scenario)
     }
 

@@ -63,24 +63,33 @@ impl Tunnel {
             let options = WireOptions { vnet_header: true, inbound_only: true, buffer: 4 << 20, ..WireOptions::default() };
             let outer = host.run(|| Wire::open(name, options)).map_err(|errno| errno.to_string())?.map_err(|e| e.to_string())?;
             let (inner, stopped, own) = (inner.clone(), stop.clone(), *own);
-            threads.push(std::thread::spawn(move || unpack(outer, &inner, own, mac, &stopped)));
+            let kernel = host.run(|| Socket::open(Family::Route)).map_err(|errno| errno.to_string())??;
+            threads.push(std::thread::spawn(move || unpack(outer, &inner, (own, mac), kernel, &stopped)));
         }
         Ok(Tunnel { stop, threads })
     }
 }
 
-fn unpack(mut outer: Wire, inner: &Wire, own: MacAddr, to: MacAddr, stop: &AtomicBool) {
+fn unpack(mut outer: Wire, inner: &Wire, (own, to): (MacAddr, MacAddr), mut kernel: Socket, stop: &AtomicBool) {
     let mut buffer = vec![0; LARGEST];
     while !stop.load(Ordering::Relaxed) {
         let Ok(Some(arrival)) = outer.receive(&mut buffer, TURN) else { continue };
         let Some((offload, frame)) = buffer[..arrival.len].split_first_chunk::<VNET_HEADER>() else { continue };
         if frame.get(..6) == Some(&own.0[..])
-            && let Some((offload, frame)) = decapsulated(offload, frame, to)
+            && let Some((offload, inside)) = decapsulated(offload, frame, to)
+            && !is_own(&mut kernel, frame)
         {
             // Down, or gone: then nobody gets it.
-            let _ = inner.send(&[&offload, &frame]);
+            let _ = inner.send(&[&offload, &inside]);
         }
     }
+}
+
+/// True when a packet says that it comes from this host itself: no kernel takes such a one (net/ipv4/fib_frontend.c, `__fib_validate_source`).
+fn is_own(kernel: &mut Socket, frame: &[u8]) -> bool {
+    let Some(source) = frame.get(26..30).and_then(|b| b.first_chunk::<4>()) else { return true };
+    let source = std::net::IpAddr::from(*source);
+    kernel.addresses().is_ok_and(|all| all.iter().any(|a| a.prefix.addr() == source))
 }
 
 /// The frame within an IPIP packet, and what of its checksum and segmentation is still to be done.

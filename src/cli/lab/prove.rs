@@ -111,8 +111,9 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
     let silent = |p: &Proof| [p.by_captures, p.by_hosts, p.by_both].iter().all(|cause| *cause == Cause::Healthy);
     writeln!(
         out,
-        "  remedies {} mend as printed, {} only look · healthy {}: {} silent",
+        "  remedies {} mend as printed, {} with blanks filled in, {} look first · healthy {}: {} silent",
         count(&|p| p.remedy == Remedied::Green),
+        count(&|p| p.remedy == Remedied::Filled),
         count(&|p| p.remedy == Remedied::Looked),
         good.len() - faults,
         count(&|p| p.truth.is_none() && silent(p)),
@@ -140,6 +141,7 @@ fn remedy(proof: &Proof) -> &'static str {
     match proof.remedy {
         Remedied::Nothing => "",
         Remedied::Green => "green",
+        Remedied::Filled => "filled in",
         Remedied::Looked => "looks",
         Remedied::NotRun(_) => "not run",
         Remedied::StillBroken(_) => "no help",

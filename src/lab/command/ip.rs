@@ -279,6 +279,11 @@ fn neighbour(socket: &mut Socket, what: &str, words: &[&str]) -> Result<(), Stri
 
 fn rule(socket: &mut Socket, what: &str, v6: bool, words: &[&str]) -> Result<(), String> {
     let mut spec = RuleSpec { v6, priority: 32_765, src: None, dst: None, iif: None, mark: None, table: 254 };
+    // A new rule goes in front of those that were added before (net/core/fib_rules.c, fib_default_rule_pref).
+    if what == "add" && !words.iter().any(|w| matches!(*w, "pref" | "priority" | "prio")) {
+        let first = socket.rules()?.iter().map(|r| r.priority).filter(|p| *p > 0).min();
+        spec.priority = first.map_or(spec.priority, |p| p.saturating_sub(1).max(1));
+    }
     let mut rest = words;
     while let [word, value, more @ ..] = rest {
         match *word {
