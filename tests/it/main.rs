@@ -4,6 +4,8 @@ mod cases;
 mod cli;
 mod director;
 mod docs;
+mod lab;
+mod lab_netlink;
 mod replay;
 mod robust;
 mod support;

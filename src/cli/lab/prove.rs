@@ -93,7 +93,7 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
     let faults = count(&|proof| proof.truth.is_some());
     writeln!(
         out,
-        "\n  faults {faults}: {} named first, {} named, {} left open, {} missed · remedies: {} mend as printed, {} with blanks filled in, {} look first\n  healthy {}: {} silent",
+        "\n  faults {faults}: {} named first, {} named, {} left open, {} missed\n  remedies: {} mend as printed, {} with blanks filled in, {} look first, {} take the kernel's IPVS\n  healthy {}: {} silent",
         count(&|p| p.cause == Cause::First),
         count(&|p| p.cause == Cause::Found),
         count(&|p| p.cause == Cause::Open),
@@ -101,6 +101,7 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
         count(&|p| p.remedy == Remedied::Green),
         count(&|p| p.remedy == Remedied::Filled),
         count(&|p| p.remedy == Remedied::Looked),
+        count(&|p| p.remedy == Remedied::NotHere),
         good.len() - faults,
         count(&|p| p.cause == Cause::Healthy),
     )?;
@@ -129,6 +130,7 @@ fn remedy(proof: &Proof) -> &'static str {
         Remedied::Green => "green",
         Remedied::Filled => "filled in",
         Remedied::Looked => "looks",
+        Remedied::NotHere => "not here",
         Remedied::NotRun(_) => "not run",
         Remedied::StillBroken(_) => "no help",
         Remedied::NotTried => "not tried",
