@@ -58,7 +58,6 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-snat-no-gateway-ok"
     "dr-snat-ok"
     "dr-static-stale"
-    "dr-static-stale-known"
     "dr-two-nic-ok"
     "dr-udp-from-rip"
     "dr-udp-ok"

@@ -43,7 +43,7 @@ fn faults_are_named_and_mended() {
     let names = [
         "nat-rs-no-gateway",
         "nat-rs-other-router",
-        "nat-onearm-wrong-gateway",
+        "nat-all-other-router",
         "nat-no-forwarding-iface",
         "nat-rs-outbound",
         "nat-udp-server-down",
