@@ -92,7 +92,7 @@ mod tests {
         w.syn(&bad, "other director web2", 2);
         let fine = World::tcp("10.1.0.100:40004", "10.1.0.1:80").dnat("director", "10.2.0.12:80");
         w.talk(&fine, "client director web2", "web2 director client");
-        let found = w.diagnose().into_iter().filter(|f| f.code == "NAT006").flat_map(|f| f.remedy).collect::<Vec<_>>();
+        let found = w.diagnose().findings.into_iter().filter(|f| f.code == "NAT006").flat_map(|f| f.remedy).collect::<Vec<_>>();
         for (host, rip) in [("web1", "10.2.0.11"), ("web2", "10.2.0.12")] {
             assert!(found.iter().any(|r| r.host == host && r.command.starts_with(&format!("ip rule add from {rip} "))), "{found:?}");
         }
