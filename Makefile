@@ -2,7 +2,7 @@
 CASE ?= fixtures/faults/nat-rs-no-gateway
 CARGO ?= cargo
 
-.PHONY: demo test lint bench bless prove setup
+.PHONY: demo test test-ipvs lint bench bless prove setup
 
 # The C parts of the build: libpcap compiles tcpdump's filters. Installed only where it is missing.
 setup:
@@ -16,6 +16,11 @@ demo: setup
 
 test: setup
 	$(CARGO) test --locked
+
+# Compares with a real IPVS kernel, in user-mode Linux: fetched once, an ordinary program, no root.
+test-ipvs: setup
+	LVSCOPE_REAL_IPVS=1 $(CARGO) test --locked --test it ipvs::
+	REAL_IPVS=tests/real-ipvs tests/ipvs/director_against_kernel
 
 lint:
 	$(CARGO) fmt --check

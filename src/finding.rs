@@ -70,6 +70,15 @@ pub enum Evidence {
         /// What was not seen, and for how long it was looked for.
         what: String,
     },
+    /// A fact of a host: a setting, a route, a socket.
+    Host {
+        /// The host's name.
+        host: String,
+        /// The fact: `net.ipv4.conf.eth0.arp_ignore = 0`.
+        fact: String,
+        /// Where on the host it can be seen: a command.
+        source: String,
+    },
     /// Something that the user said: a rule of the director.
     Statement {
         /// Who said it: `--ipvs rules.txt`.
@@ -88,6 +97,11 @@ impl Evidence {
     /// Frames that show the same.
     pub fn frames(point: u32, frames: Vec<u64>, what: impl Into<String>) -> Self {
         Evidence::Frames { point, frames, time: None, what: what.into() }
+    }
+
+    /// A fact of a host, and the command that shows it.
+    pub fn host(host: impl Into<String>, fact: impl Into<String>, source: impl Into<String>) -> Self {
+        Evidence::Host { host: host.into(), fact: fact.into(), source: source.into() }
     }
 
     /// What was not seen.

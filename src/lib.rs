@@ -3,8 +3,10 @@
 pub mod capture;
 pub mod case;
 pub mod cli;
+pub mod collect;
 pub mod director;
 pub mod finding;
+pub mod host;
 pub mod ipvs;
 pub mod lab;
 pub mod net;

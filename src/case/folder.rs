@@ -3,7 +3,10 @@
 use super::evidence::CaptureArg;
 use super::expectation::Expectation;
 use super::manifest::{Manifest, ManifestError};
+use super::snapshot::read_host;
+use crate::host::Fleet;
 use crate::ipvs::{VirtualService, parse};
+use crate::trace::role_of_name;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -28,6 +31,8 @@ pub struct Case {
     pub captures: Vec<CaptureArg>,
     /// The director's rules, where they are there.
     pub rules: Vec<VirtualService>,
+    /// Snapshots of its hosts.
+    pub fleet: Fleet,
     /// What was left out, and why.
     pub notes: Vec<String>,
 }
@@ -90,7 +95,14 @@ impl Case {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(CaseError::Io(folder.to_path_buf(), e)),
             Err(e) => return Err(CaseError::Io(at, e)),
         };
-        let mut case = Case { folder: folder.to_path_buf(), manifest, captures: Vec::new(), rules: Vec::new(), notes: Vec::new() };
+        let mut case = Case {
+            folder: folder.to_path_buf(),
+            manifest,
+            captures: Vec::new(),
+            rules: Vec::new(),
+            fleet: Fleet::default(),
+            notes: Vec::new(),
+        };
         let mut names = Vec::new();
         for entry in fs::read_dir(folder).map_err(io(folder))? {
             names.push(entry.map_err(io(folder))?.file_name().to_string_lossy().into_owned());
@@ -99,6 +111,7 @@ impl Case {
         if let Some(absent) = case.manifest.points.values().find(|file| !names.contains(file)) {
             return Err(CaseError::NoSuchCapture(at, absent.clone()));
         }
+        let mut hosts = Vec::new();
         for name in &names {
             let path = folder.join(name);
             let named = case.manifest.points.iter().find(|(_, file)| *file == name).map(|(point, _)| point.clone());
@@ -108,9 +121,14 @@ impl Case {
                 let text = fs::read_to_string(&path).map_err(io(&path))?;
                 case.rules = parse(&text).map_err(|e| CaseError::Rules(path, e))?;
             } else if name.ends_with(".host.json") {
-                case.notes.push(format!("{name}: host snapshots are not read yet; judged from packets alone"));
+                match read_host(&path) {
+                    Ok(host) => hosts.push(host),
+                    Err(why) => case.notes.push(why),
+                }
             }
         }
+        let roles = &case.manifest.roles;
+        case.fleet = Fleet::new(hosts, role_of_name, |name| roles.get(name).copied(), &[]);
         if case.captures.is_empty() {
             return Err(CaseError::NoCaptures(folder.to_path_buf()));
         }

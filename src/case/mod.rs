@@ -4,8 +4,10 @@ mod difference;
 mod evidence;
 mod expectation;
 mod folder;
+pub mod import;
 mod manifest;
 mod replay;
+mod snapshot;
 
 pub use difference::{Difference, Line};
 pub use evidence::{CaptureArg, Limits, Progress, Reading, SourceFile, read};
@@ -13,3 +15,4 @@ pub use expectation::{Code, Expectation, ExpectedFinding, FlowGroup, accuses};
 pub use folder::{Case, CaseError, MANIFEST, find};
 pub use manifest::{Manifest, ManifestError, Provenance, read_toml};
 pub use replay::{Replayed, replay};
+pub use snapshot::{host_text, parse_host, read_host, write_host};

@@ -4,6 +4,7 @@ use super::difference::{Difference, findings, flows, roles};
 use super::evidence::{Limits, Reading, read};
 use super::expectation::{Expectation, FlowGroup};
 use super::folder::{Case, CaseError};
+use crate::host::Fleet;
 use crate::ipvs::Role;
 use crate::rules::{Diagnosis, Facts, diagnose};
 use crate::trace::{Hints, Options, Trace};
@@ -41,7 +42,8 @@ impl Replayed {
     }
 }
 
-/// Replays the case in a folder.
+/// Replays the case in a folder. What has to come out is what its captures tell: snapshots beside them settle more (`diagnose --host`), and
+/// would hide what is lost there.
 ///
 /// # Errors
 /// When it is no case, or one of its captures cannot be read at all.
@@ -56,7 +58,7 @@ pub fn replay(folder: &Path) -> Result<Replayed, CaseError> {
         }
         notes.extend(file.damage.iter().map(|damage| format!("{}: {damage}", file.name)));
     }
-    let diagnosis = diagnose(&Facts { trace: &reading.trace, hints: &hints });
+    let diagnosis = diagnose(&Facts { trace: &reading.trace, hints: &hints, fleet: &Fleet::default() });
     let groups = FlowGroup::of(&reading.trace);
     let differences = case.manifest.expect.as_ref().map(|expect| {
         let mut all: Vec<Difference> = Vec::new();

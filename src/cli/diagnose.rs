@@ -2,8 +2,10 @@
 
 use super::captures::{Captures, Known};
 use super::output::Output;
+use super::snapshots::Snapshots;
 use super::{FINDINGS, FINE, Failure, Format, INPUT, NOTHING};
 use crate::finding::Severity;
+use crate::host::Fleet;
 use crate::report::{self, Outcome, Page, Report};
 use crate::rules::{self, Facts};
 use crate::trace::Trace;
@@ -20,6 +22,8 @@ pub(super) struct Diagnose {
     captures: Captures,
     #[command(flatten)]
     known: Known,
+    #[command(flatten)]
+    hosts: Snapshots,
     /// Exit with 1 for findings of this severity or worse
     #[arg(long, value_enum, default_value_t = FailOn::Broken, value_name = "SEVERITY")]
     fail_on: FailOn,
@@ -38,7 +42,7 @@ pub(super) struct Diagnose {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum FailOn {
+pub(super) enum FailOn {
     Broken,
     Degraded,
     Risky,
@@ -47,7 +51,7 @@ enum FailOn {
 }
 
 impl FailOn {
-    fn reached(self, severity: Severity) -> bool {
+    pub(super) fn reached(self, severity: Severity) -> bool {
         let least = match self {
             FailOn::Broken => Severity::Broken,
             FailOn::Degraded => Severity::Degraded,
@@ -61,9 +65,11 @@ impl FailOn {
 
 pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
     let hints = args.known.hints()?;
-    let traced = args.captures.trace(hints.clone(), false)?;
-    let diagnosis = rules::diagnose(&Facts { trace: &traced.trace, hints: &hints });
-    let report = Report { inputs: &traced.inputs, trace: &traced.trace, diagnosis: Some(&diagnosis) };
+    let fleet = args.hosts.fleet(&hints.services)?;
+    let mut traced = args.captures.trace(hints.clone(), false)?;
+    name_hosts(&mut traced.trace, &fleet);
+    let diagnosis = rules::diagnose(&Facts { trace: &traced.trace, hints: &hints, fleet: &fleet });
+    let report = Report { inputs: &traced.inputs, trace: &traced.trace, diagnosis: Some(&diagnosis), fleet: &fleet };
     match if args.json { Format::Json } else { args.format } {
         Format::Table => {
             let width = out.width;
@@ -87,6 +93,15 @@ pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
     } else {
         FINE
     })
+}
+
+/// Hosts that nobody named have the name of the snapshot with their MAC.
+fn name_hosts(trace: &mut Trace, fleet: &Fleet) {
+    for host in trace.hosts.iter_mut().filter(|host| !host.named) {
+        if let Some(member) = fleet.by_mac(&host.macs).map(|at| &fleet.members[at]) {
+            (host.name, host.named) = (member.host.name.clone(), true);
+        }
+    }
 }
 
 /// True when the packets prove of any connection what became of it.

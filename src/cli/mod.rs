@@ -1,5 +1,6 @@
 //! The door: clap arguments, a file a subcommand.
 
+mod audit;
 mod captures;
 mod diagnose;
 mod director;
@@ -9,6 +10,8 @@ mod manual;
 mod output;
 mod replay;
 mod show;
+mod snapshot;
+mod snapshots;
 mod trace;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -71,6 +74,10 @@ enum Command {
     Trace(trace::Trace),
     /// Print one packet a line, in tcpdump's notation, with point, number and MACs
     Show(show::Show),
+    /// Write down this machine's facts, or those that somebody sent as text, in one file each
+    Snapshot(snapshot::Snapshot),
+    /// Say what is wrong on this machine, or on those of which there are snapshots
+    Audit(audit::Audit),
     /// Be the director: schedule, forward and replay as IPVS does, without the kernel
     Director(director::Director),
     /// Build healthy and broken set-ups on this machine, without root, and diagnose them
@@ -126,6 +133,8 @@ pub fn run() -> ExitCode {
         Command::Diagnose(args) => diagnose::run(args, &mut out),
         Command::Trace(args) => trace::run(args, &mut out),
         Command::Show(args) => show::run(args, &mut out),
+        Command::Snapshot(args) => snapshot::run(args, &mut out),
+        Command::Audit(args) => audit::run(args, &mut out),
         Command::Director(args) => director::run(args, &mut out),
         Command::Lab(args) => lab::run(args, &mut out),
         Command::Replay(args) => replay::run(args, &mut out),

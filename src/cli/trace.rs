@@ -43,7 +43,7 @@ pub(super) struct Trace {
 pub(super) fn run(args: &Trace, out: &mut Output) -> Result<u8, Failure> {
     let traced = args.captures.trace(args.known.hints()?, args.packets)?;
     let (trace, width) = (&traced.trace, out.width);
-    let report = Report { inputs: &traced.inputs, trace, diagnosis: None };
+    let report = Report { inputs: &traced.inputs, trace, diagnosis: None, fleet: &crate::host::Fleet::default() };
     let one = match args.flow {
         None => None,
         Some(id) => Some(trace.flow(id).ok_or_else(|| {

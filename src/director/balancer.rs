@@ -90,6 +90,7 @@ pub struct Balancer {
     pub settings: Settings,
     services: Vec<Service>,
     by_match: HashMap<Match, usize>,
+    by_id: HashMap<u32, usize>,
     pool: Pool,
     table: Table,
     random: RefCell<Random>,
@@ -105,6 +106,7 @@ impl Balancer {
             settings,
             services: Vec::new(),
             by_match: HashMap::new(),
+            by_id: HashMap::new(),
             pool: Pool::default(),
             table: Table::default(),
             random: RefCell::new(Random::new(seed)),
@@ -161,6 +163,7 @@ impl Balancer {
 
     fn reindex(&mut self) {
         self.by_match = self.services.iter().enumerate().map(|(at, service)| (service.rule.matches, at)).collect();
+        self.by_id = self.services.iter().enumerate().map(|(at, service)| (service.id, at)).collect();
     }
 
     /// `ipvsadm -A`, with the real servers of `rule` after it.
@@ -457,7 +460,7 @@ impl Balancer {
         }
         let service = self.pool[dest].service;
         how(&mut self.pool[dest].stats);
-        if let Some(service) = self.services.iter_mut().find(|s| s.id == service) {
+        if let Some(service) = self.by_id.get(&service).and_then(|at| self.services.get_mut(*at)) {
             how(&mut service.stats);
         }
         how(&mut self.totals);

@@ -86,6 +86,8 @@ pub enum Reason {
     NoTunnel,
     /// A real server answers where there is no connection (`nat_icmp_send`).
     UnknownAnswer,
+    /// An ICMPv6 error of a NAT real server, on a kernel without connection tracking.
+    UncheckedError,
     /// A fault that was asked for.
     Fault,
     /// The next hop does not answer ARP or neighbour discovery.
@@ -104,6 +106,7 @@ impl fmt::Display for Reason {
             Reason::NoRoute => "no route",
             Reason::NoTunnel => "cannot be put into a tunnel",
             Reason::UnknownAnswer => "answer without a connection",
+            Reason::UncheckedError => "ICMPv6 error, no conntrack",
             Reason::Fault => "fault on request",
             Reason::NoNeighbour => "next hop does not answer",
         })
@@ -389,6 +392,9 @@ impl Engine {
         if let Some(id) = self.balancer.table().of_answer(inner.protocol, to, from, self.balancer.pool()) {
             let service = self.balancer.table()[id].dialled();
             let mut bytes = bytes.to_vec();
+            if header.is_ipv6() && !self.balancer.settings.conntrack {
+                return Verdict::Drop(Reason::UncheckedError);
+            }
             if let Err(verdict) = self.route_on(&mut bytes, header, false) {
                 return verdict;
             }

@@ -35,7 +35,7 @@ impl Routes {
     pub fn source(&self, addr: IpAddr) -> Option<IpAddr> {
         let family = || self.own.iter().filter(|(own, _)| own.is_ipv6() == addr.is_ipv6());
         let route = self.to(addr);
-        let same_network = family().find(|(own, _)| route.is_some_and(|route| route.to.len() > 0 && route.to.contains(*own)));
+        let same_network = family().find(|(own, _)| route.is_some_and(|route| !route.to.is_empty() && route.to.contains(*own)));
         let same_port = || family().find(|(_, port)| route.is_some_and(|route| route.port == *port));
         same_network.or_else(same_port).or_else(|| family().next()).map(|(own, _)| *own)
     }

@@ -89,6 +89,9 @@ pub struct Settings {
     pub nat_icmp_send: bool,
     /// The table against SYN floods.
     pub secure_tcp: bool,
+    /// Connection tracking has looked at packets before IPVS does. Without it the kernel drops ICMPv6 errors of NAT real servers: it
+    /// sums them without their pseudo-header (`handle_response_icmp` in `ip_vs_core.c`), unless somebody found them right before.
+    pub conntrack: bool,
     /// `ipvsadm --set`: seconds of established TCP, TCP after FIN, UDP.
     pub timeouts: [u32; 3],
 }
@@ -105,6 +108,7 @@ impl Default for Settings {
             pmtu_disc: true,
             nat_icmp_send: false,
             secure_tcp: false,
+            conntrack: true,
             timeouts: [900, 120, 300],
         }
     }

@@ -27,7 +27,7 @@ pub struct Survey {
     outer: BTreeSet<IpAddr>,
     /// Clients that dialled a virtual address.
     dialled: BTreeSet<Endpoint>,
-    /// Frames to NAT real servers: who sent them, for which client.
+    /// Frames to real servers, by NAT or in a tunnel: who sent them, for which client.
     to_servers: BTreeMap<MacAddr, BTreeSet<Endpoint>>,
     /// Packets to virtual addresses: TTL, destination and source MAC of the sighting with the greater TTL.
     packets: HashMap<u64, (u8, MacAddr, MacAddr)>,
@@ -67,6 +67,8 @@ impl Survey {
             let (from, to) = tunnel.ends();
             if is_server(balancer, to, ForwardingMethod::Tunnel) {
                 self.outer.insert(from);
+                let clients = self.to_servers.entry(src).or_default();
+                clients.extend(packet.five_tuple().map(|t| t.src).filter(|_| clients.len() < CLIENTS));
             }
             return;
         }

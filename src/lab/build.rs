@@ -197,11 +197,7 @@ impl Network {
         loop {
             let late = |socket: &mut Socket| -> Result<Option<String>, NetlinkError> {
                 let loose = |name: &str| name == "lo" || name.starts_with("sw");
-                Ok(socket
-                    .links()?
-                    .into_iter()
-                    .find(|link| !loose(&link.name) && !(link.is_ready() && link.oper_state == 6))
-                    .map(|l| l.name))
+                Ok(socket.links()?.into_iter().find(|link| !(loose(&link.name) || link.is_ready() && link.oper_state == 6)).map(|l| l.name))
             };
             let mut waiting = None;
             for (host, namespace) in &places {

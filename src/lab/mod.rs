@@ -14,5 +14,6 @@ pub mod record;
 pub mod sandbox;
 pub mod scenario;
 pub mod scratch;
+pub mod survey;
 pub mod traffic;
 pub mod tunnel;

@@ -2,12 +2,14 @@
 
 use super::play::{Played, Stage};
 use super::scenario::Scenario;
+use super::survey::survey;
 use super::traffic::Saw;
 use crate::case::{CaptureArg, Limits, Reading, accuses, read};
 use crate::finding::Finding;
+use crate::host::Fleet;
 use crate::ipvs::Role;
 use crate::rules::{self, Diagnosis, Facts};
-use crate::trace::{Hints, Options};
+use crate::trace::{Hints, Options, Trace, Tracer, role_of_name};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,12 +21,16 @@ pub struct Proof {
     pub name: String,
     /// What clients saw while it was broken.
     pub broken: Vec<Saw>,
-    /// Codes that captures alone accuse, the first one first.
+    /// Codes that captures and snapshots together accuse, the first one first.
     pub found: Vec<&'static str>,
     /// The true cause; `None`: it is healthy.
     pub truth: Option<String>,
-    /// How far the true cause was found.
-    pub cause: Cause,
+    /// How far the true cause was found from captures alone.
+    pub by_captures: Cause,
+    /// From snapshots alone.
+    pub by_hosts: Cause,
+    /// From both.
+    pub by_both: Cause,
     /// What the remedy did.
     pub remedy: Remedied,
     /// From the first command to the first diagnosis.
@@ -40,9 +46,11 @@ pub enum Cause {
     First,
     /// It was a finding.
     Found,
-    /// It was among the causes that packets leave open.
+    /// It was among the causes that are left open.
     Open,
-    /// It was not named; or somebody was accused who is healthy.
+    /// It was not named, and nobody else was accused.
+    Unseen,
+    /// Only others were accused.
     Wrong,
 }
 
@@ -70,23 +78,35 @@ pub enum Remedied {
 impl Proof {
     /// True when the scenario is what it says, and its remedy works.
     pub fn holds(&self) -> bool {
-        match self.cause {
+        let senses = [self.by_captures, self.by_hosts, self.by_both];
+        match self.by_both {
+            _ if senses.contains(&Cause::Wrong) => false,
             Cause::Healthy => self.broken.iter().all(|saw| *saw == Saw::Answer),
-            Cause::Wrong => false,
-            // What packets cannot tell apart has no remedy that is known to be the right one.
+            // What cannot be told apart has no remedy that is known to be the right one.
             Cause::Open => true,
             Cause::First | Cause::Found => matches!(self.remedy, Remedied::Green | Remedied::Filled | Remedied::Looked | Remedied::NotHere),
+            Cause::Unseen | Cause::Wrong => false,
         }
     }
 }
 
-/// Captures of a play, read and judged.
-pub fn diagnose(played: &Played) -> (Reading, Diagnosis) {
+/// Captures of a play, read.
+pub fn reading(played: &Played) -> Reading {
     let captures: Vec<CaptureArg> = played.captures.iter().map(|path| CaptureArg { path: path.clone(), point: None }).collect();
-    let hints = Hints::default();
-    let reading = read(&captures, Options { hints: hints.clone(), ..Options::default() }, Limits::default(), |_| ());
-    let diagnosis = rules::diagnose(&Facts { trace: &reading.trace, hints: &hints });
-    (reading, diagnosis)
+    read(&captures, Options::default(), Limits::default(), |_| ())
+}
+
+/// The hosts as they are now.
+///
+/// # Errors
+/// When a kernel answers nothing at all.
+pub fn fleet(stage: &Stage<'_>) -> io::Result<Fleet> {
+    Ok(Fleet::new(survey(&stage.network)?, role_of_name, |_| None, &[]))
+}
+
+/// What packets and hosts tell; either may be empty.
+pub fn judge(trace: &Trace, fleet: &Fleet) -> Diagnosis {
+    rules::diagnose(&Facts { trace, hints: &Hints::default(), fleet })
 }
 
 /// Plays a scenario through all stages. To be called inside the sandbox; `folder` gets the captures.
@@ -97,43 +117,48 @@ pub fn prove(scenario: &Scenario, folder: &Path) -> io::Result<Proof> {
     let begun = Instant::now();
     let mut stage = Stage::set(scenario)?;
     let played = stage.play(&folder.join("broken"))?;
-    let (_, diagnosis) = diagnose(&played);
+    let reading = reading(&played);
+    let by_captures = judge(&reading.trace, &Fleet::default());
     let diagnosed = begun.elapsed();
-    let accusing: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| accuses(finding)).collect();
-    let found: Vec<&'static str> = accusing.iter().map(|finding| finding.code).collect();
-    let cause = cause(scenario, &diagnosis.findings, &accusing);
+    let fleet = fleet(&stage)?;
+    let by_hosts = judge(&Tracer::new(Options::default()).finish(), &fleet);
+    let both = judge(&reading.trace, &fleet);
     let mut proof = Proof {
         name: scenario.name.clone(),
         truth: scenario.codes.first().cloned(),
         broken: played.saw,
-        found,
-        cause,
+        found: both.findings.iter().filter(|finding| accuses(finding)).map(|finding| finding.code).collect(),
+        by_captures: cause(scenario, &by_captures.findings),
+        by_hosts: cause(scenario, &by_hosts.findings),
+        by_both: cause(scenario, &both.findings),
         remedy: Remedied::NotTried,
         diagnosed,
     };
-    if cause == Cause::Healthy {
+    if proof.by_both == Cause::Healthy {
         proof.remedy = Remedied::Nothing;
     }
     let truth = scenario.codes.first();
     // One for each host, where several have it.
-    let guilty: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| truth.is_some_and(|code| code == finding.code)).collect();
-    if !guilty.is_empty() {
+    let guilty: Vec<&Finding> = both.findings.iter().filter(|finding| truth.is_some_and(|code| code == finding.code)).collect();
+    if matches!(proof.by_both, Cause::First | Cause::Found) && !guilty.is_empty() {
         proof.remedy = mend(&mut stage, &guilty, &folder.join("mended"))?;
     }
     Ok(proof)
 }
 
-fn cause(scenario: &Scenario, findings: &[Finding], accusing: &[&Finding]) -> Cause {
+fn cause(scenario: &Scenario, findings: &[Finding]) -> Cause {
+    let innocent = |finding: &&Finding| accuses(finding) && !scenario.may.iter().chain(&scenario.codes).any(|code| code == finding.code);
+    let accused = findings.iter().any(|finding| innocent(&finding));
     let Some(truth) = scenario.codes.first() else {
-        let quiet = accusing.iter().all(|finding| scenario.may.iter().any(|may| may == finding.code));
-        return if quiet { Cause::Healthy } else { Cause::Wrong };
+        return if accused { Cause::Wrong } else { Cause::Healthy };
     };
     let named = |finding: &Finding| finding.code == truth || finding.alternatives.iter().any(|code| code == truth);
     match findings.first() {
         Some(first) if first.code == truth => Cause::First,
         _ if findings.iter().any(|finding| finding.code == truth) => Cause::Found,
         _ if findings.iter().any(named) => Cause::Open,
-        _ => Cause::Wrong,
+        _ if accused => Cause::Wrong,
+        _ => Cause::Unseen,
     }
 }
 
@@ -194,7 +219,7 @@ fn mend(stage: &mut Stage<'_>, guilty: &[&Finding], folder: &Path) -> io::Result
     }
     let looked = looked && !scenario.mend.is_empty();
     let played = stage.play_on(folder)?;
-    let (_, diagnosis) = diagnose(&played);
+    let diagnosis = judge(&reading(&played).trace, &fleet(stage)?);
     let accused: Vec<&str> = diagnosis.findings.iter().filter(|f| accuses(f)).map(|f| f.code).collect();
     Ok(match (played.is_green(), accused.is_empty()) {
         (true, true) if looked => Remedied::Looked,

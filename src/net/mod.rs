@@ -5,6 +5,7 @@ mod endpoint;
 mod five_tuple;
 mod mac;
 mod prefix;
+mod serial;
 mod text;
 mod time;
 

@@ -5,10 +5,14 @@
 
 mod attributes;
 mod error;
+mod genetlink;
 pub mod nftables;
 pub mod rtnetlink;
 mod socket;
+mod view;
 
 pub use attributes::{Attribute, Attributes, attributes};
 pub use error::NetlinkError;
+pub use genetlink::Generic;
 pub use socket::{Family, Reply, Socket};
+pub use view::{Attrs, text};

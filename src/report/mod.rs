@@ -1,10 +1,12 @@
 //! One model, several mouths: text for people, JSON for programs, NDJSON for pipes.
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
+mod audit;
 pub mod json;
 pub mod junit;
 mod ladder;
 mod page;
+pub mod sarif;
 mod services;
 mod settle;
 mod suite;
@@ -13,12 +15,14 @@ pub mod tap;
 mod text;
 mod verdict;
 
+pub use audit::{audit, audit_suite};
 pub use ladder::ladder;
 pub use page::{connection, diagnosis, trace};
 pub use services::{Outcome, Service, services};
 pub use suite::{Check, End, Suite};
 pub use text::Page;
 
+use crate::host::Fleet;
 use crate::rules::Diagnosis;
 use crate::trace::Trace;
 use hashbrown::HashMap;
@@ -45,6 +49,8 @@ pub struct Report<'a> {
     pub trace: &'a Trace,
     /// What the rules say; nothing when only the trace was asked for.
     pub diagnosis: Option<&'a Diagnosis>,
+    /// Snapshots of hosts; empty where there are none.
+    pub fleet: &'a Fleet,
 }
 
 impl Report<'_> {

@@ -182,7 +182,7 @@ fn severity(severity: Severity) -> ColoredString {
     }
 }
 
-fn finding(page: &mut Page<'_>, trace: &Trace, f: &Finding) -> io::Result<()> {
+pub(super) fn finding(page: &mut Page<'_>, trace: &Trace, f: &Finding) -> io::Result<()> {
     let head = format!("  {} {}", f.code, f.name);
     let painted = format!("  {} {}", f.code.bold(), f.name);
     let tail = format!("{} · {} · {}", f.severity, f.confidence, f.subject);
@@ -256,6 +256,7 @@ fn spot<'a>(trace: &Trace, evidence: &'a Evidence) -> (String, &'a str) {
             (format!("{} {}{time}", name(*point), numbers.join(" ")), what)
         }
         Evidence::Absence { point, what } => (name(*point).to_string(), what),
+        Evidence::Host { host, fact, source } => (format!("{host}$ {source}"), fact),
         Evidence::Statement { by, what } => (by.clone(), what),
     }
 }

@@ -59,8 +59,8 @@ impl Outcome {
             (Outcome::Stalled, _) => "stall",
             (Outcome::Reset, 1) => "is reset",
             (Outcome::Reset, _) => "are reset",
-            (Outcome::Unseen, 1) => "ends outside the captures",
-            (Outcome::Unseen, _) => "end outside the captures",
+            (Outcome::Unseen, 1) => "is left open by the captures",
+            (Outcome::Unseen, _) => "are left open by the captures",
             (Outcome::Complete, _) => "complete",
         }
     }

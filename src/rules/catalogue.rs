@@ -17,52 +17,17 @@ const fn cause(code: &'static str, name: &'static str, what: &'static str) -> Ca
 /// All of them, by code.
 pub static CAUSES: &[Cause] = &[
     cause(
-        "ARP003",
-        "arp-sysctl-on-wrong-interface",
-        "arp_ignore is set on lo or tunl0 alone. The interface at which the question arrives counts, and `all`: sysctl -a -r arp_ignore.",
-    ),
-    cause(
-        "ARP004",
-        "arp-level-insufficient",
-        "arp_ignore is 3 or 4 to 7, or arp_announce is 1: an address on lo has global scope and is still answered for. 1 and 2 are right.",
-    ),
-    cause(
         "ARP008",
         "bond-alb-or-mac-rewrite",
         "A bond in mode 5 or 6 shows one address with the MACs of several ports: cat /proc/net/bonding/*.",
     ),
     cause("ARP009", "garp-ignored", "Gratuitous ARP updates only entries that exist, unless arp_accept is set; switches may filter it."),
     cause("ARP010", "proxy-arp-answers-vip", "A host answers for an address that it only has a route to: sysctl -a -r proxy_arp."),
-    cause(
-        "HA003",
-        "vrrp-strict-drops-vip",
-        "keepalived with vrrp_strict drops packets to the VIP: nft list table ip keepalived, or iptables -S INPUT.",
-    ),
     cause("HA004", "no-state-after-failover", "The new director has no entry for the connection: ipvsadm -ln --daemon, sloppy_tcp."),
-    cause(
-        "NET004",
-        "director-or-vip-no-route-back",
-        "The director has no route to the client, so its ICMP errors and resets stay away: ip route get CLIENT.",
-    ),
-    cause(
-        "NET007",
-        "conntrack-table-full",
-        "New connections vanish while old ones go on: sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max.",
-    ),
     cause(
         "NET013",
         "listen-overflow-or-synflood",
         "The server's queue of half-open connections is full: nstat -az TcpExtListenOverflows TcpExtListenDrops.",
-    ),
-    cause(
-        "SVC005",
-        "rules-not-persisted-or-drifted",
-        "The table in the kernel is not the one in the file: ipvsadm -Sn beside /etc/sysconfig/ipvsadm or keepalived.conf.",
-    ),
-    cause(
-        "SVC010",
-        "template-pins-dead-or-drained-rs",
-        "A persistence template keeps clients at a server that is dead or has weight 0: ipvsadm -lnc, sysctl net.ipv4.vs.expire_quiescent_template.",
     ),
     cause(
         "SVC011",
@@ -95,11 +60,6 @@ pub static CAUSES: &[Cause] = &[
         "A FULLNAT service without local addresses, or a server whose answer comes to another core or card.",
     ),
     cause("TUN006", "fixed-remote-endpoint", "The server's tunnel device accepts packets of one director only: ip -d link show type ipip."),
-    cause(
-        "TUN007",
-        "proto4-filtered",
-        "A filter drops IP protocol 4 before the tunnel device sees it: nft list ruleset on the server, security groups.",
-    ),
 ];
 
 /// The cause with a code, whatever its case.

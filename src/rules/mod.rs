@@ -4,9 +4,13 @@
 //! looks for, its remedy, and its tests. [`ALL`] lists the rules in reading order; the tests beside it hold the list to the files.
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
+mod answers;
 mod catalogue;
+mod checks;
 mod facts;
 mod remedy;
+mod settle;
+mod site;
 #[cfg(test)]
 mod testing;
 
@@ -21,10 +25,13 @@ mod svc;
 mod tun;
 
 pub use catalogue::{CAUSES, Cause, cause_of, name_of};
+pub use checks::{Check, Verdict};
 pub use facts::Facts;
 
 use crate::finding::{Confidence, Finding, Need, Outcome};
 use crate::trace::Trace;
+use checks::Checks;
+use site::Site;
 use std::collections::{HashMap, HashSet};
 
 /// A rule: a fault of the catalogue.
@@ -35,16 +42,26 @@ pub struct Rule {
     pub name: &'static str,
     /// Its manual page, in Markdown.
     pub page: &'static str,
-    /// Looks for the fault.
+    /// Looks for the fault in packets.
     pub check: fn(&Facts<'_>) -> Outcome,
+    /// Looks for it on hosts.
+    hosts: Option<fn(&Site<'_>, &mut Checks)>,
 }
 
-/// Declares a rule; the doc comment is its manual page.
+/// Declares a rule; the doc comment is its manual page. After its code and name come the function that looks at packets and, if there is
+/// one, the function that looks at hosts.
 macro_rules! rule {
-    ($(#[doc = $line:literal])* $code:ident $name:literal $check:ident) => {
+    (@hosts) => { None };
+    (@hosts $hosts:ident) => { Some($hosts) };
+    ($(#[doc = $line:literal])* $code:ident $name:literal $check:ident $($hosts:ident)?) => {
         $(#[doc = $line])*
-        pub static $code: $crate::rules::Rule =
-            $crate::rules::Rule { code: stringify!($code), name: $name, page: concat!($($line, "\n"),*), check: $check };
+        pub static $code: $crate::rules::Rule = $crate::rules::Rule {
+            code: stringify!($code),
+            name: $name,
+            page: concat!($($line, "\n"),*),
+            check: $check,
+            hosts: $crate::rules::rule!(@hosts $($hosts)?),
+        };
     };
 }
 pub(crate) use rule;
@@ -84,9 +101,13 @@ pub static ALL: &[&Rule] = &[
     &dr::dr016::DR016,
     &dr::dr017::DR017,
     &dr::dr018::DR018,
+    &dr::dr019::DR019,
+    &dr::dr020::DR020,
     // Neighbours
     &arp::arp001::ARP001,
     &arp::arp002::ARP002,
+    &arp::arp003::ARP003,
+    &arp::arp004::ARP004,
     &arp::arp005::ARP005,
     &arp::arp006::ARP006,
     &arp::arp007::ARP007,
@@ -95,9 +116,14 @@ pub static ALL: &[&Rule] = &[
     // The path
     &net::net001::NET001,
     &net::net002::NET002,
+    &net::net003::NET003,
+    &net::net004::NET004,
     &net::net005::NET005,
     &net::net006::NET006,
+    &net::net007::NET007,
     &net::net008::NET008,
+    &net::net010::NET010,
+    &net::net011::NET011,
     &net::net014::NET014,
     &net::net015::NET015,
     &net::net016::NET016,
@@ -107,6 +133,7 @@ pub static ALL: &[&Rule] = &[
     &tun::tun003::TUN003,
     &tun::tun004::TUN004,
     &tun::tun005::TUN005,
+    &tun::tun007::TUN007,
     &tun::tun009::TUN009,
     &tun::tun011::TUN011,
     // Services
@@ -114,14 +141,18 @@ pub static ALL: &[&Rule] = &[
     &svc::svc002::SVC002,
     &svc::svc003::SVC003,
     &svc::svc004::SVC004,
+    &svc::svc005::SVC005,
     &svc::svc006::SVC006,
+    &svc::svc007::SVC007,
     &svc::svc008::SVC008,
+    &svc::svc010::SVC010,
     &svc::svc012::SVC012,
     &svc::svc013::SVC013,
     &svc::svc027::SVC027,
     // Failover
     &ha::ha001::HA001,
     &ha::ha002::HA002,
+    &ha::ha003::HA003,
     // IPv6
     &ip6::ip6001::IP6001,
     &ip6::ip6004::IP6004,
@@ -157,6 +188,8 @@ pub struct Diagnosis {
     pub clear: Vec<&'static str>,
     /// Rules that lacked evidence, and what they would need.
     pub not_judged: Vec<(&'static Rule, Need)>,
+    /// What was looked at on each host, and what came of it.
+    pub checks: Vec<Check>,
 }
 
 impl PartialEq for Rule {
@@ -173,19 +206,35 @@ impl std::fmt::Debug for Rule {
     }
 }
 
-/// Asks every rule.
+/// Asks every rule: of packets, of hosts, of both together.
 pub fn diagnose(facts: &Facts<'_>) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
+    let site = Site::new(facts.fleet);
+    let has_packets = !facts.trace.points.is_empty();
+    let mut on_hosts: Vec<Finding> = Vec::new();
     for rule in ALL {
-        match (rule.check)(facts) {
+        let mut checks = Checks::default();
+        if let Some(look) = rule.hosts.filter(|_| !facts.fleet.members.is_empty()) {
+            look(&site, &mut checks);
+        }
+        let (found, judged) = checks.into_parts(rule, &mut diagnosis.checks);
+        let failed = !found.is_empty();
+        on_hosts.extend(found);
+        // Without packets a rule about them has nothing to say.
+        let outcome = if has_packets { (rule.check)(facts) } else { Outcome::Clear };
+        match outcome {
             Outcome::Found(findings) => {
                 let doubted = findings.into_iter().map(|found| doubt(facts, found));
                 diagnosis.findings.extend(doubted.map(|found| complete(rule, found, facts.trace)));
             }
-            Outcome::Clear => diagnosis.clear.push(rule.code),
+            _ if failed => {}
+            Outcome::Clear if has_packets || judged.is_ok() => diagnosis.clear.push(rule.code),
+            Outcome::NotJudged(_) if judged.is_ok() => diagnosis.clear.push(rule.code),
             Outcome::NotJudged(need) => diagnosis.not_judged.push((rule, need)),
+            Outcome::Clear => diagnosis.not_judged.extend(judged.err().flatten().map(|need| (*rule, need))),
         }
     }
+    settle::settle(&mut diagnosis, on_hosts, facts);
     // Stable: equals stay in the order of the registry.
     diagnosis.findings.sort_by_key(|f| (std::cmp::Reverse(f.severity), std::cmp::Reverse(f.confidence), std::cmp::Reverse(f.flows.len())));
     diagnosis

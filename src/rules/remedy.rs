@@ -1,11 +1,84 @@
 //! Remedies that several rules share.
 
 use crate::finding::Remedy;
+use crate::host::{Host, MAIN};
 use std::net::IpAddr;
 
 /// `ip`, or `ip -6` for an address of that family.
 pub(super) fn ip_for(addr: &str) -> &'static str {
     if addr.parse::<IpAddr>().is_ok_and(|a| a.is_ipv6()) { "ip -6" } else { "ip" }
+}
+
+/// The file in which a host keeps settings.
+const SYSCTL_FILE: &str = "/etc/sysctl.d/90-lvs.conf";
+
+/// How a host keeps a default route, in the words of what configures its network.
+pub(super) fn keep_route(host: &Host, gateway: &str, device: &str) -> String {
+    let saved = host.saved.as_ref().map(|s| s.network.as_slice()).unwrap_or_default();
+    let own = saved.iter().find(|n| n.device.as_deref() == Some(device)).or(saved.first());
+    match own {
+        Some(n) => match n.system.as_str() {
+            "ifcfg" => format!("GATEWAY={gateway} in {}", n.file),
+            "netplan" => format!("`routes: [{{to: default, via: {gateway}}}]` under {device} in {}, then `netplan apply`", n.file),
+            "networkd" => format!("Gateway={gateway} in section [Network] of {}", n.file),
+            "networkmanager" => {
+                let family = if gateway.contains(':') { "ipv6" } else { "ipv4" };
+                let name = n.file.rsplit('/').next().unwrap_or_default().trim_end_matches(".nmconnection");
+                format!("nmcli connection modify '{name}' {family}.gateway {gateway}")
+            }
+            "ifupdown" => format!("`gateway {gateway}` under `iface {device}` in {}", n.file),
+            _ => format!("GATEWAY={gateway} {KEEP_ROUTE}"),
+        },
+        None => format!("GATEWAY={gateway} {KEEP_ROUTE}"),
+    }
+}
+
+/// How a host keeps an address on lo.
+pub(super) fn keep_on_lo(host: &Host, vip: &str) -> String {
+    let length = if vip.contains(':') { 128 } else { 32 };
+    match host.saved.as_ref().and_then(|s| s.network_system()) {
+        Some("ifcfg") => {
+            format!("DEVICE=lo:0 IPADDR={vip} NETMASK=255.255.255.255 ONBOOT=yes in /etc/sysconfig/network-scripts/ifcfg-lo:0")
+        }
+        Some("netplan") => format!("`lo: {{addresses: [{vip}/{length}]}}` under ethernets in /etc/netplan, then `netplan apply`"),
+        Some("networkd") => format!("[Match] Name=lo, [Network] Address={vip}/{length} in /etc/systemd/network/lo.network"),
+        Some("networkmanager") => format!("nmcli connection add type loopback ifname lo ip4 {vip}/{length}"),
+        Some("ifupdown") => format!("`up ip addr add {vip}/{length} dev lo` under `iface lo` in /etc/network/interfaces"),
+        _ => vip_on_lo("", vip).permanent,
+    }
+}
+
+/// A default route through `gateway` on a host of which there is a snapshot, in place of what it has now.
+pub(super) fn route_through(host: &Host, gateway: &str, device: &str) -> Remedy {
+    let ip = ip_for(gateway);
+    let v6 = gateway.contains(':');
+    let now = host.routes.iter().flatten().find(|r| r.table == MAIN && r.v6 == v6 && r.is_default());
+    let undo = match now.and_then(|r| r.hops.first()) {
+        None => format!("{ip} route del default via {gateway}"),
+        Some(hop) => {
+            let via = hop.gateway.map_or_else(String::new, |g| format!(" via {g}"));
+            let dev = hop.link.as_ref().map_or_else(String::new, |l| format!(" dev {l}"));
+            format!("{ip} route replace default{via}{dev}")
+        }
+    };
+    let verb = if now.is_some() { "replace" } else { "add" };
+    Remedy::new(&host.name, format!("{ip} route {verb} default via {gateway}"), keep_route(host, gateway, device), undo)
+}
+
+/// Settings of a host, with what they are now for the way back.
+pub(super) fn set(host: &Host, settings: &[(String, &str)]) -> Remedy {
+    let is = |key: &str| host.sysctls.as_ref().and_then(|s| s.get(key)).unwrap_or("0").to_string();
+    let wanted: Vec<&(String, &str)> = settings.iter().filter(|(key, value)| is(key) != *value).collect();
+    let line =
+        |value: &dyn Fn(&str, &str) -> String| wanted.iter().map(|(k, v)| format!("{k}={}", value(k, v))).collect::<Vec<_>>().join(" ");
+    // A file that sets one of them already would win, or be the better place.
+    let file = wanted.iter().find_map(|(k, _)| host.saved.as_ref()?.sysctls.get(k)).map_or(SYSCTL_FILE, |s| s.file.as_str());
+    Remedy::new(
+        &host.name,
+        format!("sysctl -w {}", line(&|_, v| v.to_string())),
+        format!("the same settings in {file}"),
+        format!("sysctl -w {}", line(&|k, _| is(k))),
+    )
 }
 
 const KEEP_ROUTE: &str = "in the interface's ifcfg file, or the same in netplan, networkd or NetworkManager";

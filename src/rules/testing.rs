@@ -87,6 +87,8 @@ pub(super) struct World {
     /// Interfaces, each with another device of the same host that shows its frames too; or instead, on the way in, for a bond.
     stacked: Vec<(String, String, bool)>,
     pub(super) hints: Hints,
+    /// Snapshots.
+    pub(super) fleet: crate::host::Fleet,
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -110,6 +112,7 @@ impl World {
             flooding: Vec::new(),
             stacked: Vec::new(),
             hints: Hints::default(),
+            fleet: crate::host::Fleet::default(),
         }
     }
 
@@ -553,7 +556,7 @@ impl World {
     /// What all rules say.
     pub(super) fn diagnose(&self) -> Diagnosis {
         let trace = self.trace();
-        diagnose(&Facts { trace: &trace, hints: &self.hints })
+        diagnose(&Facts { trace: &trace, hints: &self.hints, fleet: &self.fleet })
     }
 
     /// The one finding of a rule; panics when there is none, or more than one.

@@ -145,7 +145,7 @@ class Connection:
     def packet(self, step):
         net, r = self.net, self.rng
         flags = {'S': 2, 's': 0x12, 'A': 0x10, 'd': 0x18, 'a': 0x10, 'F': 0x11, 'f': 0x11, 'R': 4, 'r': 0x14}.get(step, 0)
-        data = b'' if step not in 'dqa' else bytes(r.getrandbits(8) for _ in range(1460 if r.random() < 0.04 else r.randrange(1, 200)))
+        data = b'' if step not in 'dqa' else bytes(r.getrandbits(8) for _ in range((1440 if net.v6 else 1460) if r.random() < 0.04 else r.randrange(1, 200)))
         ident, tos = r.getrandbits(16), r.choice([0, 0, 0x28, 0x02])
         if step in 'eE':  # an error about what was seen last, from the real server's side or a router's at the client's
             if step == 'e':

@@ -14,7 +14,7 @@ fn judge(captures: &[CaptureArg], case: &Case) -> (Reading, Vec<Finding>) {
     for file in &reading.files {
         assert_eq!((&file.unreadable, file.damage.as_slice()), (&None, [].as_slice()), "{}", file.name);
     }
-    let findings = diagnose(&Facts { trace: &reading.trace, hints: &hints }).findings;
+    let findings = diagnose(&Facts { trace: &reading.trace, hints: &hints, fleet: &lvscope::host::Fleet::default() }).findings;
     (reading, findings)
 }
 

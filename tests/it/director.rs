@@ -106,6 +106,24 @@ fn servers_come_and_go() {
 }
 
 #[test]
+fn persistence_ends_with_time() {
+    let events = r#"{"event": "config", "commands": ["ipvsadm -C", "sysctl -w net.ipv4.vs.expire_quiescent_template=1", "ipvsadm --set 900 120 2", "ipvsadm -A -u 10.1.0.1:53 -s rr -p 10", "ipvsadm -a -u 10.1.0.1:53 -r 10.9.0.1 -m", "ipvsadm -a -u 10.1.0.1:53 -r 10.9.0.2 -m"]}
+{"event": "open", "time": 0, "client": "172.16.5.9:5000", "vip": "10.1.0.1:53"}
+{"event": "open", "time": 9, "client": "172.16.5.9:5001", "vip": "10.1.0.1:53"}
+{"event": "open", "time": 18, "client": "172.16.5.9:5002", "vip": "10.1.0.1:53"}
+{"event": "open", "time": 29, "client": "172.16.5.9:5003", "vip": "10.1.0.1:53"}
+{"event": "weight", "time": 30, "rip": "10.9.0.1", "weight": 0}
+{"event": "open", "time": 31, "client": "172.16.5.9:5004", "vip": "10.1.0.1:53"}
+"#;
+    let output = simulate(&[], events);
+    let events: Vec<serde_json::Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let picks: Vec<&str> = events.iter().filter(|e| e["event"] == "open").map(|e| e["rip"].as_str().unwrap()).collect();
+    // Held twice, forgotten after 10 s of silence, and not held to a quiesced server with expire_quiescent_template.
+    assert_eq!(picks, ["10.9.0.2", "10.9.0.2", "10.9.0.2", "10.9.0.1", "10.9.0.2"]);
+    assert_eq!(events.last().unwrap()["state"]["10.9.0.1"]["inact"], 0, "expired after 2 s");
+}
+
+#[test]
 fn bad_events_say_where() {
     for (events, message) in [
         ("{\"event\": \"open\", \"client\": \"10.0.0.1:5\", \"vip\": \"10.0.0.2:80\"}\n", "line 1: no service yet"),

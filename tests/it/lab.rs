@@ -61,7 +61,7 @@ fn faults_are_named_and_mended() {
         "ha-split-brain",
     ];
     for proof in prove(&names) {
-        assert!(proof["named"] == "first" && proof["remedy"] == "green", "{proof:#}");
+        assert!(proof["by_captures"] == "first" && proof["remedy"] == "green", "{proof:#}");
     }
 }
 
@@ -72,7 +72,7 @@ fn what_packets_do_not_tell_is_left_open() {
         return;
     }
     for proof in prove(&["dr-arp-lo-only", "dr-rs-drops", "dr-rip-only", "nat-static-stale"]) {
-        assert!(proof["named"] == "left open" && proof["holds"] == true, "{proof:#}");
+        assert!(proof["by_captures"] == "open" && proof["holds"] == true, "{proof:#}");
     }
 }
 

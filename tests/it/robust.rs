@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 fn judge(paths: &[PathBuf]) -> Reading {
     let captures: Vec<CaptureArg> = paths.iter().map(|path| CaptureArg { path: path.clone(), point: None }).collect();
     let reading = case::read(&captures, Options::default(), Limits::default(), |_| {});
-    let diagnosis = diagnose(&Facts { trace: &reading.trace, hints: &Hints::default() });
+    let diagnosis = diagnose(&Facts { trace: &reading.trace, hints: &Hints::default(), fleet: &lvscope::host::Fleet::default() });
     for finding in &diagnosis.findings {
         assert!(!finding.evidence().is_empty() && !finding.summary.is_empty(), "{}", finding.code);
         assert!(finding.flows.iter().all(|id| reading.trace.flow(*id).is_some()), "{} on flows that are not there", finding.code);

@@ -4,11 +4,11 @@ use super::playback::{Setup, open, play};
 use super::rules;
 use crate::cli::output::Output;
 use crate::cli::{FINDINGS, FINE, Failure, NOTHING};
-use crate::director::Director;
+use crate::director::{Director, Verdict};
 use crate::net::{Endpoint, MacAddr, Protocol, Timestamp, plural};
-use crate::packet::{ChecksumState, Frame, LinkType, Packet, Transport, checksum_state, dissect};
+use crate::packet::{ChecksumState, Frame, LinkType, Packet, TcpFlags, Transport, checksum_state, dissect};
 use clap::Args;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
 use std::net::IpAddr;
@@ -50,6 +50,22 @@ struct Seen {
     digest: u64,
     /// Sequence number and length of TCP data; segments may be merged or cut on the way.
     data: Option<(u32, u32)>,
+    /// A TCP reset.
+    reset: bool,
+}
+
+/// A frame that is kept until all are read.
+struct Kept {
+    number: u64,
+    time: Timestamp,
+    link_type: LinkType,
+    bytes: Vec<u8>,
+}
+
+impl Kept {
+    fn new(of: &Frame<'_>, link_type: LinkType, bytes: &[u8]) -> Kept {
+        Kept { number: of.number, time: of.time, link_type, bytes: bytes.to_vec() }
+    }
 }
 
 /// A flow: its protocol, its client, and which way.
@@ -83,6 +99,7 @@ fn seen(packet: &Packet<'_>, number: u64, time: Timestamp, is_answer: impl Fn(Ip
             checksum: ChecksumState::Unknown,
             digest: hasher.finish(),
             data: None,
+            reset: false,
         };
         return Some(((tuple.protocol, client, to_client), seen));
     }
@@ -113,6 +130,7 @@ fn seen(packet: &Packet<'_>, number: u64, time: Timestamp, is_answer: impl Fn(Ip
                 Transport::Tcp(tcp) if packet.payload_len > 0 => Some((tcp.seq, packet.payload_len)),
                 _ => None,
             },
+            reset: matches!(&packet.transport, Transport::Tcp(tcp) if tcp.flags.has(TcpFlags::RST)),
         },
     ))
 }
@@ -125,13 +143,17 @@ fn is_server(director: &Director, addr: IpAddr) -> bool {
 
 pub(super) fn run(args: &Diff, out: &mut Output) -> Result<u8, Failure> {
     let rules = rules(&args.setup.rules)?;
-    let (mut sent, mut own): (Vec<(u64, Timestamp, Vec<u8>)>, Vec<(u64, Timestamp, LinkType, Vec<u8>)>) = (Vec::new(), Vec::new());
+    let (mut sent, mut own): (Vec<Kept>, Vec<Kept>) = (Vec::new(), Vec::new());
     let inputs = if args.captures.len() > 1 { &args.captures[..args.captures.len() - 1] } else { &args.captures[..] };
     // A two-armed director receives answers on the side where it sends requests: all captures are played.
-    let played = play(&args.captures, &rules.services, &args.setup, |frame, _, outcome| {
+    let mut local: HashSet<Endpoint> = HashSet::new();
+    let played = play(&args.captures, &rules.services, &args.setup, |frame, packet, outcome| {
+        if let (Some(Verdict::Local), Some(tuple)) = (outcome.and_then(|o| o.verdict.as_ref()), packet.five_tuple()) {
+            local.insert(tuple.src);
+        }
         match outcome {
-            Some(outcome) => sent.extend(outcome.sent.iter().map(|s| (frame.number, frame.time, s.bytes.clone()))),
-            None => own.push((frame.number, frame.time, frame.link_type, frame.bytes.to_vec())),
+            Some(outcome) => sent.extend(outcome.sent.iter().map(|s| Kept::new(frame, LinkType::ETHERNET, &s.bytes))),
+            None => own.push(Kept::new(frame, frame.link_type, frame.bytes)),
         }
         Ok(())
     })?;
@@ -139,30 +161,35 @@ pub(super) fn run(args: &Diff, out: &mut Output) -> Result<u8, Failure> {
     if own.is_empty() && inputs.len() < args.captures.len() {
         let mut file = open(&args.captures[args.captures.len() - 1])?;
         while file.advance() {
-            own.extend(file.frame().map(|f| (f.number, f.time, f.link_type, f.bytes.to_vec())));
+            own.extend(file.frame().map(|f| Kept::new(&f, f.link_type, f.bytes)));
         }
     }
-    let ethernet = LinkType::ETHERNET;
     let is_answer = |addr| is_server(&played.director, addr);
-    let read = |bytes: &[u8], link_type, number, time| {
-        let frame = Frame { bytes, wire_len: bytes.len() as u32, link_type, time, number, interface: 0, heading: None };
-        seen(&dissect(&frame), number, time, is_answer)
+    let read = |kept: &Kept| {
+        let Kept { number, time, link_type, bytes } = kept;
+        let wire_len = bytes.len() as u32;
+        let frame = Frame { bytes, wire_len, link_type: *link_type, time: *time, number: *number, interface: 0, heading: None };
+        seen(&dissect(&frame), *number, *time, is_answer)
     };
     let mut flows: BTreeMap<(Timestamp, Flow), (Vec<Seen>, Vec<Seen>)> = BTreeMap::new();
-    let mut begun: std::collections::HashMap<Flow, Timestamp> = std::collections::HashMap::new();
-    for (number, time, bytes) in &sent {
-        if let Some((flow, one)) = read(bytes, ethernet, *number, *time) {
-            let begin = *begun.entry(flow).or_insert(*time);
+    let mut begun: HashMap<Flow, Timestamp> = HashMap::new();
+    for kept in &sent {
+        if let Some((flow, one)) = read(kept) {
+            let begin = *begun.entry(flow).or_insert(kept.time);
             flows.entry((begin, flow)).or_default().0.push(one);
         }
     }
-    for (number, time, link_type, bytes) in &own {
-        if let Some((flow, one)) = read(bytes, *link_type, *number, *time) {
+    for kept in &own {
+        if let Some((flow, one)) = read(kept) {
+            // What belongs to no connection goes to the host's own stack, which refuses it.
+            if one.reset && flow.2 && local.contains(&flow.1) {
+                continue;
+            }
             // What the director says for itself (health checks) is no flow of a service.
             if !begun.contains_key(&flow) && !flow.2 && !played.director.engine.balancer.is_vip(one.dst.addr) {
                 continue;
             }
-            let begin = *begun.entry(flow).or_insert(*time);
+            let begin = *begun.entry(flow).or_insert(kept.time);
             flows.entry((begin, flow)).or_default().1.push(one);
         }
     }

@@ -1,5 +1,6 @@
 //! The events of `director simulate`, as JSON objects: read, filled in, and written in the order in which people read them.
 
+use crate::director::Settings;
 use crate::ipvs::{Command, ForwardingMethod, parse_command};
 use crate::net::{Endpoint, Prefix, Protocol};
 use serde_json::{Map, Value};
@@ -42,6 +43,25 @@ const ORDER: [&str; 31] = [
     "inact",
     "before",
 ];
+
+/// Commands of ipvsadm(8) that change rules, and those that change nothing here.
+const CHANGES: [&str; 14] = [
+    "-A",
+    "-E",
+    "-D",
+    "-a",
+    "-e",
+    "-d",
+    "-C",
+    "--add-service",
+    "--edit-service",
+    "--delete-service",
+    "--add-server",
+    "--edit-server",
+    "--delete-server",
+    "--clear",
+];
+const LISTS: [&str; 10] = ["-L", "-l", "-ln", "-Ln", "-Z", "-S", "-Sn", "--list", "--zero", "--save"];
 
 /// One line of JSON.
 pub(super) fn to_line(event: &Event) -> String {
@@ -87,12 +107,24 @@ pub(super) fn required<T: std::str::FromStr<Err: ToString>>(event: &Event, key: 
 }
 
 /// The rules of a `config` event: its commands, or what its other keys amount to.
-pub(super) fn commands(config: &Event) -> Result<(Vec<Command>, Vec<Mark>), String> {
+pub(super) fn commands(config: &Event, settings: &mut Settings) -> Result<(Vec<Command>, Vec<Mark>), String> {
     let (mut commands, mut marks) = (Vec::new(), Vec::new());
     for line in config.get("commands").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
-        let first = line.split_whitespace().next().unwrap_or_default();
-        if first == "ipvsadm" || first.ends_with("/ipvsadm") || first.starts_with('-') {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap_or_default();
+        let ipvsadm = first == "ipvsadm" || first.ends_with("/ipvsadm");
+        let option = if ipvsadm { words.next().unwrap_or_default() } else { first };
+        if CHANGES.contains(&option) {
             commands.extend(parse_command(line).map_err(|e| format!("'{line}', column {}: {}", e.column, e.what))?);
+        } else if option == "--set" {
+            for (timeout, seconds) in settings.timeouts.iter_mut().zip(words) {
+                // As with ipvsadm, 0 keeps what is there.
+                *timeout = seconds.parse().ok().filter(|n| *n > 0).unwrap_or(*timeout);
+            }
+        } else if ipvsadm && !LISTS.contains(&option) {
+            return Err(format!("'{line}': unknown option {option}"));
+        } else if let Some(at) = line.find("net.ipv4.vs.") {
+            settings.set(line[at..].split_whitespace().next().unwrap_or_default())?;
         } else {
             marks.extend(Mark::from_iptables(line));
         }

@@ -59,6 +59,9 @@ struct Behaviour {
     /// Timeouts in seconds, as `ipvsadm --set`: TCP, TCP after FIN, UDP
     #[arg(long = "set", num_args = 3, value_names = ["TCP", "TCPFIN", "UDP"])]
     timeouts: Option<Vec<u32>>,
+    /// The director tracks no connections: the kernel then drops ICMPv6 errors of NAT real servers
+    #[arg(long)]
+    no_conntrack: bool,
     /// Where the random numbers of twos begin
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
@@ -66,7 +69,7 @@ struct Behaviour {
 
 impl Behaviour {
     fn settings(&self) -> Result<Settings, Failure> {
-        let mut settings = Settings { kernel: self.kernel.unwrap_or_default(), ..Settings::default() };
+        let mut settings = Settings { kernel: self.kernel.unwrap_or_default(), conntrack: !self.no_conntrack, ..Settings::default() };
         for assignment in &self.sysctls {
             settings
                 .set(assignment)

@@ -155,6 +155,7 @@ impl<'a> World<'a> {
                 self.simulator()?.close(number);
             }
             "weight" | "add" => self.change(&kind, &event)?,
+            "remove" if event.contains_key("cmd") => self.change(&kind, &event)?,
             "remove" => {
                 let server = self.server(&event)?;
                 let matches = self.matches(&event)?;
@@ -181,8 +182,8 @@ impl<'a> World<'a> {
         if let (None, Some(kernel)) = (self.args.behaviour.kernel, event::text(event, "kernel")) {
             settings.kernel = kernel.parse()?;
         }
+        let (commands, marks) = event::commands(event, &mut settings)?;
         let mut simulator = Simulator::new(settings, self.args.behaviour.seed, &[])?;
-        let (commands, marks) = event::commands(event)?;
         commands.into_iter().try_for_each(|command| simulator.command(command))?;
         self.names.clear();
         for server in event.get("servers").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object) {

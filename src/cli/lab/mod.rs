@@ -8,7 +8,7 @@ use super::output::Output;
 use super::{FINDINGS, FINE, Failure};
 use crate::finding::Severity;
 use crate::lab::play::Stage;
-use crate::lab::prove::diagnose;
+use crate::lab::prove::{fleet, judge, reading};
 use crate::lab::scenario::Scenario;
 use crate::lab::scratch::Scratch;
 use crate::lab::traffic::Saw;
@@ -137,9 +137,10 @@ fn play(args: &Run, out: &mut Output) -> Result<u8, Failure> {
         let own = |folder: &std::path::Path| if scenarios.len() > 1 { folder.join(&scenario.name) } else { folder.to_path_buf() };
         let folder = args.keep.as_deref().map_or_else(|| scratch.path().join(&scenario.name), own);
         let played = stage.play(&folder).map_err(failed)?;
-        let (reading, diagnosis) = diagnose(&played);
+        let (reading, fleet) = (reading(&played), fleet(&stage).map_err(failed)?);
+        let diagnosis = judge(&reading.trace, &fleet);
         let inputs: Vec<report::Input> = Vec::new();
-        let report = Report { inputs: &inputs, trace: &reading.trace, diagnosis: Some(&diagnosis) };
+        let report = Report { inputs: &inputs, trace: &reading.trace, diagnosis: Some(&diagnosis), fleet: &fleet };
         if args.format == Format::Json {
             report::json::write_report(report, out)?;
         } else {

@@ -68,7 +68,7 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
         _ => writeln!(out, "✗ {wrong} of {} scenarios not proved, in {:.1} s\n", proofs.len(), took.as_secs_f64())?,
     }
     let name = proofs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(8);
-    writeln!(out, "  {:<name$}  {:<7}  {:<11}  {:<9}  {}", "scenario", "cause", "named", "remedy", "found")?;
+    writeln!(out, "  {:<name$}  {:<7}  {:<8}  {:<8}  {:<8}  {}", "scenario", "cause", "packets", "hosts", "both", "remedy")?;
     for (scenario, proof) in proofs {
         let proof = match proof {
             Ok(proof) => proof,
@@ -79,31 +79,45 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
         };
         let mark = if proof.holds() { "✓" } else { "✗" };
         let truth = proof.truth.as_deref().unwrap_or("healthy");
-        let line = format!("{mark} {scenario:<name$}  {truth:<7}  {:<11}  {:<9}  {}", named(proof), remedy(proof), proof.found.join(" "));
+        let senses = [proof.by_captures, proof.by_hosts, proof.by_both].map(|cause| format!("{:<8}", named(cause))).join("  ");
+        let line = format!("{mark} {scenario:<name$}  {truth:<7}  {senses}  {}", remedy(proof));
         writeln!(out, "{}", line.trim_end())?;
         if let Remedied::NotRun(why) | Remedied::StillBroken(why) = &proof.remedy {
             for line in textwrap::wrap(why, out.width.saturating_sub(4)) {
                 writeln!(out, "    {line}")?;
             }
         }
-        if proof.cause == Cause::Healthy && !proof.holds() {
+        if !proof.holds() && !proof.found.is_empty() {
+            writeln!(out, "    found: {}", proof.found.join(" "))?;
+        }
+        if proof.by_both == Cause::Healthy && !proof.holds() {
             writeln!(out, "    it is healthy, and clients saw: {}", super::seen(&proof.broken))?;
         }
     }
     let faults = count(&|proof| proof.truth.is_some());
+    writeln!(out)?;
+    for (sense, of) in [("packets", (|p| p.by_captures) as fn(&Proof) -> Cause), ("hosts", |p| p.by_hosts), ("both", |p| p.by_both)] {
+        let is = |cause: Cause| count(&|p| p.truth.is_some() && of(p) == cause);
+        writeln!(
+            out,
+            "  {sense:<8} {faults} faults: {} named first, {} named, {} left open, {} not seen, {} missed",
+            is(Cause::First),
+            is(Cause::Found),
+            is(Cause::Open),
+            is(Cause::Unseen),
+            is(Cause::Wrong),
+        )?;
+    }
+    let silent = |p: &Proof| [p.by_captures, p.by_hosts, p.by_both].iter().all(|cause| *cause == Cause::Healthy);
     writeln!(
         out,
-        "\n  faults {faults}: {} named first, {} named, {} left open, {} missed\n  remedies: {} mend as printed, {} with blanks filled in, {} look first, {} take the kernel's IPVS\n  healthy {}: {} silent",
-        count(&|p| p.cause == Cause::First),
-        count(&|p| p.cause == Cause::Found),
-        count(&|p| p.cause == Cause::Open),
-        count(&|p| p.cause == Cause::Wrong && p.truth.is_some()),
+        "  remedies {} mend as printed, {} with blanks filled in, {} look first, {} take the kernel's IPVS\n  healthy  {}: {} silent",
         count(&|p| p.remedy == Remedied::Green),
         count(&|p| p.remedy == Remedied::Filled),
         count(&|p| p.remedy == Remedied::Looked),
         count(&|p| p.remedy == Remedied::NotHere),
         good.len() - faults,
-        count(&|p| p.cause == Cause::Healthy),
+        count(&|p| p.truth.is_none() && silent(p)),
     )?;
     let mut times: Vec<f64> = good.iter().map(|proof| proof.diagnosed.as_secs_f64()).collect();
     times.sort_by(f64::total_cmp);
@@ -113,14 +127,14 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
     Ok(())
 }
 
-fn named(proof: &Proof) -> &'static str {
-    match proof.cause {
+fn named(cause: Cause) -> &'static str {
+    match cause {
         Cause::Healthy => "nobody",
         Cause::First => "first",
         Cause::Found => "too",
-        Cause::Open => "left open",
-        Cause::Wrong if proof.truth.is_none() => "innocent",
-        Cause::Wrong => "not",
+        Cause::Open => "open",
+        Cause::Unseen => "–",
+        Cause::Wrong => "wrong",
     }
 }
 
@@ -145,7 +159,9 @@ fn json(name: &str, proof: &Proved) -> serde_json::Value {
             "holds": proof.holds(),
             "cause": proof.truth,
             "found": proof.found,
-            "named": named(proof),
+            "by_captures": named(proof.by_captures),
+            "by_hosts": named(proof.by_hosts),
+            "by_both": named(proof.by_both),
             "remedy": remedy(proof),
             "why": match &proof.remedy { Remedied::NotRun(why) | Remedied::StillBroken(why) => Some(why), _ => None },
             "answered": proof.broken.iter().filter(|saw| **saw == Saw::Answer).count(),

@@ -200,13 +200,8 @@ impl Conn {
     pub fn state_name(&self) -> &'static str {
         let index = usize::from(self.state);
         match self.protocol() {
-            _ if self.is_template() => {
-                if self.bits.has(Bits::ASSURED) {
-                    "ASSURED"
-                } else {
-                    "NONE"
-                }
-            }
+            _ if self.is_template() && self.bits.has(Bits::ASSURED) => "ASSURED",
+            _ if self.is_template() => "NONE",
             Protocol::Tcp => tcp::NAMES.get(index).unwrap_or(&"ERR!"),
             Protocol::Sctp => sctp::NAMES.get(index).unwrap_or(&"ERR!"),
             Protocol::Udp => "UDP",
@@ -316,6 +311,12 @@ impl Table {
     /// Entries that were ever made, templates included.
     pub fn ever(&self) -> u64 {
         self.ever
+    }
+
+    /// Memory that the table takes, in bytes: entries, both hash tables, free places and timers.
+    pub fn bytes(&self) -> usize {
+        let entries = self.conns.0.len() * CHUNK * size_of::<Conn>();
+        entries + self.requests.allocation_size() + self.answers.allocation_size() + self.free.capacity() * 4 + self.wheel.bytes()
     }
 
     /// All living entries, in no order.

@@ -30,6 +30,10 @@ impl Default for Wheel {
 }
 
 impl Wheel {
+    pub(super) fn bytes(&self) -> usize {
+        self.heads.capacity() * 4
+    }
+
     pub(super) fn link(&mut self, conns: &mut Chunks, at: u32) {
         let due = conns[at].expires.0 >> SHIFT;
         if self.fresh {

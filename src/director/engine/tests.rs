@@ -253,6 +253,34 @@ fn marks_find_their_service() {
     assert_eq!(engine.balancer.connections(START).iter().filter(|c| c.protocol == Protocol::Other(0)).count(), 1);
 }
 
+#[test]
+fn faults_break_what_they_say() {
+    let syn = tcp(CLIENT, VIP, 2, b"");
+    let syn_ack = tcp("192.168.224.11:8080", CLIENT, 0x12, b"");
+    let mut engine = engine(&rules("-m"));
+    let mut with = |fault: &str, packet: &[u8]| {
+        engine.faults = fault.parse().unwrap();
+        engine.packet(&Arrived::plain(packet), START)
+    };
+    assert_eq!(ends(&forwarded(with("keep-ttl", &syn)).bytes).2, 64);
+    let spoiled = forwarded(with("wrong-checksum", &syn));
+    assert_eq!(crate::packet::checksum_state(&seen(&spoiled.bytes)), crate::packet::ChecksumState::Bad);
+    assert_eq!(ends(&forwarded(with("keep-answer", &syn_ack)).bytes).0, "192.168.224.11:8080");
+    let dropped: Vec<bool> = (0..4).map(|_| with("drop-syn-ack=2", &syn_ack) == Verdict::Drop(Reason::Fault)).collect();
+    assert_eq!(dropped, [false, true, false, true]);
+}
+
+#[test]
+fn a_removed_service_takes_its_connections_along_silently() {
+    let mut engine = engine(&rules("-m"));
+    forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START));
+    let matches = engine.balancer.services()[0].rule().matches;
+    engine.balancer.delete_service(&matches).unwrap();
+    assert_eq!(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 0x10, b"")), START), Verdict::Drop(Reason::ServerRemoved));
+    engine.balancer.advance(START + 100 * SECOND);
+    assert!(engine.balancer.table().is_empty());
+}
+
 proptest! {
     /// Whatever comes in, nothing panics, and what goes out is an IP packet whose headers are right.
     #[test]

@@ -2,6 +2,8 @@
 
 use super::super::{Report, services::services};
 use crate::finding::{Evidence, Finding};
+use crate::host::Served;
+use crate::rules::{Check, Verdict};
 use crate::trace::{self, Flow, Hop, Trace};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Serialize, ser::SerializeSeq};
@@ -110,6 +112,7 @@ struct FindingV1<'a> {
 enum EvidenceV1<'a> {
     Frames { point: &'a str, file: &'a str, frames: &'a [u64], time: Option<f64>, what: &'a str },
     Absence { point: &'a str, file: &'a str, what: &'a str },
+    Host { host: &'a str, fact: &'a str, source: &'a str },
     Statement { by: &'a str, what: &'a str },
 }
 
@@ -125,6 +128,25 @@ struct RemedyV1<'a> {
 struct NotJudged<'a> {
     code: &'static str,
     needs: &'a str,
+}
+
+/// A rule on a host.
+#[derive(Serialize)]
+struct CheckV1<'a> {
+    code: &'static str,
+    name: &'static str,
+    host: &'a str,
+    verdict: &'static str,
+    what: Option<&'a str>,
+}
+
+fn check(check: &Check) -> CheckV1<'_> {
+    let (verdict, what) = match &check.verdict {
+        Verdict::Passed(what) => ("passed", Some(what.as_str())),
+        Verdict::Failed => ("failed", None),
+        Verdict::NotJudged(what) => ("not-judged", Some(what.as_str())),
+    };
+    CheckV1 { code: check.code, name: check.name, host: &check.host, verdict, what }
 }
 
 #[derive(Serialize)]
@@ -218,6 +240,7 @@ fn finding<'a>(trace: &'a Trace, f: &'a Finding) -> FindingV1<'a> {
             EvidenceV1::Frames { point: point(trace, *at), file: file(trace, *at), frames, time: time.map(|t| t.as_seconds()), what }
         }
         Evidence::Absence { point: at, what } => EvidenceV1::Absence { point: point(trace, *at), file: file(trace, *at), what },
+        Evidence::Host { host, fact, source } => EvidenceV1::Host { host, fact, source },
         Evidence::Statement { by, what } => EvidenceV1::Statement { by, what },
     };
     FindingV1 {
@@ -322,19 +345,27 @@ impl<'a> Document<'a> {
     }
 
     fn hosts(&self) -> impl Iterator<Item = Host<'a>> {
-        let trace = self.0.trace;
-        trace.hosts.iter().map(|host| Host {
+        let (trace, fleet) = (self.0.trace, self.0.fleet);
+        let traced = trace.hosts.iter().map(|host| Host {
             name: &host.name,
             role: host.role.to_string(),
             macs: host.macs.iter().map(ToString::to_string).collect(),
             addresses: host.addresses.clone(),
             points: host.points.iter().map(|p| point(trace, *p)).collect(),
-        })
+        });
+        let fresh = fleet.members.iter().filter(|m| trace.hosts.iter().all(|h| h.name != m.host.name));
+        traced.chain(fresh.map(|m| Host {
+            name: &m.host.name,
+            role: m.role.to_string(),
+            macs: m.host.links().iter().filter_map(|l| l.mac).filter(|mac| mac.is_unicast()).map(|mac| mac.to_string()).collect(),
+            addresses: m.host.addresses().iter().filter(|a| a.is_global()).map(|a| a.addr.addr()).collect(),
+            points: Vec::new(),
+        }))
     }
 
     fn services(&self) -> impl Iterator<Item = Service> {
         let trace = self.0.trace;
-        services(trace).into_iter().map(|s| Service {
+        let traced = services(trace).into_iter().map(|s| Service {
             service: s.service.to_string(),
             vip: s.vip.map(|vip| vip.to_string()),
             protocol: s.protocol.to_string(),
@@ -350,7 +381,29 @@ impl<'a> Document<'a> {
                     flows: r.flows,
                 })
                 .collect(),
-        })
+        });
+        // Without packets, the services of the hosts' tables.
+        let of_hosts = self.0.fleet.services.iter().filter(|_| trace.points.is_empty());
+        traced.chain(of_hosts.map(|s| self.table_service(s)))
+    }
+
+    fn table_service(&self, served: &Served) -> Service {
+        let fleet = self.0.fleet;
+        let service = &served.service;
+        let mut methods: Vec<&str> = service.destinations.iter().map(|d| d.method.as_str()).collect();
+        methods.dedup();
+        let host = |addr| fleet.owners(addr).first().map(|at| fleet.members[*at].host.name.clone());
+        let servers =
+            service.destinations.iter().map(|d| RealServer { address: Some(d.address.to_string()), host: host(d.address.addr), flows: 0 });
+        Service {
+            service: service.name(),
+            vip: service.address.map(|e| e.to_string()),
+            protocol: service.protocol.map_or_else(|| "fwmark".to_string(), |p| p.to_string()),
+            method: if let [one] = methods.as_slice() { (*one).to_string() } else { "unknown".to_string() },
+            flows: 0,
+            complete: 0,
+            real_servers: servers.collect(),
+        }
     }
 
     fn clocks(&self) -> impl Iterator<Item = Clock<'a>> {
@@ -391,6 +444,9 @@ impl Serialize for Document<'_> {
             map.serialize_entry("findings", &streamed(diagnosis.findings.iter().map(|f| finding(trace, f))))?;
             map.serialize_entry("clear", &diagnosis.clear)?;
             map.serialize_entry("not_judged", &streamed(self.not_judged()))?;
+            if !self.0.fleet.members.is_empty() {
+                map.serialize_entry("checks", &streamed(diagnosis.checks.iter().map(check)))?;
+            }
         }
         map.serialize_entry("unplaced", &trace.unplaced)?;
         map.serialize_entry("clocks", &streamed(self.clocks()))?;
@@ -443,6 +499,9 @@ pub fn write_lines(report: Report<'_>, out: &mut dyn Write) -> io::Result<()> {
     }
     for skipped in document.not_judged() {
         line(out, "not-judged", skipped)?;
+    }
+    for one in report.diagnosis.iter().flat_map(|d| &d.checks) {
+        line(out, "check", check(one))?;
     }
     for clock in document.clocks() {
         line(out, "clock", clock)?;

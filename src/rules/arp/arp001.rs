@@ -2,6 +2,7 @@
 
 use super::super::facts::{ids, list};
 use super::super::remedy::quiet_arp;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Leak, forget, leaks, words};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
@@ -35,7 +36,7 @@ rule! {
     ///
     /// # References
     /// kernel `Documentation/networking/ip-sysctl.rst`: arp_ignore; `net/ipv4/arp.c`, `arp_ignore`; LVS-HOWTO, the ARP problem.
-    ARP001 "vip-arp-reply-leak" check
+    ARP001 "vip-arp-reply-leak" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -92,6 +93,11 @@ fn finding(hood: &super::Neighbourhood<'_>, leak: &Leak<'_>) -> Option<Finding> 
 
 fn asks_with(facts: &Facts<'_>, host: crate::trace::HostId, vip: std::net::IpAddr) -> bool {
     facts.claimants(vip).iter().any(|c| c.host == host && c.by(ClaimKind::Sender).is_some())
+}
+
+/// On the host: settings and filters at each card.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    super::voice::look(site, checks, "ARP001");
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::super::facts::{ids, plural};
 use super::super::remedy::sysctl;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Leak, forget, leaks, words};
 use crate::finding::{Confidence, Finding, Outcome};
@@ -33,7 +34,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/arp.c`, `arp_solicit` and `arp_process`; `Documentation/networking/ip-sysctl.rst`: arp_announce.
-    ARP002 "vip-arp-announce-leak" check
+    ARP002 "vip-arp-announce-leak" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -86,6 +87,11 @@ fn finding(facts: &Facts<'_>, leak: &Leak<'_>) -> Option<Finding> {
         ])
         .on(ids(&leak.past));
     Some(found)
+}
+
+/// On the host: settings and filters at each card.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    super::voice::look(site, checks, "ARP002");
 }
 
 #[cfg(test)]

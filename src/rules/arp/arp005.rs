@@ -1,6 +1,7 @@
 //! arptables on a real server lets the questions out with the VIP as sender, and drops the answers.
 
 use super::super::facts::{ids, plural};
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
@@ -33,7 +34,7 @@ rule! {
     ///
     /// # References
     /// arptables(8); Red Hat, Load Balancer Administration: direct routing and arptables; kernel `net/ipv4/arp.c`, `arp_rcv`.
-    ARP005 "arptables-half-configured" check
+    ARP005 "arptables-half-configured" check hosts
 }
 
 /// A real server that asks with the VIP as sender, is answered, and asks on.
@@ -98,6 +99,11 @@ fn finding(facts: &Facts<'_>, deaf: &Deaf<'_>) -> Finding {
         .unless(&["ARP002", "NET008"], format!("on {name}: `arptables-save`, `nft list ruleset`, `ip neigh show {}`", question.target))
         .mend([mended])
         .on(ids(&deaf.flows))
+}
+
+/// On the host: settings and filters at each card.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    super::voice::look(site, checks, "ARP005");
 }
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 use super::super::facts::{ids, plural};
 use super::super::remedy::sysctl;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Vain, in_vain};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Severity};
 use crate::ipvs::Role;
+use std::net::IpAddr;
 
 rule! {
     /// # What it sees
@@ -31,7 +34,7 @@ rule! {
     ///
     /// # References
     /// kernel `Documentation/networking/ip-sysctl.rst`: arp_ignore; Kubernetes issues 72779 and 107662.
-    ARP006 "director-does-not-answer-arp" check
+    ARP006 "director-does-not-answer-arp" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -79,6 +82,41 @@ fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
             )
         }])
         .on(ids(&vain.flows))
+}
+
+/// On the director: its VIP is beside its cards, and they keep silent about such addresses.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let Some(address) = service.vip().filter(IpAddr::is_ipv4).and_then(|vip| host.address(vip)) else { continue };
+        let vip = address.addr.addr();
+        if host.link(&address.link).is_none_or(crate::host::Link::speaks_arp) {
+            checks.passed(&host.name, format!("{vip} is on {}", address.link));
+            continue;
+        }
+        let cards = host.links().iter().filter(|l| l.speaks_arp() && l.is_up() && l.master.is_none());
+        let levels: Option<Vec<(&str, i64)>> = cards.map(|l| Some((l.name.as_str(), host.effective("arp_ignore", &l.name)?))).collect();
+        match levels {
+            None => checks.needs(&host.name, "net.ipv4.conf.*.arp_ignore"),
+            Some(levels) if levels.iter().any(|(_, level)| matches!(level, 0 | 3..=7)) => {
+                checks.passed(&host.name, format!("ARP for {vip} is answered"))
+            }
+            Some(levels) => {
+                let (card, level) = levels.first().copied().unwrap_or(("IF", 1));
+                let summary = format!(
+                    "{vip} is on {}, and arp_ignore is {level} on {card}: nobody answers ARP for it, and no request comes.",
+                    address.link
+                );
+                let remedy = crate::finding::Remedy::new(
+                    &host.name,
+                    format!("ip addr add {vip}/32 dev {card}"),
+                    "the address on that interface, by keepalived or in the network's configuration; arp_ignore=1 is for real servers alone",
+                    format!("ip addr del {vip}/32 dev {card}"),
+                );
+                let fact = host.behind("arp_ignore", card);
+                checks.failed(&host.name, proven(host, Severity::Broken, summary, fact, "sysctl").mend([remedy]));
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! A neighbour still sends to the host that had the address before.
 
 use super::super::facts::{ids, seconds};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::forget;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
@@ -34,7 +36,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/core/neighbour.c`; `Documentation/networking/ip-sysctl.rst`: base_reachable_time_ms; keepalived.conf(5).
-    ARP007 "router-stale-arp" check
+    ARP007 "router-stale-arp" check hosts
 }
 
 /// What is on its way when an address moves has arrived by then.
@@ -150,6 +152,42 @@ fn finding(facts: &Facts<'_>, addr: IpAddr, to: HostId, (takeover, flows, hop): 
             Remedy::new(new, announce, "`vrrp_garp_master_refresh 60` in global_defs of keepalived.conf", "nothing to undo"),
         ])
         .on(ids(&flows))
+}
+
+/// On a router: what it remembers for a VIP is no card of the director.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for served in &site.fleet.services {
+        let (Some(director), Some(vip)) = (served.director, served.service.vip()) else { continue };
+        let owners: Vec<usize> = site.fleet.owners(vip);
+        let macs: Vec<crate::net::MacAddr> =
+            owners.iter().chain([&director]).flat_map(|at| site.host(*at).links()).filter_map(|l| l.mac).collect();
+        for member in site.fleet.members.iter().filter(|m| !matches!(m.role, Role::Director)) {
+            let host = &member.host;
+            let Some(entry) = host.neighbours.iter().flatten().find(|n| n.addr == vip && n.mac.is_some()) else { continue };
+            let Some(mac) = entry.mac else { continue };
+            if macs.contains(&mac) || macs.is_empty() || mac.vrid().is_some() {
+                checks.passed(&host.name, format!("{vip} is at {mac}"));
+                continue;
+            }
+            // A real server's card is a leak (ARP001), which has its own page.
+            let leak = site.fleet.by_mac(&[mac]).map(|at| &site.fleet.members[at]).filter(|m| m.role == Role::RealServer);
+            if leak.is_some() {
+                continue;
+            }
+            let director = site.host(director).name.as_str();
+            let summary =
+                format!("It remembers {vip} at {mac}, which is no card of {director}: requests go to nobody, or to the wrong host.");
+            let ip = super::super::remedy::ip_for(&vip.to_string());
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                format!("{ip} neigh flush to {vip} nud all"),
+                "an announcement by each new master: keepalived's vrrp_garp_master_refresh, `arping -U`; no static entry here",
+                format!("{ip} neigh replace {vip} lladdr {mac} dev {}", entry.link),
+            );
+            let fact = format!("{vip} dev {} lladdr {mac} {}", entry.link, entry.state);
+            checks.failed(&host.name, proven(host, Severity::Broken, summary, fact, format!("{ip} neigh show {vip}")).mend([remedy]));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use super::super::facts::{ids, list, plural};
 use super::super::remedy::{ip_for, look, replace_default_route};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Vain, in_vain};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
@@ -30,7 +32,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/core/neighbour.c`, `neigh_timer_handler`; ip-neighbour(8); ipvsadm(8).
-    ARP011 "neighbour-incomplete" check
+    ARP011 "neighbour-incomplete" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -94,6 +96,86 @@ fn no_way_back(facts: &Facts<'_>, vain: &Vain<'_>) -> Finding {
         .unless(&["DR004"], format!("on {name}: `ip route get {client}`; is {target} the router's address, and is it up?"))
         .mend([replace_default_route(name, &gateway, &target.to_string())])
         .on(ids(&vain.flows))
+}
+
+/// On the director: the neighbour table says that a real server, or its gateway, does not answer.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let Some(neighbours) = host.neighbours.as_deref() else {
+            checks.needs(&host.name, "the neighbour table");
+            continue;
+        };
+        for destination in service.destinations.iter().filter(|d| d.weight > 0) {
+            let rip = destination.address.addr;
+            let next = host.way(&crate::host::Ask::to(rip)).ok().and_then(|w| w.gateways().first().copied()).unwrap_or(rip);
+            // A static entry is never asked for; the server itself may show that its cable is out.
+            let unplugged = site.fleet.owners(rip).first().map(|at| site.host(*at)).and_then(|o| Some((o, o.link(&o.address(rip)?.link)?)));
+            let Some(entry) = neighbours.iter().find(|n| n.addr == next && n.is_failed()) else {
+                match unplugged.filter(|(_, l)| !l.has_carrier()) {
+                    Some((owner, link)) => checks.failed(&owner.name, without_link(owner, &link.name, service, destination.address)),
+                    None => checks.passed(&host.name, format!("no neighbour failed towards {rip}")),
+                }
+                continue;
+            };
+            // Asked with the VIP as sender, it could not be answered: another fault (DR008).
+            if super::super::dr::asks_as_vip(site, host, service, rip) {
+                continue;
+            }
+            let summary =
+                format!("{next} does not answer ARP on {}: requests for {} that are scheduled to it are lost.", entry.link, service.name());
+            let mut found = proven(
+                host,
+                Severity::Broken,
+                summary,
+                format!("{next} dev {} {}", entry.link, entry.state),
+                format!("ip neigh show {next}"),
+            );
+            let owner = site.fleet.owners(next).first().map(|at| site.host(*at));
+            let cable = owner.and_then(|o| Some((o, o.link(&o.address(next)?.link)?))).filter(|(_, l)| !l.has_carrier());
+            match (cable, owner) {
+                (Some((owner, link)), _) => {
+                    found.summary = format!("{} Its interface {} has no link.", found.summary, link.name);
+                    found = found.and([crate::finding::Evidence::host(
+                        &owner.name,
+                        format!("{} {}", link.name, link.flags.join(",")),
+                        format!("ip link show {}", link.name),
+                    )]);
+                }
+                (None, Some(_)) => {}
+                (None, None) => found = found.unless(&["SVC003"], format!("is the host of {next} up, and on this link?")),
+            }
+            let option = service.option();
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                format!(
+                    "ipvsadm -e {option} -r {} {}-w 0",
+                    destination.address,
+                    destination.forwarding().map_or(String::new(), |m| format!("{} ", m.option()))
+                ),
+                "a health checker (keepalived, ldirectord) that does so by itself, and bringing the host back",
+                format!(
+                    "ipvsadm -e {option} -r {} {}-w {}",
+                    destination.address,
+                    destination.forwarding().map_or(String::new(), |m| format!("{} ", m.option())),
+                    destination.weight
+                ),
+            );
+            checks.failed(&host.name, found.mend([remedy]));
+        }
+    }
+}
+
+/// The interface by which a real server is known has no link.
+fn without_link(host: &crate::host::Host, link: &str, service: &crate::host::Service, rip: crate::net::Endpoint) -> Finding {
+    let summary = format!("Its interface {link} has no link: requests for {} that are scheduled to {rip} are lost.", service.name());
+    let flags = host.link(link).map_or_else(String::new, |l| l.flags.join(","));
+    let remedy = crate::finding::Remedy::new(
+        &host.name,
+        format!("ip link set {link} up; then look at cable and switch"),
+        "nothing: it is up at boot",
+        format!("ip link set {link} down"),
+    );
+    proven(host, Severity::Broken, summary, format!("{link} {flags}"), format!("ip link show {link}")).mend([remedy])
 }
 
 #[cfg(test)]

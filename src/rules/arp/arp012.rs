@@ -2,6 +2,8 @@
 
 use super::super::facts::ids;
 use super::super::remedy::{ip_for, look};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::net::MacAddr;
@@ -33,7 +35,7 @@ rule! {
     ///
     /// # References
     /// RFC 5227; arping(8).
-    ARP012 "duplicate-address" check
+    ARP012 "duplicate-address" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -75,6 +77,42 @@ fn finding(hood: &super::Neighbourhood<'_>, addr: IpAddr) -> Option<Finding> {
         .mend([super::forget("its neighbours", addr)])
         .on(ids(&failed));
     Some(found)
+}
+
+/// On hosts: the same address on cards of two of them. Virtual addresses are another matter (HA001).
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    let vips = site.fleet.vips();
+    let mut seen: std::collections::BTreeMap<IpAddr, &crate::host::Host> = std::collections::BTreeMap::new();
+    for member in site.fleet.members.iter().filter(|m| m.same_as.is_none()) {
+        let host = &member.host;
+        let cards = |a: &&crate::host::Address| a.is_global() && host.link(&a.link).is_some_and(|l| l.speaks_arp() && l.is_up());
+        for address in host.addresses().iter().filter(cards) {
+            let addr = address.addr.addr();
+            let floats = |h: &crate::host::Host| h.saved.iter().flat_map(|s| &s.vrrp).any(|v| v.addresses.contains(&addr));
+            match seen.get(&addr) {
+                None => _ = seen.insert(addr, host),
+                Some(other) if vips.contains(&addr) || floats(host) || floats(other) => {}
+                Some(other) => {
+                    let summary = format!("{addr} is also the address of {}: packets for one of them reach the other.", other.name);
+                    let fact = format!("{} on {}", address.addr, address.link);
+                    let ip = super::super::remedy::ip_for(&addr.to_string());
+                    let remedy = crate::finding::Remedy::new(
+                        &host.name,
+                        format!("{ip} addr del {} dev {}", address.addr, address.link),
+                        "another address in the network's configuration",
+                        format!("{ip} addr add {} dev {}", address.addr, address.link),
+                    );
+                    let found = proven(host, Severity::Broken, summary, fact.clone(), "ip addr")
+                        .and([crate::finding::Evidence::host(&other.name, addr.to_string(), "ip addr")])
+                        .mend([remedy]);
+                    checks.failed(&host.name, found);
+                }
+            }
+        }
+        if site.fleet.members.len() > 1 {
+            checks.passed(&host.name, "its addresses are its own");
+        }
+    }
 }
 
 #[cfg(test)]

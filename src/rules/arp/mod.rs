@@ -2,11 +2,14 @@
 
 pub(super) mod arp001;
 pub(super) mod arp002;
+pub(super) mod arp003;
+pub(super) mod arp004;
 pub(super) mod arp005;
 pub(super) mod arp006;
 pub(super) mod arp007;
 pub(super) mod arp011;
 pub(super) mod arp012;
+mod voice;
 
 use super::Facts;
 use super::facts::{Claimant, Neighbourhood};

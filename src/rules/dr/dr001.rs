@@ -1,6 +1,8 @@
 //! The VIP is missing on a real server.
 
 use super::super::remedy::vip_on_lo;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, vip};
 use crate::finding::{Outcome, Severity};
@@ -28,7 +30,7 @@ rule! {
     ///
     /// # References
     /// LVS-HOWTO chapter LVS-DR; kernel `net/ipv4/route.c`, `ip_route_input_slow`.
-    DR001 "rs-vip-missing" check
+    DR001 "rs-vip-missing" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -39,6 +41,19 @@ fn check(facts: &Facts<'_>) -> Outcome {
         silence.finding(facts, Severity::Broken, &settle).mend([vip_on_lo(&names, &vip)])
     });
     Outcome::or_need(found.collect(), facts.unwatched_server(&DIRECT))
+}
+
+/// On the host: neither an address nor a local route.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "DR001", |host, duty, _| {
+        let vip = duty.vip.map_or_else(|| "VIP".to_string(), |a| a.to_string());
+        let summary =
+            format!("The virtual address {vip} is not on this real server: requests for {} are dropped without a word.", duty.service);
+        let mut remedy = vip_on_lo(&host.name, &vip);
+        remedy.permanent = super::super::remedy::keep_on_lo(host, &vip);
+        let found = proven(host, Severity::Broken, summary, format!("no address {vip}"), format!("ip addr show to {vip}"));
+        found.and(site.counted(host, &["IpInAddrErrors"])).mend([remedy])
+    });
 }
 
 #[cfg(test)]

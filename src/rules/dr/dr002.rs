@@ -1,9 +1,12 @@
 //! The VIP on `lo` has another mask than /32.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, answered_directly, vip};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
 use crate::net::MacAddr;
 use crate::trace::{ClaimKind, Flow, Hop, HostId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +36,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/fib_frontend.c`, `fib_add_ifaddr`: a loopback device gets a local route for the prefix.
-    DR002 "lo-mask-not-32" check
+    DR002 "lo-mask-not-32" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -111,6 +114,65 @@ fn remedy(host: &str, vip: &str) -> Remedy {
         "NETMASK=255.255.255.255 in ifcfg-lo:0, or /32 in netplan or networkd",
         format!("ip addr del {vip}/32 dev lo; ip addr add {vip}/24 dev lo"),
     )
+}
+
+/// On the host: an address on lo whose network is local, too.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (at, member) in site.fleet.members.iter().enumerate() {
+        let host = &member.host;
+        let duty = site.duties.iter().find(|d| d.member == at && d.method != crate::ipvs::ForwardingMethod::Nat);
+        if duty.is_none() && member.role != Role::RealServer {
+            continue;
+        }
+        let on_lo = |a: &&crate::host::Address| a.is_global() && host.link(&a.link).is_some_and(crate::host::Link::is_loopback);
+        let Some(address) = host.addresses().iter().filter(on_lo).find(|a| a.addr.addr().is_ipv4() && !a.addr.is_host()) else {
+            match host.addresses.is_some() {
+                true => checks.passed(&host.name, "addresses on lo are /32"),
+                false => checks.needs(&host.name, "the host's addresses"),
+            }
+            continue;
+        };
+        let (vip, prefix) = (address.addr.addr(), address.addr);
+        let near: Vec<_> = duty.iter().flat_map(|d| &d.sources).filter(|s| prefix.contains(s.addr) && host.is_local(s.addr)).collect();
+        let lost = host
+            .way(&crate::host::Ask::to(super::super::site::elsewhere(false)))
+            .is_ok_and(|w| w.link().and_then(|l| host.link(l)).is_some_and(crate::host::Link::is_loopback));
+        let (severity, effect) = match (near.first(), lost) {
+            (Some(source), _) => (Severity::Broken, format!("Answers to {} ({}) stay on lo.", source.addr, source.by)),
+            (None, true) => (Severity::Broken, "The default route leads to lo.".to_string()),
+            (None, false) => (
+                Severity::Risky,
+                "Clients elsewhere are served; those in that network are not, and a default route added anew would lead to lo.".to_string(),
+            ),
+        };
+        let summary = format!("{prefix} on {} makes the whole network local to this host. {effect}", address.link);
+        let other = host.addresses().iter().find(|a| a.addr.contains(vip) && a.addr.addr() != vip).map_or("IF", |a| a.link.as_str());
+        let mut now = format!("ip addr add {vip}/32 dev lo; ip addr del {prefix} dev lo");
+        if lost {
+            now += &format!("; ip route replace default via GATEWAY dev {other}");
+        }
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            now,
+            super::super::remedy::keep_on_lo(host, &vip.to_string()),
+            format!("ip addr add {prefix} dev lo; ip addr del {vip}/32 dev lo"),
+        );
+        let found = proven(host, severity, summary, format!("{prefix} dev {}", address.link), "ip addr show lo")
+            .and([crate::finding::Evidence::host(&host.name, format!("local {}", network(prefix)), "ip route show table local")])
+            .mend([remedy]);
+        checks.failed(&host.name, found);
+    }
+}
+
+/// `192.168.224.13/24` as its network, `192.168.224.0/24`.
+fn network(prefix: crate::net::Prefix) -> String {
+    match prefix.addr() {
+        std::net::IpAddr::V4(a) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix.len())).unwrap_or(0);
+            format!("{}/{}", std::net::Ipv4Addr::from(u32::from(a) & mask), prefix.len())
+        }
+        std::net::IpAddr::V6(_) => prefix.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 
 use super::super::facts::{by_server, ids};
 use super::super::remedy::replace_default_route;
+use super::super::remedy::route_through;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, answered_directly, vip};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
@@ -32,7 +35,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/fib_frontend.c`, `__fib_validate_source`; LVS-HOWTO chapter LVS-DR.
-    DR003 "rs-gateway-is-director" check
+    DR003 "rs-gateway-is-director" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -70,6 +73,20 @@ fn ends_at_director(flow: &Flow) -> bool {
     let director = flow.director;
     let sent = flow.reply.first().is_some_and(|hop| hop.from == flow.server_host && hop.to == director);
     sent && flow.reply.last().is_some_and(|hop| hop.to == director) && flow.server_host != director
+}
+
+/// On the hosts: the way to those who asked leads through a director that has the virtual address, too.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "DR003", |host, duty, story| {
+        let vip = duty.vip.map_or_else(|| "the VIP".to_string(), |a| a.to_string());
+        let gateway = site.router_of(duty);
+        let summary = format!(
+            "Answers to {} leave {}, which is the director: it owns {vip}, too, and drops packets from its own address.",
+            story.source, story.way
+        );
+        let device = duty.arrives(host).unwrap_or("IF");
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
+    });
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! A real server of a DR service has no route back to its clients.
 
 use super::super::remedy::add_default_route;
+use super::super::remedy::route_through;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, vip};
 use crate::finding::{Outcome, Severity};
@@ -29,7 +32,7 @@ rule! {
     ///
     /// # References
     /// LVS-HOWTO chapter LVS-DR; kernel `net/ipv4/fib_frontend.c`, `fib_validate_source`.
-    DR004 "rs-no-default-route" check
+    DR004 "rs-no-default-route" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -41,6 +44,19 @@ fn check(facts: &Facts<'_>) -> Outcome {
         silence.finding(facts, Severity::Broken, &settle).mend([add_default_route(&names, &gateway)])
     });
     Outcome::or_need(found.collect(), facts.unwatched_server(&DIRECT))
+}
+
+/// On the host: a look-up of the way to those who asked.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "DR004", |host, duty, story| {
+        let gateway = site.router_of(duty);
+        let summary = format!("There is no route to {} ({}): answers of {} cannot leave.", story.source, story.by, duty.service);
+        let counted = site.counted(host, &["IpOutNoRoutes", "TcpExtIPReversePathFilter"]);
+        let device = duty.arrives(host).unwrap_or("IF");
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone())
+            .and(counted)
+            .mend([route_through(host, &gateway, device)])
+    });
 }
 
 #[cfg(test)]

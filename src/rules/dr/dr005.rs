@@ -2,6 +2,9 @@
 
 use super::super::facts::{by_server, ids};
 use super::super::remedy::replace_default_route;
+use super::super::remedy::route_through;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, answered_directly};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
@@ -31,7 +34,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/nf_nat_core.c`; conntrack(8).
-    DR005 "reply-via-other-router" check
+    DR005 "reply-via-other-router" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -70,6 +73,19 @@ fn other_way(flow: &Flow) -> Option<HostId> {
     let sent = flow.reply.first().filter(|hop| hop.from == flow.server_host && hop.src == vip && hop.dst_mac.is_some())?;
     let elsewhere = sent.to != Some(router) && sent.to != flow.director && sent.to.is_some();
     (elsewhere && flow.reply.towards(router).next().is_none()).then_some(router)
+}
+
+/// On the hosts: the answers' next hop is not the router that translates to the virtual address.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "DR005", |host, duty, story| {
+        let gateway = site.router_of(duty);
+        let summary = format!(
+            "Answers to {} leave {}; the router that translates to {} is {gateway}, and alone can translate back.",
+            story.source, story.way, duty.service
+        );
+        let device = duty.arrives(host).unwrap_or("IF");
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
+    });
 }
 
 #[cfg(test)]

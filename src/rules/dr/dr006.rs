@@ -1,5 +1,7 @@
 //! A real server of a DR service is not on the director's own network.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Loop, Round, loops, vip};
 use crate::finding::{Confidence, Outcome, Remedy, Severity};
@@ -27,7 +29,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_xmit.c`, `ip_vs_dr_xmit`: the route is looked up for the real server's address.
-    DR006 "rs-not-on-director-l2" check
+    DR006 "rs-not-on-director-l2" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -48,6 +50,33 @@ fn check(facts: &Facts<'_>) -> Outcome {
         )])
     });
     found.collect::<Vec<_>>().into()
+}
+
+/// On the director: the real server is behind a gateway.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        for destination in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::DirectRouting)) {
+            let rip = destination.address.addr;
+            match host.way(&crate::host::Ask::to(rip)) {
+                Err(crate::host::NoRoute::Unknown(why)) => checks.needs(&host.name, why),
+                Ok(way) if way.gateways().is_empty() => checks.passed(&host.name, format!("{rip} is on the link")),
+                way => {
+                    let words = way.map_or_else(|_| "no route".to_string(), |w| w.words());
+                    let summary = format!(
+                        "The real server {rip} is not on a link of the director ({words}): direct routing only reaches neighbours."
+                    );
+                    let option = service.option();
+                    let remedy = crate::finding::Remedy::new(
+                        &host.name,
+                        format!("ipvsadm -e {option} -r {} -i", destination.address),
+                        "lvs_method TUN (lb_kind in keepalived.conf) with a tunnel device on the real server; or the server on the director's link",
+                        format!("ipvsadm -e {option} -r {} -g", destination.address),
+                    );
+                    checks.failed(&host.name, proven(host, Severity::Broken, summary, words, format!("ip route get {rip}")).mend([remedy]));
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

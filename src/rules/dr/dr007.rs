@@ -1,6 +1,8 @@
 //! A destination port that direct routing cannot deliver to.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::{ForwardingMethod, Match, VirtualService};
@@ -29,7 +31,7 @@ rule! {
     ///
     /// # References
     /// ipvsadm `ipvsadm.c`, `parse_service` and its port check; kernel `ip_vs_xmit.c`, `ip_vs_dr_xmit`.
-    DR007 "dr-port-remap" check
+    DR007 "dr-port-remap" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -65,6 +67,42 @@ fn finding(facts: &Facts<'_>, service: &VirtualService) -> Option<Finding> {
     let mended = Remedy::new("the director", command(is, should), keep, command(should, is));
     let found = Finding::new(vip.to_string(), severity, Confidence::Certain, summary, said);
     Some(found.and(reset.map(|hop| facts.seen(hop))).mend([mended]).on(ids(&refused)))
+}
+
+/// In the table: a real server's port is not the service's, and only NAT can change it.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let Some(asked) = service.address.filter(|e| e.port != 0) else { continue };
+        for d in service.destinations.iter().filter(|d| matches!(d.forwarding(), Some(m) if m != crate::ipvs::ForwardingMethod::Nat)) {
+            if d.address.port == asked.port {
+                checks.passed(&host.name, format!("{} keeps port {}", d.address.addr, asked.port));
+                continue;
+            }
+            let listens = site.fleet.owners(d.address.addr).first().and_then(|at| site.host(*at).sockets.as_ref());
+            let there =
+                listens.is_some_and(|all| all.iter().any(|s| s.accepts(service.protocol.unwrap_or(crate::net::Protocol::Tcp), asked)));
+            let severity = if there { Severity::Note } else { Severity::Broken };
+            let summary = format!(
+                "{} is meant to serve {} at port {}, but packets arrive at port {}: only NAT changes ports.",
+                d.address.addr,
+                service.name(),
+                d.address.port,
+                asked.port
+            );
+            let option = service.option();
+            let (right, method) = (crate::net::Endpoint::new(d.address.addr, asked.port), if d.method == "tun" { "-i" } else { "-g" });
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                format!("ipvsadm -d {option} -r {}; ipvsadm -a {option} -r {right} {method} -w {}", d.address, d.weight),
+                format!("the same port in keepalived.conf, and a server that listens at {}", asked.port),
+                format!("ipvsadm -d {option} -r {right}"),
+            );
+            checks.failed(
+                &host.name,
+                proven(host, severity, summary, format!("-a {option} -r {} {method}", d.address), "ipvsadm -Sn").mend([remedy]),
+            );
+        }
+    }
 }
 
 #[cfg(test)]

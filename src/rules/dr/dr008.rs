@@ -1,6 +1,8 @@
 //! The director asks for its real servers with the VIP as its own address.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, HostId, Question, Way};
@@ -30,7 +32,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/arp.c`, `arp_solicit` and `arp_process`; `net/ipv4/fib_frontend.c`, `fib_validate_source`.
-    DR008 "director-dip-equals-vip" check
+    DR008 "director-dip-equals-vip" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -82,6 +84,39 @@ fn finding(facts: &Facts<'_>, director: HostId, flows: &[&Flow], questions: &[&Q
         finding = finding.unless(&["ARP011"], format!("a capture on a real server: does the question for {} arrive?", first.target));
     }
     finding
+}
+
+/// On the director: the address that it asks for neighbours with is the VIP, and nobody typed the neighbour in.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        for d in service.destinations.iter().filter(|d| d.forwarding().is_some_and(|m| m != crate::ipvs::ForwardingMethod::Nat)) {
+            let rip = d.address.addr;
+            if host.neighbours.is_none() || host.routes.is_none() {
+                checks.needs(&host.name, "routes and neighbours");
+                continue;
+            }
+            if !super::asks_as_vip(site, host, service, rip) {
+                checks.passed(&host.name, format!("{rip} can be resolved"));
+                continue;
+            }
+            let vip = service.vip().map_or_else(|| "VIP".to_string(), |a| a.to_string());
+            let state = host.neighbours.iter().flatten().find(|n| n.addr == rip).map_or("no entry", |n| n.state.as_str());
+            let summary =
+                format!("The director asks for its real servers with {vip} as sender; hosts that have {vip}, too, do not answer that.");
+            let length = host.address(vip.parse().unwrap_or(rip)).map_or(24, |a| a.addr.len());
+            let link = host.address(vip.parse().unwrap_or(rip)).map_or("IF", |a| a.link.as_str());
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                format!("ip addr add DIP/{length} dev {link}; ip addr del {vip}/{length} dev {link}; ip addr add {vip}/32 dev {link}"),
+                "the DIP as the interface's address, and the VIP as /32 beside it (keepalived: virtual_ipaddress)",
+                format!("ip addr add {vip}/{length} dev {link}; ip addr del DIP/{length} dev {link}"),
+            );
+            let found = proven(host, Severity::Broken, summary, format!("src {vip}"), format!("ip route get {rip}"))
+                .and([crate::finding::Evidence::host(&host.name, format!("{rip} {state}"), format!("ip neigh show {rip}"))])
+                .mend([remedy]);
+            checks.failed(&host.name, found);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! A static neighbour entry that is out of date.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::net::MacAddr;
@@ -31,7 +33,7 @@ rule! {
     ///
     /// # References
     /// ip-neighbour(8); arp(7).
-    DR009 "static-neighbour-stale" check
+    DR009 "static-neighbour-stale" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -68,6 +70,46 @@ fn handed(flow: &Flow) -> Option<(&Hop, IpAddr)> {
     let translated = flow.vip.is_some_and(|vip| vip.addr != hop.dst.addr);
     let addr = hop.outer.map(|(_, _, dst)| dst).or(translated.then_some(hop.dst.addr));
     Some((hop, addr?))
+}
+
+/// On hosts: what somebody typed in against the cards that there are.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for member in site.fleet.members.iter().filter(|m| m.same_as.is_none()) {
+        let host = &member.host;
+        for entry in host.neighbours.iter().flatten().filter(|n| n.is_static()) {
+            let (Some(mac), owners) = (entry.mac, site.fleet.owners(entry.addr)) else { continue };
+            if owners.is_empty() {
+                checks.needs(&host.name, format!("a snapshot of {}, which has a static entry", entry.addr));
+                continue;
+            }
+            let macs: Vec<crate::net::MacAddr> = owners.iter().flat_map(|at| site.host(*at).links()).filter_map(|l| l.mac).collect();
+            if macs.is_empty() || macs.contains(&mac) {
+                checks.passed(&host.name, format!("static entry of {} is right", entry.addr));
+                continue;
+            }
+            let owner = site.host(owners[0]);
+            let right = owner.address(entry.addr).and_then(|a| owner.link(&a.link)?.mac).map_or("MAC".to_string(), |m| m.to_string());
+            let summary = format!("{} is typed in at {mac}; {} is at {right}: packets for it go nowhere.", entry.addr, owner.name);
+            let ip = super::super::remedy::ip_for(&entry.addr.to_string());
+            let line = |mac: &str| format!("{ip} neigh replace {} lladdr {mac} dev {} nud permanent", entry.addr, entry.link);
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                line(&right),
+                "the same where the entry is made at boot (/etc/ethers, rc.local); better none at all",
+                line(&mac.to_string()),
+            );
+            let found = proven(
+                host,
+                Severity::Broken,
+                summary,
+                format!("{} lladdr {mac} PERMANENT", entry.addr),
+                format!("ip neigh show {}", entry.addr),
+            )
+            .and([crate::finding::Evidence::host(&owner.name, right, "ip link")])
+            .mend([remedy]);
+            checks.failed(&host.name, found);
+        }
+    }
 }
 
 #[cfg(test)]

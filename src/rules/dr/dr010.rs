@@ -1,6 +1,8 @@
 //! The VIP is on a real server's network card instead of `lo`.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
@@ -28,7 +30,7 @@ rule! {
     ///
     /// # References
     /// LVS-HOWTO, the ARP problem; kernel `net/ipv4/devinet.c`, `net/ipv4/arp.c`.
-    DR010 "vip-on-real-nic-of-rs" check
+    DR010 "vip-on-real-nic-of-rs" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -64,6 +66,37 @@ fn check(facts: &Facts<'_>) -> Outcome {
         }
     }
     found.into()
+}
+
+/// On the host: the VIP is on a card.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties(&super::FORWARDED_WHOLE) {
+        let host = site.host(duty.member);
+        // IPv6 has no arp_ignore, and its own page (IP6001).
+        let Some(vip) = duty.vip.filter(std::net::IpAddr::is_ipv4) else { continue };
+        let Some(address) = host.address(vip) else { continue };
+        // One of two that serve each other: the master has it on its card, and has to.
+        if site.fleet.services.iter().any(|s| s.director == Some(duty.member) && s.service.vip() == Some(vip)) {
+            continue;
+        }
+        let card = host.link(&address.link).is_some_and(|l| l.speaks_arp() && l.is_up());
+        if !card {
+            checks.passed(&host.name, format!("{vip} is on {}", address.link));
+            continue;
+        }
+        let summary = format!("{vip} is on the card {}: it is answered for by ARP whatever arp_ignore says, and announced.", address.link);
+        let (prefix, link) = (address.addr, address.link.as_str());
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("ip addr del {prefix} dev {link}; ip addr add {vip}/32 dev lo"),
+            super::super::remedy::keep_on_lo(host, &vip.to_string()),
+            format!("ip addr del {vip}/32 dev lo; ip addr add {prefix} dev {link}"),
+        );
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Broken, summary, format!("{prefix} dev {link}"), format!("ip addr show to {vip}")).mend([remedy]),
+        );
+    }
 }
 
 #[cfg(test)]

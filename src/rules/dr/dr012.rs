@@ -1,7 +1,9 @@
 //! The service listens on the real server's own address and not on the VIP.
 
 use super::super::facts::{by_server, ids};
+use super::super::site::proven;
 use super::super::svc::refusals;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::vip;
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
@@ -30,7 +32,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/inet_hashtables.c`, `__inet_lookup_listener`.
-    DR012 "service-not-bound-to-vip" check
+    DR012 "service-not-bound-to-vip" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -94,6 +96,21 @@ fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
         "the program's configuration as it was",
     );
     Some(found.unless(alternatives, format!("on {names}: `ss -ltn`, or a snapshot")).mend([mended]).on(ids(flows)))
+}
+
+/// On the host: something listens at the port, but not at the virtual address.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    super::super::svc::listening(site, checks, "DR012", |host, duty, at, others| {
+        let summary =
+            format!("Nothing listens at {at}, which is what {} asks for; the port is served at other addresses only.", duty.method_name());
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("let the server listen at {at} or at every address, and restart it"),
+            "in the server's own configuration (Listen, bind)",
+            "the old configuration",
+        );
+        proven(host, Severity::Broken, summary, format!("listens at {}", others.join(", ")), "ss -lnt").mend([remedy])
+    });
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! A real server without the VIP forwards requests back to the director.
 
 use super::super::remedy::vip_on_lo;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Loop, Round, loops, vip};
+use crate::finding::Severity;
 use crate::finding::{Confidence, Outcome};
 
 rule! {
@@ -27,7 +30,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/ip_forward.c`.
-    DR016 "rs-forwards-vip-back" check
+    DR016 "rs-forwards-vip-back" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -46,6 +49,22 @@ fn check(facts: &Facts<'_>) -> Outcome {
         }
     });
     found.collect::<Vec<_>>().into()
+}
+
+/// On the host: no virtual address, and it forwards.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "DR016", |host, duty, story| {
+        let vip = duty.vip.map_or_else(|| "VIP".to_string(), |a| a.to_string());
+        let link = duty.arrives(host).unwrap_or("IF");
+        let summary =
+            format!("The virtual address {vip} is not on this real server, and it forwards: requests are sent back, round and round.");
+        let mut remedy = super::super::remedy::vip_on_lo(&host.name, &vip);
+        remedy.permanent = super::super::remedy::keep_on_lo(host, &vip);
+        let fact = host.behind("forwarding", link);
+        proven(host, Severity::Broken, summary, format!("no address {vip}"), format!("ip addr show to {vip}"))
+            .and([crate::finding::Evidence::host(&host.name, fact, "sysctl"), story.evidence(host)])
+            .mend([remedy])
+    });
 }
 
 #[cfg(test)]

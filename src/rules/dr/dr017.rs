@@ -1,7 +1,10 @@
 //! Two directors that are each other's real servers hand a request to and fro.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Loop, Round, loops, vip};
+use crate::finding::Severity;
 use crate::finding::{Confidence, Outcome, Remedy};
 
 rule! {
@@ -28,7 +31,7 @@ rule! {
     ///
     /// # References
     /// kernel `Documentation/networking/ipvs-sysctl.rst`: backup_only; keepalived issues 2389 and 2450.
-    DR017 "two-node-ping-pong" check
+    DR017 "two-node-ping-pong" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -53,6 +56,54 @@ fn check(facts: &Facts<'_>) -> Outcome {
         )]));
     }
     found.into()
+}
+
+/// On two directors that are each other's real servers.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for served in &site.fleet.services {
+        let Some(director) = served.director else { continue };
+        let host = site.host(director);
+        for d in served
+            .service
+            .destinations
+            .iter()
+            .filter(|d| d.forwarding().is_some_and(|m| m != crate::ipvs::ForwardingMethod::Nat) && d.weight > 0)
+        {
+            let Some(peer) = site.fleet.owners(d.address.addr).into_iter().find(|at| *at != director) else { continue };
+            let back = |s: &&crate::host::Served| {
+                let mine = |d: &crate::host::Destination| d.weight > 0 && host.address(d.address.addr).is_some();
+                s.director == Some(peer)
+                    && s.service.address == served.service.address
+                    && s.service.address.is_some()
+                    && s.service.destinations.iter().any(mine)
+            };
+            if !site.fleet.services.iter().any(|s| back(&s)) {
+                continue;
+            }
+            let other = site.host(peer);
+            let backup = |h: &crate::host::Host| {
+                h.sysctl("net.ipv4.vs.backup_only") == Some(1) && h.ipvs.iter().flat_map(|t| &t.daemons).any(|d| d.state == "backup")
+            };
+            if backup(other) || backup(host) {
+                checks.passed(&host.name, "backup_only is on");
+                continue;
+            }
+            let summary = format!(
+                "It hands {} to {}, which hands the same service back: packets go round between the two.",
+                served.service.name(),
+                other.name
+            );
+            let remedy = super::super::remedy::set(other, &[("net.ipv4.vs.backup_only".to_string(), "1")]);
+            let found = proven(host, Severity::Broken, summary, format!("-r {}", d.address), "ipvsadm -Sn")
+                .and([crate::finding::Evidence::host(
+                    &other.name,
+                    format!("{}, backup_only={}", served.service.name(), other.sysctl("net.ipv4.vs.backup_only").unwrap_or(0)),
+                    "ipvsadm -Sn",
+                )])
+                .mend([remedy]);
+            checks.failed(&host.name, found);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! Reverse path filtering on a real server with several networks drops requests.
 
 use super::super::remedy::sysctl;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, vip};
 use crate::finding::{Outcome, Severity};
+use crate::host::SourceCheck;
 
 rule! {
     /// # What it sees
@@ -28,7 +31,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/fib_frontend.c`, `__fib_validate_source`; `Documentation/networking/ip-sysctl.rst`: rp_filter.
-    DR018 "rp-filter-drops-request" check
+    DR018 "rp-filter-drops-request" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -40,6 +43,40 @@ fn check(facts: &Facts<'_>) -> Outcome {
         silence.finding(facts, Severity::Broken, &settle).mend([sysctl(&names, &[(&key, "2", "1")])])
     });
     Outcome::or_need(found.collect(), facts.unwatched_server(&DIRECT))
+}
+
+/// On the host: the strict filter, where the way back leaves by another card than the one at which requests arrive.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties.iter().filter(|d| d.method != crate::ipvs::ForwardingMethod::Tunnel) {
+        let host = site.host(duty.member);
+        let Some(link) = duty.arrives(host) else { continue };
+        let mut fine = true;
+        for (source, by) in duty.answered() {
+            match host.source_check(source, link) {
+                SourceCheck::Unknown(why) => {
+                    fine = false;
+                    checks.needs(&host.name, why);
+                }
+                SourceCheck::OtherWay(way) => {
+                    fine = false;
+                    let summary = format!(
+                        "Requests arrive at {link}, but the way back to {source} ({by}) is {way}: the strict rp_filter drops them."
+                    );
+                    let remedy = super::super::remedy::set(host, &[(crate::host::Sysctls::name4(link, "rp_filter"), "2")]);
+                    let found = proven(host, Severity::Broken, summary, host.behind("rp_filter", link), "sysctl")
+                        .and([crate::finding::Evidence::host(&host.name, way, format!("ip route get {source}"))])
+                        .and(site.counted(host, &["TcpExtIPReversePathFilter"]))
+                        .mend([remedy]);
+                    checks.failed(&host.name, found);
+                }
+                _ => {}
+            }
+        }
+        if fine {
+            checks.passed(&host.name, format!("rp_filter at {link} lets requests in"));
+        }
+    }
+    site.need_servers(checks, &super::FORWARDED_WHOLE);
 }
 
 #[cfg(test)]

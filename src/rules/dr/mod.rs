@@ -15,13 +15,17 @@ pub(super) mod dr013;
 pub(super) mod dr016;
 pub(super) mod dr017;
 pub(super) mod dr018;
+pub(super) mod dr019;
+pub(super) mod dr020;
 
-use super::Facts;
 use super::facts::{ids, list};
+use super::{Facts, Site};
 use crate::finding::{Confidence, Finding, Severity};
-use crate::ipvs::Role;
+use crate::host::{Ask, Host, Service};
+use crate::ipvs::{ForwardingMethod, Role};
 use crate::trace::{Flow, Hop, HostId, Method, NoteKind};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Flows whose answer goes straight to the client: direct routing, tunnels.
 fn answered_directly<'a>(facts: &Facts<'a>) -> impl Iterator<Item = &'a Flow> + use<'a> {
@@ -133,4 +137,25 @@ impl Loop<'_> {
         .and(expired)
         .on(ids(&flows))
     }
+}
+
+/// Methods that hand packets on with their destination as it was.
+pub(super) static FORWARDED_WHOLE: [ForwardingMethod; 2] = [ForwardingMethod::DirectRouting, ForwardingMethod::Tunnel];
+
+/// True when a director asks for a real server with the service's address as sender, and such a question cannot be answered: the server has
+/// that address itself. An entry that somebody typed in needs no question.
+pub(super) fn asks_as_vip(site: &Site<'_>, director: &Host, service: &Service, rip: IpAddr) -> bool {
+    let Some(vip) = service.vip().filter(IpAddr::is_ipv4) else { return false };
+    let Ok(way) = director.way(&Ask::to(rip)) else { return false };
+    let next = way.gateways().first().copied().unwrap_or(rip);
+    let known = director.neighbours.iter().flatten().any(|n| n.addr == next && n.is_static());
+    // The sender of a question for a packet from elsewhere is chosen by arp_announce; without another address on the card it is this one.
+    let link = way.link().unwrap_or_default();
+    let sender = director.source_on(link, next);
+    let answered = site.fleet.owners(rip).iter().any(|at| {
+        let server = site.host(*at);
+        let accepts = || server.address(rip).is_some_and(|a| server.effective("accept_local", &a.link) == Some(1));
+        (server.addresses.is_some() && !server.has(vip)) || accepts()
+    });
+    sender == Some(vip) && !known && next == rip && !answered && !way.is_local()
 }

@@ -16,6 +16,7 @@ pub(super) use rivals::Neighbourhood;
 pub(super) use size::Vanished;
 pub(super) use words::{list, plural, seconds};
 
+use crate::host::Fleet;
 use crate::ipvs::{Match, Role};
 use crate::net::MacAddr;
 use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace, role_of_name};
@@ -29,6 +30,8 @@ pub struct Facts<'a> {
     pub trace: &'a Trace,
     /// Services and rules that the user named.
     pub hints: &'a Hints,
+    /// Snapshots of hosts; empty where there are none.
+    pub fleet: &'a Fleet,
 }
 
 impl<'a> Facts<'a> {

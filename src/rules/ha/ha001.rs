@@ -2,6 +2,7 @@
 
 use super::super::facts::{Claimant, ids, list, seconds};
 use super::super::remedy::{ip_for, look};
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Neighbourhood, Pair, pairs};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
@@ -34,7 +35,7 @@ rule! {
     ///
     /// # References
     /// RFC 5798, section 6.4; keepalived.conf(5); keepalived issues 2370 and 2649.
-    HA001 "split-brain-duplicate-vip" check
+    HA001 "split-brain-duplicate-vip" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -161,6 +162,52 @@ fn by_claims(hood: &Neighbourhood<'_>, vip: IpAddr) -> Option<Finding> {
             ])
             .on(ids(&failed)),
     )
+}
+
+/// On hosts: a virtual address on cards of two of them.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for vip in site.fleet.vips() {
+        // On a real server's card it is a leak, with a page of its own (DR010).
+        let serves = |at: usize| site.duties.iter().any(|d| d.member == at && d.vip == Some(vip));
+        let up = |at: &usize| site.host(*at).address(vip).and_then(|a| site.host(*at).link(&a.link)).is_some_and(|l| l.has_carrier());
+        let owners: Vec<usize> = site.fleet.owners(vip).into_iter().filter(|at| !serves(*at) && up(at)).collect();
+        let [first, others @ ..] = owners.as_slice() else { continue };
+        let Some(other) = others.first() else {
+            checks.passed(&site.host(*first).name, format!("{vip} is here alone"));
+            continue;
+        };
+        let directs = |at: usize| site.fleet.services.iter().any(|s| s.director == Some(at) && s.service.vip() == Some(vip));
+        let (a, b) = if directs(*first) { (site.host(*first), site.host(*other)) } else { (site.host(*other), site.host(*first)) };
+        let both = directs(*first) && directs(*other);
+        let summary = format!(
+            "{vip} is on an interface of {} and of {}: neighbours keep whoever spoke last, and connections fail half-way.",
+            a.name, b.name
+        );
+        let fact = |h: &crate::host::Host| h.address(vip).map_or_else(String::new, |x| format!("{} dev {}", x.addr, x.link));
+        let remedy = match both {
+            true => super::super::remedy::look(
+                &b.name,
+                "journalctl -u keepalived; tcpdump -ni any vrrp",
+                "let VRRP (protocol 112, 224.0.0.18) pass between the directors, or use unicast_peer",
+            ),
+            false => crate::finding::Remedy::new(
+                &b.name,
+                format!("ip addr del {}", fact(b)),
+                "the address out of its network's configuration",
+                format!("ip addr add {}", fact(b)),
+            ),
+        };
+        let found = crate::finding::Finding::new(
+            format!("{}, {}", a.name, b.name),
+            Severity::Broken,
+            crate::finding::Confidence::Certain,
+            summary,
+            crate::finding::Evidence::host(&a.name, fact(a), format!("ip addr show to {vip}")),
+        )
+        .and([crate::finding::Evidence::host(&b.name, fact(b), format!("ip addr show to {vip}"))])
+        .mend([remedy]);
+        checks.failed(&b.name, found);
+    }
 }
 
 #[cfg(test)]

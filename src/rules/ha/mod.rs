@@ -2,6 +2,7 @@
 
 pub(super) mod ha001;
 pub(super) mod ha002;
+pub(super) mod ha003;
 
 use super::Facts;
 use super::facts::Neighbourhood;

@@ -1,6 +1,8 @@
 //! The IPv6 VIP is on a real server's network card.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
@@ -31,7 +33,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv6/ndisc.c`, `ndisc_recv_ns`; `net/ipv6/addrconf.c`, `addrconf_dad_failure`; RFC 4862, section 5.4.
-    IP6001 "vip6-on-ethernet-dad" check
+    IP6001 "vip6-on-ethernet-dad" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -100,6 +102,39 @@ fn finding(facts: &Facts<'_>, vip: IpAddr, host: HostId, claim: &Claim, owner: O
     match confidence {
         Confidence::Certain => found,
         _ => found.unless(&["HA001"], format!("is {name} a real server, or a second director? `ip -6 addr show to {vip}` there")),
+    }
+}
+
+/// On hosts: a VIP on a real server's card, or an address that lost against another host.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in &site.duties {
+        let host = site.host(duty.member);
+        let Some(vip) = duty.vip.filter(|v| v.is_ipv6() && duty.method != crate::ipvs::ForwardingMethod::Nat) else { continue };
+        let Some(address) = host.address(vip) else { continue };
+        let card = host.link(&address.link).is_some_and(|l| l.speaks_arp() && l.is_up());
+        let failed = address.has("dadfailed");
+        if !card && !failed {
+            checks.passed(&host.name, format!("{vip} is on {}", address.link));
+            continue;
+        }
+        let what = if failed {
+            "duplicate address detection has failed: it cannot be used"
+        } else {
+            "neighbour discovery answers for it, and it is announced"
+        };
+        let summary = format!("{vip} is on the card {}; {what}.", address.link);
+        let link = address.link.as_str();
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("ip -6 addr del {} dev {link}; ip -6 addr add {vip}/128 dev lo", address.addr),
+            super::super::remedy::keep_on_lo(host, &vip.to_string()),
+            format!("ip -6 addr del {vip}/128 dev lo; ip -6 addr add {} dev {link}", address.addr),
+        );
+        let fact = format!("{} dev {link} {}", address.addr, address.flags.join(" "));
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Broken, summary, fact.trim().to_string(), format!("ip -6 addr show to {vip}")).mend([remedy]),
+        );
     }
 }
 

@@ -1,8 +1,11 @@
 //! A forwarder has no link-local address on an interface, and so cannot ask for neighbours there.
 
 use super::super::facts::{ids, seconds};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowError, Hop, HostId};
 use std::collections::BTreeMap;
@@ -30,7 +33,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv6/ndisc.c`, `ndisc_send_ns`; RFC 4861, section 7.2.2.
-    IP6004 "no-link-local" check
+    IP6004 "no-link-local" check hosts
 }
 
 /// Flows, where the first of them arrived, what was said of it, and where no question was seen.
@@ -86,6 +89,47 @@ fn finding(facts: &Facts<'_>, host: HostId, (flows, hop, error, watched): Story<
             format!("ip -6 addr del {host_part} dev {device}"),
         )])
         .on(ids(&flows))
+}
+
+/// On directors: a card with IPv6 addresses, and none that is link-local.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (_, host) in site.playing(Role::Director) {
+        let v6 = |link: &str| host.addresses().iter().filter(move |a| a.link == link && a.addr.addr().is_ipv6()).collect::<Vec<_>>();
+        for card in host.links().iter().filter(|l| l.speaks_arp() && l.is_up()) {
+            let addresses = v6(&card.name);
+            if addresses.is_empty() {
+                continue;
+            }
+            if addresses.iter().any(|a| !a.is_global()) {
+                checks.passed(&host.name, format!("{} has a link-local address", card.name));
+                continue;
+            }
+            let summary = format!(
+                "{} has IPv6 addresses and no link-local one: it cannot ask for neighbours for packets that it hands on.",
+                card.name
+            );
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                format!(
+                    "sysctl -w net.ipv6.conf.{0}.addr_gen_mode=0; ip link set {0} down; ip link set {0} up",
+                    card.name.replace('.', "/")
+                ),
+                "addr_gen_mode=0 in /etc/sysctl.d/90-lvs.conf, and nothing that removes the address",
+                format!("ip -6 addr flush dev {} scope link", card.name),
+            );
+            checks.failed(
+                &host.name,
+                proven(
+                    host,
+                    Severity::Broken,
+                    summary,
+                    format!("no fe80::/10 address on {}", card.name),
+                    format!("ip -6 addr show {}", card.name),
+                )
+                .mend([remedy]),
+            );
+        }
+    }
 }
 
 #[cfg(test)]

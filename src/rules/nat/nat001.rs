@@ -1,6 +1,8 @@
 //! A real server of a NAT service has no route back to its clients.
 
-use super::super::remedy::add_default_route;
+use super::super::remedy::{add_default_route, route_through};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Outcome, Severity};
 use crate::trace::Method;
@@ -30,7 +32,7 @@ rule! {
     ///
     /// # References
     /// ipvsadm(8), LVS-HOWTO chapter LVS-NAT; kernel `net/ipv4/fib_frontend.c`, `fib_validate_source`.
-    NAT001 "rs-no-default-route" check
+    NAT001 "rs-no-default-route" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -42,6 +44,19 @@ fn check(facts: &Facts<'_>) -> Outcome {
             .mend([add_default_route(&names, &super::gateway(facts, flow))])
     });
     Outcome::or_need(found.collect(), facts.unwatched_server(&[Method::Nat]))
+}
+
+/// On the host: a look-up of the way to those who asked.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "NAT001", |host, duty, story| {
+        let gateway = site.gateway_of(duty);
+        let summary = format!("There is no route to {} ({}): answers of {} cannot leave.", story.source, story.by, duty.service);
+        let counted = site.counted(host, &["IpOutNoRoutes", "TcpExtIPReversePathFilter"]);
+        let device = duty.arrives(host).unwrap_or("IF");
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone())
+            .and(counted)
+            .mend([route_through(host, &gateway, device)])
+    });
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 
 use super::super::facts::{Lone, ids};
 use super::super::remedy::replace_default_route;
+use super::super::remedy::route_through;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed, gateway};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
@@ -34,7 +37,7 @@ rule! {
     ///
     /// # References
     /// LVS-HOWTO chapter LVS-NAT; kernel `net/netfilter/ipvs/ip_vs_core.c`, `handle_response`.
-    NAT002 "rs-gateway-not-director" check
+    NAT002 "rs-gateway-not-director" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -98,6 +101,24 @@ fn dead_end(facts: &Facts<'_>, flows: &[&Flow], question: &Question) -> Finding 
         .unless(&["ARP011"], format!("on {name}: `ip route get {}`, or a snapshot", flow.client.addr))
         .mend([replace_default_route(name, &gateway, &question.target.to_string())])
         .on(ids(flows))
+}
+
+/// On the host: the next hop towards those who asked is no address of a director.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "NAT002", |host, duty, story| {
+        let gateway = site.gateway_of(duty);
+        let summary = format!(
+            "Answers to {} leave {}, past the director ({gateway}), which alone can put {} back into them.",
+            story.source, story.way, duty.service
+        );
+        let device = duty.arrives(host).unwrap_or("IF");
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
+    });
+    if !site.knows_directors() {
+        for duty in site.duties(&[crate::ipvs::ForwardingMethod::Nat]) {
+            checks.needs(&site.host(duty.member).name, "a snapshot of the director, or --peer director=ADDRESS");
+        }
+    }
 }
 
 #[cfg(test)]

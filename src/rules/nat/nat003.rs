@@ -1,6 +1,8 @@
 //! A client on the real servers' own network.
 
 use super::super::facts::Lone;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
@@ -31,7 +33,7 @@ rule! {
     ///
     /// # References
     /// LVS-HOWTO chapter LVS-NAT, "one network NAT"; kernel `Documentation/networking/ipvs-sysctl.rst`, `conntrack`.
-    NAT003 "client-on-server-subnet" check
+    NAT003 "client-on-server-subnet" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -70,6 +72,22 @@ fn alone(facts: &Facts<'_>, lone: &Lone<'_>, answer: &Hop) -> Finding {
             format!("iptables -t nat -D {rule}; sysctl -w net.ipv4.vs.conntrack=0"),
         )])
         .on([lone.flow.id])
+}
+
+/// On the host: those who asked are on its own link.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "NAT003", |host, duty, story| {
+        let gateway = site.gateway_of(duty);
+        let summary = format!("Answers to {} ({}) go straight to it on the link, past the director.", story.source, story.by);
+        let undone = "the connected route comes back with `ip link set IF down; ip link set IF up`";
+        let way = crate::finding::Remedy::new(
+            &host.name,
+            format!("{} route replace {} via {gateway}", super::super::remedy::ip_for(&gateway), story.source),
+            "the same route in the interface's configuration; and send_redirects=0 on the director; better: clients on another network, or DR",
+            format!("{} route del {} via {gateway}; {undone}", super::super::remedy::ip_for(&gateway), story.source),
+        );
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([way])
+    });
 }
 
 #[cfg(test)]

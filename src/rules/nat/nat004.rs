@@ -2,6 +2,8 @@
 
 use super::super::facts::ids;
 use super::super::remedy::sysctl;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::packet::IcmpKind;
@@ -33,7 +35,7 @@ rule! {
     ///
     /// # References
     /// kernel `Documentation/networking/ip-sysctl.rst`: send_redirects, shared_media; LVS-HOWTO chapter LVS-NAT.
-    NAT004 "one-arm-icmp-redirect" check
+    NAT004 "one-arm-icmp-redirect" check hosts
 }
 
 /// A flow, and the director's advice about its answers.
@@ -92,6 +94,38 @@ fn finding(facts: &Facts<'_>, broken: bool, told: &[Advice<'_>]) -> Finding {
             ),
         ])
         .on(ids(&told.iter().map(|(f, _)| *f).collect::<Vec<_>>()))
+}
+
+/// On a director with one arm: replies leave by the card at which they came, and redirects are on.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties(&[crate::ipvs::ForwardingMethod::Nat]) {
+        let (Some(at), Some(rip)) = (duty.director, duty.rip.filter(std::net::IpAddr::is_ipv4)) else { continue };
+        let (host, server) = (site.host(at), site.host(duty.member));
+        if site.stories(duty).is_ok_and(|stories| stories.iter().any(|s| s.code == Some("NAT007"))) {
+            continue;
+        }
+        let Some(inside) = host.way(&crate::host::Ask::to(rip)).ok().and_then(|w| w.link().map(str::to_string)) else { continue };
+        let back = |source: std::net::IpAddr| host.way(&crate::host::Ask::to(source)).is_ok_and(|w| w.link() == Some(inside.as_str()));
+        let through = |source: std::net::IpAddr| server.way(&duty.answer(source)).is_ok_and(|w| !w.gateways().is_empty());
+        let Some(source) = duty.sources.iter().find(|s| host.address(s.addr).is_none() && back(s.addr) && through(s.addr)) else {
+            checks.passed(&host.name, "replies leave by another card, or to nobody yet");
+            continue;
+        };
+        match host.effective("send_redirects", &inside) {
+            None => checks.needs(&host.name, "net.ipv4.conf.*.send_redirects"),
+            Some(0) => checks.passed(&host.name, format!("no redirects at {inside}")),
+            Some(_) => {
+                let summary = format!(
+                    "Replies to {} come and leave by {inside}: the director sends redirects, and the real servers then answer past it.",
+                    source.addr
+                );
+                let keys = ["all", inside.as_str()].map(|at| (crate::host::Sysctls::name4(at, "send_redirects"), "0"));
+                let found = proven(host, Severity::Degraded, summary, host.behind("send_redirects", &inside), "sysctl")
+                    .mend([super::super::remedy::set(host, &keys)]);
+                checks.failed(&host.name, found);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use super::super::facts::{by_director, ids};
 use super::super::remedy::forward;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::trace::{Flow, FlowState, Method, NoteKind, Way};
@@ -31,7 +33,7 @@ rule! {
     ///
     /// # References
     /// kernel `include/linux/inetdevice.h`, `IN_DEV_FORWARD`; `net/ipv4/route.c`, `ip_route_input_slow`.
-    NAT005 "director-forwarding-off" check
+    NAT005 "director-forwarding-off" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -67,6 +69,48 @@ fn need(facts: &Facts<'_>) -> Option<String> {
     let lost = facts.flows().filter(unfinished).filter(|f| facts.swallowed(f, Way::Reply).is_none()).filter_map(|f| f.reply.last());
     let host = lost.filter(|hop| hop.to.is_some_and(|h| !facts.trace.hosts[h].addresses.contains(&hop.dst.addr))).find_map(|hop| hop.to)?;
     Some(format!("captures on all interfaces of {}", facts.name(Some(host))))
+}
+
+/// On the director: forwarding at the card that faces the real servers.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        for d in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::Nat)) {
+            let rip = d.address.addr;
+            // Where the method is not the one that is meant, its needs are not, either (NAT007).
+            if site.is_mismatched(service, rip) {
+                continue;
+            }
+            let Ok(way) = host.way(&crate::host::Ask::to(rip)) else {
+                checks.needs(&host.name, format!("a route to {rip}"));
+                continue;
+            };
+            if way.is_local() {
+                continue;
+            }
+            let Some(link) = way.link() else { continue };
+            let (value, key) = match rip.is_ipv6() {
+                false => (host.effective("forwarding", link), crate::host::Sysctls::name4(link, "forwarding")),
+                true => (host.sysctl("net.ipv6.conf.all.forwarding"), "net.ipv6.conf.all.forwarding".to_string()),
+            };
+            match value {
+                None => checks.needs(&host.name, key),
+                Some(0) => {
+                    let summary = format!(
+                        "It does not forward what arrives at {link}: replies of {} are dropped.",
+                        super::super::facts::plural(service.destinations.len(), "real server")
+                    );
+                    // The whole machine, if none of it forwards.
+                    let whole = host.sysctl("net.ipv4.ip_forward") != Some(1) && !rip.is_ipv6();
+                    let setting = if whole { "net.ipv4.ip_forward".to_string() } else { key.clone() };
+                    let found = proven(host, Severity::Broken, summary, format!("{key}=0"), "sysctl")
+                        .and(site.counted(host, &["IpInAddrErrors"]))
+                        .mend([super::super::remedy::set(host, &[(setting, "1")])]);
+                    checks.failed(&host.name, found);
+                }
+                Some(_) => checks.passed(&host.name, format!("{link} forwards")),
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! A real server answers some of its clients past the director.
 
 use super::super::remedy::look;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
@@ -30,7 +32,7 @@ rule! {
     ///
     /// # References
     /// ip-rule(8), ip-route(8).
-    NAT006 "rs-specific-route-bypass" check
+    NAT006 "rs-specific-route-bypass" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -63,6 +65,22 @@ fn bypass_remedy(host: &str, rip: &str, gateway: &str) -> Remedy {
         "the rule and the route in the network configuration; or remove the more specific route",
         format!("ip rule del from {rip} table 100; ip route flush table 100"),
     )
+}
+
+/// On the host: a more specific route, or a rule, wins over the default one that is right.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "NAT006", |host, duty, story| {
+        let summary = format!("A specific route takes answers to {} {}, past the director; all others go through it.", story.source, story.way);
+        let ip = super::super::remedy::ip_for(&story.source.to_string());
+        let gateway = site.gateway_of(duty);
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("{ip} route replace {} via {gateway}", story.source),
+            "take the specific route out of the configuration, or `ip rule add from RIP lookup TABLE` with a default route through the director",
+            format!("{ip} route del {} via {gateway}", story.source),
+        );
+        proven(host, Severity::Degraded, summary, story.way.clone(), story.command.clone()).mend([remedy])
+    });
 }
 
 #[cfg(test)]

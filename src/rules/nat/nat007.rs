@@ -1,9 +1,12 @@
 //! The director's forwarding method does not fit the real servers.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::ForwardingMethod;
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, Method};
 use std::collections::BTreeMap;
@@ -32,7 +35,7 @@ rule! {
     ///
     /// # References
     /// ipvsadm(8): packet-forwarding-method; kernel `include/uapi/linux/ip_vs.h`, `IP_VS_CONN_F_FWD_MASK`.
-    NAT007 "forward-method-mismatch" check
+    NAT007 "forward-method-mismatch" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -107,6 +110,58 @@ fn edit(facts: &Facts<'_>, flow: &Flow, method: &str, before: &str) -> Remedy {
     let command = |method: &str| format!("ipvsadm -e {kind} {} -r {server} {method}", vip_port(flow));
     let keep = "the same for each server, then `ipvsadm -Sn > /etc/sysconfig/ipvsadm`; with keepalived `lb_kind NAT|DR`";
     Remedy::new(facts.name(flow.director), command(method), keep, command(before))
+}
+
+/// On the hosts: the director's method is not the one that the real server was made for.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let mut methods: Vec<ForwardingMethod> = service.destinations.iter().filter_map(|d| d.forwarding()).collect();
+        methods.sort_unstable();
+        methods.dedup();
+        if methods.len() < 2 {
+            continue;
+        }
+        let summary =
+            format!("{} has real servers of different methods: each wants another gateway, and one is easily forgotten.", service.name());
+        let lines: Vec<String> =
+            service.destinations.iter().map(|d| format!("-r {} {}", d.address, d.forwarding().map_or("", |m| m.option()))).collect();
+        let odd = service.destinations.iter().find(|d| d.forwarding() != service.destinations[0].forwarding());
+        let line = |option: &str| {
+            odd.map_or_else(String::new, |d| format!("ipvsadm -e {} -r {} {option} -w {}", service.option(), d.address, d.weight))
+        };
+        let first = service.destinations[0].forwarding().map_or("-g", |m| m.option());
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("{} (if {} is meant for all)", line(first), first),
+            "one lvs_method for the service in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
+            line(odd.and_then(|d| d.forwarding()).map_or("-g", |m| m.option())),
+        );
+        let mut found = proven(host, Severity::Risky, summary, lines.join(", "), "ipvsadm -Sn").mend([remedy]);
+        found.confidence = crate::finding::Confidence::Likely;
+        checks.failed(&host.name, found);
+    }
+    site.answers(checks, "NAT007", |host, duty, story| {
+        let nat = duty.method == ForwardingMethod::Nat;
+        let (is, has, wanted) = match nat {
+            true => ("-m (NAT)", "has the VIP beside its cards and does not answer through the director, as for direct routing", "-g"),
+            false => ("-g (direct routing)", "does not have the VIP, and answers through the director, as for NAT", "-m"),
+        };
+        let summary = format!("The director hands {} on with {is}, but the real server {has}.", duty.service);
+        let director = duty.director.map_or("the director", |at| site.host(at).name.as_str());
+        let service = site
+            .directed()
+            .find(|(d, s)| d.name == director && s.name() == duty.service)
+            .map_or("-t VIP:PORT".to_string(), |(_, s)| s.option());
+        let server = site.destination_of(duty);
+        let was = if nat { "-m" } else { "-g" };
+        let remedy = crate::finding::Remedy::new(
+            director,
+            format!("ipvsadm -e {service} -r {server} {wanted}"),
+            "the same method in keepalived.conf (lb_kind), or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
+            format!("ipvsadm -e {service} -r {server} {was}"),
+        );
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([remedy])
+    });
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! A filter on the director drops requests.
 
 use super::super::remedy::look;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::Outcome;
+use crate::finding::Severity;
 
 rule! {
     /// # What it sees
@@ -27,7 +30,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_ops4`: the hooks and their priorities.
-    NAT008 "filter-chain-drop-on-director" check
+    NAT008 "filter-chain-drop-on-director" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -46,6 +49,71 @@ fn check(facts: &Facts<'_>) -> Outcome {
 fn need(facts: &Facts<'_>) -> Option<String> {
     let host = facts.half_seen_director()?;
     Some(format!("captures on all interfaces of {host}, and on a real server"))
+}
+
+/// On the director: what its filters do to requests, and in NAT to what is handed on and comes back.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    use crate::host::{Fate, Hook, Passing};
+    for (host, service) in site.directed() {
+        let (Some(filter), Some(vip), Some(protocol)) = (host.netfilter.as_ref(), service.address, service.protocol) else {
+            if host.netfilter.is_none() {
+                checks.needs(&host.name, format!("its packet filters: {}", host.why_absent("netfilter")));
+            }
+            continue;
+        };
+        let own = host.address(vip.addr).map(|a| a.link.as_str());
+        let mut hooks = vec![(Hook::Input, None, vip, (None, Some(vip.port)), own, None, "requests")];
+        for d in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::Nat)).take(4) {
+            let inside = host.way(&crate::host::Ask::to(d.address.addr)).ok().and_then(|w| w.link().map(|l| l.to_string()));
+            let inside = inside.and_then(|l| host.link(&l)).map(|l| l.name.as_str());
+            hooks.push((
+                Hook::Output,
+                None,
+                d.address,
+                (None, Some(d.address.port)),
+                None,
+                inside,
+                "requests on their way to real servers",
+            ));
+            let client = crate::net::Endpoint::new(super::super::site::elsewhere(vip.addr.is_ipv6()), 0);
+            hooks.push((Hook::Forward, Some(d.address.addr), client, (Some(d.address.port), None), inside, own, "replies of real servers"));
+        }
+        let mut fine = true;
+        for (hook, src, to, ports, iif, oif, what) in hooks {
+            let state = if hook == Hook::Forward { "ESTABLISHED" } else { "NEW" };
+            // Without connection tracking of IPVS its packets are never ESTABLISHED.
+            let state = if hook == Hook::Forward && host.sysctl("net.ipv4.vs.conntrack") != Some(1) { "UNTRACKED" } else { state };
+            let fate = filter.fate(hook, &Passing { src, dst: to.addr, protocol, ports, iif, oif, state, ipvs: true });
+            if let Fate::Unsure(rule) = &fate {
+                fine = false;
+                checks.needs(&host.name, format!("whether this rule holds: {}", rule.text));
+            }
+            if let (Fate::Dropped(chain, _), Some(words)) = (&fate, super::super::site::filter_words(&fate)) {
+                fine = false;
+                // keepalived's own table is another story (HA003).
+                if chain.table.contains("keepalived") {
+                    continue;
+                }
+                let summary = format!("Its filter drops {what} of {}.", service.name());
+                let family = if vip.addr.is_ipv6() { "ip6tables" } else { "iptables" };
+                let name = match hook {
+                    Hook::Input => format!("INPUT -p {protocol} -d {} --dport {}", vip.addr, vip.port),
+                    Hook::Output => format!("OUTPUT -p {protocol} -d {} --dport {}", to.addr, to.port),
+                    _ => format!("FORWARD -p {protocol} -s {} --sport {}", src.unwrap_or(to.addr), ports.0.unwrap_or(0)),
+                };
+                let remedy = crate::finding::Remedy::new(
+                    &host.name,
+                    format!("{family} -I {name} -j ACCEPT"),
+                    format!("the same rule where the firewall is kept ({family}-save, firewalld, nftables.conf)"),
+                    format!("{family} -D {name} -j ACCEPT"),
+                );
+                checks.failed(&host.name, proven(host, Severity::Broken, summary, words, format!("{family}-save")).mend([remedy]));
+            }
+        }
+        if fine {
+            checks.passed(&host.name, format!("its filters let {} through", service.name()));
+        }
+    }
 }
 
 #[cfg(test)]

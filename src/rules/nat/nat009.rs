@@ -1,6 +1,8 @@
 //! A source translation on the director that only works for part of the connections.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, Method, Rewrite};
@@ -28,7 +30,7 @@ rule! {
     ///
     /// # References
     /// kernel `Documentation/networking/ipvs-sysctl.rst`: conntrack; `net/netfilter/ipvs/ip_vs_xmit.c`, `ip_vs_nat_send_or_cont`.
-    NAT009 "snat-rule-has-no-effect" check
+    NAT009 "snat-rule-has-no-effect" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -59,6 +61,33 @@ fn check(facts: &Facts<'_>) -> Outcome {
 /// Its server answers past the director.
 fn bypasses(flow: &Flow) -> bool {
     flow.reply.first().is_some_and(|hop| hop.from == flow.server_host && hop.to.is_some() && hop.to != flow.director)
+}
+
+/// On the director: a rule that would translate the source, while IPVS hides its packets from it.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let client = super::super::site::elsewhere(service.v6);
+        for d in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::Nat)) {
+            let Some(rule) = site.director_snat(host, service, d.address, client) else { continue };
+            // A rule for everything that leaves is there for other traffic.
+            let meant = rule.ipvs || rule.dst.is_some();
+            match host.sysctl("net.ipv4.vs.conntrack") {
+                _ if !meant => {}
+                None => checks.needs(&host.name, "net.ipv4.vs.conntrack"),
+                Some(0) => {
+                    let summary = format!(
+                        "A rule is to translate the source of what is handed on for {}, and never sees it: net.ipv4.vs.conntrack is 0.",
+                        service.name()
+                    );
+                    let found = proven(host, Severity::Broken, summary, "net.ipv4.vs.conntrack=0", "sysctl")
+                        .and([crate::finding::Evidence::host(&host.name, rule.text.clone(), "iptables-save -t nat")])
+                        .mend([super::super::remedy::set(host, &[("net.ipv4.vs.conntrack".to_string(), "1")])]);
+                    checks.failed(&host.name, found);
+                }
+                Some(_) => checks.passed(&host.name, "net.ipv4.vs.conntrack is 1"),
+            }
+        }
+    }
 }
 
 #[cfg(test)]

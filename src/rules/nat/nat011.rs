@@ -1,5 +1,7 @@
 //! A real server that is a client of its own service.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
@@ -30,7 +32,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/fib_frontend.c`, `fib_validate_source`; `Documentation/networking/ipvs-sysctl.rst`: conntrack.
-    NAT011 "real-server-is-client-of-vip" check
+    NAT011 "real-server-is-client-of-vip" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -64,6 +66,17 @@ fn remedy(facts: &Facts<'_>, flow: &Flow) -> Remedy {
         "both in /etc/sysctl.d/ and the saved iptables rules",
         format!("iptables -t nat -D {rule}; sysctl -w net.ipv4.vs.conntrack=0"),
     )
+}
+
+/// In the connection table: a client that is itself a real server.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    site.answers(checks, "NAT011", |host, duty, story| {
+        let summary = format!(
+            "{} asks {} and is a real server itself: the answer reaches it past the director ({}).",
+            story.source, duty.service, story.by
+        );
+        proven(host, Severity::Degraded, summary, story.way.clone(), story.command.clone())
+    });
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! Real servers whose gateway is one director's own address, not the floating one.
 
 use super::super::remedy::replace_default_route;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Outcome, Severity};
@@ -28,7 +30,7 @@ rule! {
     ///
     /// # References
     /// Red Hat, Load Balancer Administration, "NAT floating IP"; keepalived.conf(5): vrrp_sync_group.
-    NAT013 "rs-gateway-not-floating" check
+    NAT013 "rs-gateway-not-floating" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -45,6 +47,33 @@ fn check(facts: &Facts<'_>) -> Outcome {
         )])
     });
     Outcome::or_need(found.collect(), facts.unwatched_server(&[Method::Nat]))
+}
+
+/// On the hosts: answers go to an address that stays with one director when the role moves.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties(&[crate::ipvs::ForwardingMethod::Nat]) {
+        let (Some(at), host) = (duty.director, site.host(duty.member)) else { continue };
+        let director = site.host(at);
+        let vrrp: Vec<_> = director.saved.iter().flat_map(|s| &s.vrrp).flat_map(|v| &v.addresses).copied().collect();
+        let pair = (0..site.fleet.members.len()).any(|other| site.is_peer(at, other));
+        if vrrp.is_empty() && !pair {
+            continue;
+        }
+        let Ok(way) = host.way(&duty.answer(duty.answered()[0].0)) else { continue };
+        let shared = |g: &std::net::IpAddr| site.fleet.owners(*g).len() > 1 || vrrp.contains(g);
+        match way.gateways().iter().find(|g| director.address(**g).is_some() && !shared(g)) {
+            Some(gateway) => {
+                let inside = vrrp.iter().find(|v| host.addresses().iter().any(|a| !a.addr.is_host() && a.addr.contains(**v)));
+                let floating = inside.map_or_else(|| "FLOATING-DIP".to_string(), |a| a.to_string());
+                let summary = format!("Answers go to {gateway}, which stays with {} when the other director takes over.", director.name);
+                let device = duty.arrives(host).unwrap_or("IF");
+                let found = proven(host, Severity::Risky, summary, way.words(), "ip route")
+                    .mend([super::super::remedy::route_through(host, &floating, device)]);
+                checks.failed(&host.name, found);
+            }
+            None => checks.passed(&host.name, "its gateway moves with the role"),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,14 @@
 
 pub(super) mod net001;
 pub(super) mod net002;
+pub(super) mod net003;
+pub(super) mod net004;
 pub(super) mod net005;
 pub(super) mod net006;
+pub(super) mod net007;
 pub(super) mod net008;
+pub(super) mod net010;
+pub(super) mod net011;
 pub(super) mod net014;
 pub(super) mod net015;
 pub(super) mod net016;

@@ -2,6 +2,8 @@
 
 use super::super::facts::ids;
 use super::super::remedy::forward;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::half_seen_router;
 use crate::finding::{Confidence, Finding, Outcome, Severity};
@@ -34,7 +36,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/route.c`, `ip_route_input_slow`; `Documentation/networking/ip-sysctl.rst`: ip_forward.
-    NET001 "router-forwarding-off" check
+    NET001 "router-forwarding-off" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -98,6 +100,44 @@ fn key(hop: &Hop) -> &'static str {
 
 fn settle(name: &str, hop: &Hop) -> String {
     format!("on {name}: `sysctl {}`, `nft list ruleset` (counters of drops in FORWARD), or a snapshot", key(hop))
+}
+
+/// On a router: forwarding at each card.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (at, host) in site.playing(Role::Router) {
+        // A translator, or the next hop of somebody else's answers.
+        let needed = site.duties.iter().any(|d| site.translators(d).contains(&at)) || site.is_gateway(at);
+        if !needed {
+            continue;
+        }
+        // A card of which none of these hosts is a neighbour is for something else, perhaps on purpose.
+        let others = || site.fleet.members.iter().map(|m| &m.host).filter(|other| other.name != host.name);
+        let near = |a: &crate::host::Address| {
+            let inside = |b: &crate::host::Address| b.is_global() && a.addr.contains(b.addr.addr());
+            a.is_global() && a.addr.addr().is_ipv4() && others().any(|other| other.addresses().iter().any(inside))
+        };
+        let faces = |host: &crate::host::Host, link: &str| host.addresses().iter().any(|a| a.link == link && near(a));
+        let cards = host.links().iter().filter(|l| l.speaks_arp() && l.is_up() && faces(host, &l.name));
+        let levels: Option<Vec<(&str, i64)>> = cards.map(|l| Some((l.name.as_str(), host.effective("forwarding", &l.name)?))).collect();
+        match levels {
+            None => checks.needs(&host.name, "net.ipv4.conf.*.forwarding"),
+            Some(levels) => match levels.iter().find(|(_, value)| *value == 0) {
+                None => checks.passed(&host.name, "every card forwards"),
+                Some((link, _)) => {
+                    let whole = levels.iter().all(|(_, value)| *value == 0);
+                    let key = crate::host::Sysctls::name4(link, "forwarding");
+                    let summary = match whole {
+                        true => "This router does not forward.".to_string(),
+                        false => format!("This router does not forward what arrives at {link}."),
+                    };
+                    let setting = if whole { "net.ipv4.ip_forward".to_string() } else { key.clone() };
+                    let found = proven(host, Severity::Broken, summary, format!("{key}=0"), "sysctl")
+                        .mend([super::super::remedy::set(host, &[(setting, "1")])]);
+                    checks.failed(&host.name, found);
+                }
+            },
+        }
+    }
 }
 
 #[cfg(test)]

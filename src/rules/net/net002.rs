@@ -1,8 +1,12 @@
 //! A router that should translate requests to the VIP, and does not.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::half_seen_router;
+use crate::finding::Severity;
 use crate::finding::{Outcome, Remedy};
+use crate::ipvs::Role;
 
 rule! {
     /// # What it sees
@@ -29,7 +33,7 @@ rule! {
     ///
     /// # References
     /// iptables-extensions(8), DNAT; nft(8), nat statements; kernel `net/netfilter/nf_nat_core.c`.
-    NET002 "router-dnat-missing-or-wrong-iface" check
+    NET002 "router-dnat-missing-or-wrong-iface" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -63,6 +67,89 @@ fn check(facts: &Facts<'_>) -> Outcome {
 fn target(facts: &Facts<'_>, router: usize) -> Option<String> {
     let translated = facts.flows().filter_map(|f| facts.translation(f)).find(|(by, ..)| *by == router).map(|(_, _, after)| after.dst);
     translated.or_else(|| facts.hints.services.first().copied()).map(|vip| vip.to_string())
+}
+
+/// On routers: translation rules that name a card that is not there, lead nowhere, or are missing.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    use crate::host::{FilterVerdict, Hook};
+    let vips = site.fleet.vips();
+    for (at, host) in site.playing(Role::Router) {
+        let Some(filter) = host.netfilter.as_ref() else {
+            checks.needs(&host.name, format!("its translation rules: {}", host.why_absent("netfilter")));
+            continue;
+        };
+        let mut leads = false;
+        for rule in [false, true].iter().flat_map(|v6| filter.translating(*v6, Hook::Prerouting)) {
+            let FilterVerdict::Dnat(Some(to), port) = rule.verdict else { continue };
+            let absent = rule
+                .iif
+                .as_ref()
+                .filter(|(name, not)| !not && !name.ends_with(['+', '*']) && host.links.is_some() && host.link(name).is_none());
+            if let (Some((name, _)), true) = (absent, vips.contains(&to) || vips.is_empty()) {
+                let summary =
+                    format!("The rule that translates to {to} is for packets from {name}, an interface that this router does not have.");
+                let cards: Vec<&str> = host.links().iter().filter(|l| l.speaks_arp()).map(|l| l.name.as_str()).collect();
+                let remedy = crate::finding::Remedy::new(
+                    &host.name,
+                    format!("iptables -t nat {}", rule.text.replace(&format!("-i {name} "), "-i OUTER ")),
+                    format!("the rule with the outer interface ({}) where the firewall is kept", cards.join(" or ")),
+                    format!("iptables -t nat {}", rule.text.replacen("-A", "-D", 1)),
+                );
+                checks
+                    .failed(&host.name, proven(host, Severity::Broken, summary, rule.text.clone(), "iptables-save -t nat").mend([remedy]));
+                continue;
+            }
+            let port = port.or_else(|| rule.dport.as_ref().and_then(|(ports, _)| ports.first()).map(|(low, _)| *low));
+            let served = |s: &crate::host::Served| {
+                s.service.address.is_some_and(|e| e.addr == to && (e.port == 0 || port.is_none_or(|p| p == e.port)))
+            };
+            if vips.contains(&to) && !site.fleet.services.iter().any(served) {
+                let known: Vec<String> =
+                    site.fleet.services.iter().filter(|s| s.service.vip() == Some(to)).map(|s| s.service.name()).collect();
+                let summary = format!(
+                    "It translates to {to}, port {}; the director serves {} there.",
+                    port.unwrap_or(0),
+                    super::super::facts::list(&known)
+                );
+                checks.failed(&host.name, proven(host, Severity::Broken, summary, rule.text.clone(), "iptables-save -t nat"));
+                continue;
+            }
+            leads = leads || vips.contains(&to);
+        }
+        if leads {
+            checks.passed(&host.name, "it translates to the virtual address");
+            continue;
+        }
+        // No translation: then clients must have a route to the virtual address, or another router translates.
+        let others = site.duties.iter().any(|d| !site.translators(d).is_empty());
+        let clients: Vec<&crate::host::Host> = site.playing(Role::Client).map(|(_, h)| h).collect();
+        let unserved = |s: &&crate::host::Served| {
+            let Some(vip) = s.service.vip() else { return false };
+            let near = s.director.is_some() && site.is_between(at, vip, &clients);
+            near && !clients.is_empty()
+                && clients.iter().all(|c| matches!(c.way(&crate::host::Ask::to(vip)), Err(crate::host::NoRoute::Unreachable)))
+        };
+        if let Some(served) = site.fleet.services.iter().filter(|_| !others).find(unserved) {
+            let (vip, name) = (served.service.vip().map_or_else(String::new, |v| v.to_string()), served.service.name());
+            let outer = site.facing(host, &clients).unwrap_or("OUTER");
+            let summary =
+                format!("Clients have no route to {vip}, and no rule of this router translates to it: requests for {name} go no further.");
+            let protocol = served.service.protocol.unwrap_or(crate::net::Protocol::Tcp);
+            let port = served.service.address.map_or(0, |e| e.port);
+            let rule = format!("PREROUTING -i {outer} -p {protocol} --dport {port} -j DNAT --to-destination {vip}");
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                format!("iptables -t nat -A {rule}"),
+                "the same rule where the firewall is kept (iptables-save, firewalld, nftables.conf)",
+                format!("iptables -t nat -D {rule}"),
+            );
+            let client = clients.first().map_or("client", |c| c.name.as_str());
+            let found = proven(host, Severity::Broken, summary, format!("no DNAT to {vip}"), "iptables-save -t nat")
+                .and([crate::finding::Evidence::host(client, "Network is unreachable", format!("ip route get {vip}"))])
+                .mend([remedy]);
+            checks.failed(&host.name, found);
+        }
+    }
 }
 
 #[cfg(test)]

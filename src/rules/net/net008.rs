@@ -2,6 +2,8 @@
 
 use super::super::facts::ids;
 use super::super::remedy::look;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::rejection;
 use crate::finding::{Confidence, Finding, Outcome, Severity};
@@ -34,7 +36,7 @@ rule! {
     ///
     /// # References
     /// iptables-extensions(8), REJECT; RFC 1812 section 5.2.7.1 (codes 9, 10, 13); firewalld.zone(5).
-    NET008 "host-firewall-or-selinux" check
+    NET008 "host-firewall-or-selinux" check hosts
 }
 
 const RULES: &str = "nft list ruleset; iptables-save -c";
@@ -84,6 +86,35 @@ fn rejected(facts: &Facts<'_>) -> Vec<Finding> {
         Some(proof.and(arrived).mend([mended]).on(ids(&flows)))
     };
     hosts.into_iter().filter_map(finding).collect()
+}
+
+/// On real servers: what their filters do to requests.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    use crate::host::Fate;
+    for duty in &site.duties {
+        let host = site.host(duty.member);
+        let Some((protocol, at)) = duty.accepts else { continue };
+        let tunnel = || host.links().iter().find(|l| l.is_tunnel() && l.is_up()).map(|l| l.name.as_str());
+        let device = if duty.method == crate::ipvs::ForwardingMethod::Tunnel { tunnel() } else { duty.arrives(host) };
+        match super::super::site::input_fate(host, duty, device) {
+            None => checks.needs(&host.name, format!("its packet filters: {}", host.why_absent("netfilter"))),
+            Some(Fate::Unsure(rule)) => checks.needs(&host.name, format!("whether this rule holds: {}", rule.text)),
+            Some(fate @ Fate::Dropped(..)) => {
+                let words = super::super::site::filter_words(&fate).unwrap_or_default();
+                let family = if at.addr.is_ipv6() { "ip6tables" } else { "iptables" };
+                let rule = format!("INPUT -p {protocol} -d {} --dport {}", at.addr, at.port);
+                let summary = format!("Its own filter drops requests for {at}.");
+                let remedy = crate::finding::Remedy::new(
+                    &host.name,
+                    format!("{family} -I {rule} -j ACCEPT"),
+                    format!("the same rule where the firewall is kept ({family}-save, firewalld, nftables.conf)"),
+                    format!("{family} -D {rule} -j ACCEPT"),
+                );
+                checks.failed(&host.name, proven(host, Severity::Broken, summary, words, format!("{family}-save")).mend([remedy]));
+            }
+            Some(_) => checks.passed(&host.name, format!("its filters let {at} through")),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The link behind a director takes smaller packets than the one in front of it.
 
 use super::super::facts::{by_director, ids};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, Method};
@@ -31,7 +33,7 @@ rule! {
     ///
     /// # References
     /// RFC 1191; kernel `net/netfilter/ipvs/ip_vs_xmit.c`, `ensure_mtu_is_adequate`.
-    NET014 "dr-mtu-mismatch" check
+    NET014 "dr-mtu-mismatch" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -60,6 +62,35 @@ fn finding<'a>(facts: &Facts<'a>, flows: &[&'a Flow]) -> Option<Finding> {
         format!("ip link set IF mtu {mtu}"),
     );
     Some(Finding::new(name, Severity::Note, Confidence::Certain, summary, facts.error(error)).and(sent).mend([mended]).on(ids(flows)))
+}
+
+/// On a director: the link towards the real servers takes less than the one by which requests come.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let Some(outer) = service.vip().and_then(|vip| host.link(&host.address(vip)?.link)).filter(|l| l.speaks_arp()) else { continue };
+        for d in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::DirectRouting)) {
+            let inner = host.way(&crate::host::Ask::to(d.address.addr)).ok().and_then(|w| host.link(w.link()?));
+            let Some(inner) = inner.filter(|l| l.speaks_arp() && l.mtu > 0 && outer.mtu > 0) else { continue };
+            if inner.mtu >= outer.mtu {
+                checks.passed(&host.name, format!("MTU {} towards real servers", inner.mtu));
+                continue;
+            }
+            let summary = format!(
+                "Requests may come with {} bytes at {}, and only {} leave by {}: longer ones are refused.",
+                outer.mtu, outer.name, inner.mtu, inner.name
+            );
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                format!("ip link set {} mtu {}", inner.name, outer.mtu),
+                "the same MTU on every interface and switch of that network",
+                format!("ip link set {} mtu {}", inner.name, inner.mtu),
+            );
+            let found = proven(host, Severity::Risky, summary, format!("{} mtu {}", inner.name, inner.mtu), "ip link")
+                .and([crate::finding::Evidence::host(&host.name, format!("{} mtu {}", outer.name, outer.mtu), "ip link")])
+                .mend([remedy]);
+            checks.failed(&host.name, found);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,15 +5,23 @@ pub(super) mod svc001;
 pub(super) mod svc002;
 pub(super) mod svc003;
 pub(super) mod svc004;
+pub(super) mod svc005;
 pub(super) mod svc006;
+pub(super) mod svc007;
 pub(super) mod svc008;
+pub(super) mod svc010;
 pub(super) mod svc012;
 pub(super) mod svc013;
 pub(super) mod svc027;
 
+use super::Checks;
 use super::Facts;
 use super::facts::is_initial;
+use super::site::{Duty, Site};
+use crate::finding::Finding;
 use crate::finding::{Confidence, Evidence};
+use crate::host::Host;
+use crate::ipvs::ForwardingMethod;
 use crate::ipvs::{Match, Role, VirtualService};
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowError, FlowState, Hop, HostId, Method, PacketKind, Way};
@@ -108,3 +116,50 @@ fn method_option(method: Method) -> &'static str {
         _ => "-g",
     }
 }
+
+/// Looks whether something listens where a real server is asked; `code` is DR012 where the port is served at other addresses alone, else
+/// SVC004. `finding` makes the finding of where it should, and those other addresses.
+pub(super) fn listening(site: &Site<'_>, checks: &mut Checks, code: &str, finding: impl Fn(&Host, &Duty, Endpoint, &[String]) -> Finding) {
+    for duty in &site.duties {
+        let (host, Some((protocol, at))) = (site.host(duty.member), duty.accepts) else { continue };
+        let direct = duty.method != ForwardingMethod::Nat;
+        if code == "DR012" && !direct {
+            continue;
+        }
+        let Some(sockets) = host.sockets.as_deref() else {
+            checks.needs(&host.name, format!("its listening sockets: {}", host.why_absent("sockets")));
+            continue;
+        };
+        if sockets.iter().any(|s| s.accepts(protocol, at)) {
+            checks.passed(&host.name, format!("something listens at {at}"));
+            continue;
+        }
+        // Stopped on purpose, as it seems.
+        if duty.drained {
+            checks.passed(&host.name, format!("nothing listens at {at}, and the director sends nothing there (weight 0)"));
+            continue;
+        }
+        // A translation on the server itself, or another director behind it, may lead elsewhere.
+        if super::answers::redirects(host, duty) || host.ipvs.as_ref().is_some_and(|t| t.services.iter().any(|s| s.address == Some(at))) {
+            checks.passed(&host.name, format!("{at} is translated here"));
+            continue;
+        }
+        if !sockets.iter().any(|s| s.protocol == protocol)
+            && protocol != Protocol::Tcp
+            && host.left_out.iter().any(|l| l.section == "sockets")
+        {
+            checks.needs(&host.name, host.why_absent("sockets").to_string());
+            continue;
+        }
+        let others: Vec<String> =
+            sockets.iter().filter(|s| s.protocol == protocol && s.local.port == at.port).map(|s| s.local.to_string()).collect();
+        let mine = if direct && !others.is_empty() { "DR012" } else { "SVC004" };
+        match mine == code {
+            true => checks.failed(&host.name, finding(host, duty, at, &others)),
+            false => checks.passed(&host.name, format!("see {mine}")),
+        }
+    }
+    site.need_servers(checks, if code == "DR012" { &super::dr::FORWARDED_WHOLE } else { &ANY });
+}
+
+const ANY: [ForwardingMethod; 3] = [ForwardingMethod::Nat, ForwardingMethod::DirectRouting, ForwardingMethod::Tunnel];

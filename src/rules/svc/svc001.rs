@@ -2,8 +2,11 @@
 
 use super::super::facts::plural;
 use super::super::remedy::ip_for;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
 
 rule! {
     /// # What it sees
@@ -29,7 +32,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_ops4`: hooks LOCAL_IN; LVS-HOWTO, "Routing to VIP-less director".
-    SVC001 "vip-not-on-director" check
+    SVC001 "vip-not-on-director" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -53,6 +56,43 @@ fn finding(facts: &Facts<'_>, loss: &super::super::facts::Loss<'_>) -> Finding {
     let mut finding = loss.finding(facts, summary, &format!("on {name}: `{ip} route get {vip}` (it should say local), or a snapshot"));
     finding.severity = Severity::Broken;
     finding.mend([mend])
+}
+
+/// On the director: a service whose address is not local.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let Some(vip) = service.vip() else { continue };
+        if host.addresses.is_none() {
+            checks.needs(&host.name, "its addresses");
+            continue;
+        }
+        if host.has(vip) {
+            checks.passed(&host.name, format!("{vip} is here"));
+            continue;
+        }
+        // The one that waits has the address only when it is its turn.
+        let waits = host.saved.iter().flat_map(|s| &s.vrrp).any(|v| v.addresses.contains(&vip)) || !site.fleet.owners(vip).is_empty();
+        if waits && site.playing(Role::Director).any(|(_, other)| other.name != host.name && other.has(vip)) {
+            checks.passed(&host.name, format!("{vip} is at its peer"));
+            continue;
+        }
+        let length = if vip.is_ipv6() { 128 } else { 32 };
+        let link =
+            service.destinations.first().and_then(|d| host.way(&crate::host::Ask::to(d.address.addr)).ok()?.link().map(str::to_string));
+        let link = link.unwrap_or_else(|| "IF".to_string());
+        let ip = super::super::remedy::ip_for(&vip.to_string());
+        let summary = format!("{} is a service here, and {vip} is no address of this host: IPVS never sees its packets.", service.name());
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("{ip} addr add {vip}/{length} dev {link}"),
+            "the address in keepalived's virtual_ipaddress, or in the network's configuration",
+            format!("{ip} addr del {vip}/{length} dev {link}"),
+        );
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Broken, summary, format!("no address {vip}"), format!("{ip} addr show to {vip}")).mend([remedy]),
+        );
+    }
 }
 
 #[cfg(test)]

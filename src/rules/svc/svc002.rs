@@ -1,5 +1,7 @@
 //! A virtual service without a server that may be used.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{TurnedAway, is_service, rule_for, service_option, stated, turned_away};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
@@ -33,7 +35,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_leave`; `net/netfilter/ipvs/ip_vs_sched.c`, `ip_vs_scheduler_err`.
-    SVC002 "no-usable-destination" check
+    SVC002 "no-usable-destination" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -95,6 +97,31 @@ fn need(facts: &Facts<'_>) -> Option<String> {
     let refused = |f: &&crate::trace::Flow| f.director.is_none() && f.protocol == Protocol::Tcp && f.state == FlowState::Refused;
     let unseen = |f: &crate::trace::Flow| f.errors.iter().any(|e| e.refuses() && !super::super::facts::is_initial(e.ttl));
     facts.flows().filter(refused).any(unseen).then(|| "a capture on the director".to_string())
+}
+
+/// In the table: a service without a real server that may be chosen.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        if service.destinations.iter().any(|d| d.weight > 0) {
+            checks.passed(&host.name, format!("{} has real servers", service.name()));
+            continue;
+        }
+        let option = service.option();
+        let (what, now, undo) = match service.destinations.first() {
+            None => ("no real server", format!("ipvsadm -a {option} -r RIP:PORT -g"), format!("ipvsadm -d {option} -r RIP:PORT")),
+            Some(d) => {
+                let line = |weight: u32| {
+                    format!("ipvsadm -e {option} -r {} {} -w {weight}", d.address, d.forwarding().map_or("-g", |m| m.option()))
+                };
+                ("only real servers of weight 0", line(1), line(0))
+            }
+        };
+        let summary = format!("{} has {what}: every connection is refused with ICMP port unreachable.", service.name());
+        let remedy =
+            crate::finding::Remedy::new(&host.name, now, "the same in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`", undo);
+        let fact = format!("-A {option} -s {}: {what}", service.scheduler);
+        checks.failed(&host.name, proven(host, Severity::Broken, summary, fact, "ipvsadm -Sn").mend([remedy]));
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use super::super::dr::dr012::is_bound_elsewhere;
 use super::super::facts::{by_server, ids, plural, seconds};
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::refusals;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
@@ -31,7 +33,7 @@ rule! {
     ///
     /// # References
     /// RFC 9293 section 3.10.7.1 (a reset where there is no listener); kernel `net/ipv4/tcp_ipv4.c`, `tcp_v4_send_reset`.
-    SVC004 "service-not-running-on-rs" check
+    SVC004 "service-not-running-on-rs" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -75,6 +77,20 @@ fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
     );
     let found = Finding::new(name, severity, Confidence::Likely, summary, proof).and(received);
     Some(found.unless(alternatives, format!("on {name}: `{list} 'sport = :{port}'`, or a snapshot")).mend([mended]).on(ids(flows)))
+}
+
+/// On the host: nothing listens at the port.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    super::listening(site, checks, "SVC004", |host, duty, at, _| {
+        let summary = format!("Nothing listens at {at}: requests for {} are refused.", duty.service);
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            "systemctl start SERVICE",
+            "systemctl enable SERVICE",
+            "systemctl disable --now SERVICE",
+        );
+        proven(host, Severity::Broken, summary, format!("no socket at port {}", at.port), "ss -lntu").mend([remedy])
+    });
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Source hashing: a client stays with its server for good.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::affinity::{Affinity, affinities};
 use super::svc008::stays;
@@ -30,7 +32,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_sh.c`; ipvsadm(8), `-b`.
-    SVC006 "sh-sticks-or-skews" check
+    SVC006 "sh-sticks-or-skews" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -77,6 +79,32 @@ fn finding(facts: &Facts<'_>, affinity: &Affinity<'_>) -> Finding {
         )]);
     }
     found.on(affinity.clients.iter().flat_map(|(_, flows)| flows.iter().map(|f| f.id)))
+}
+
+/// In the table: source hashing whose share of a server without weight is lost.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed().filter(|(_, s)| s.scheduler == "sh") {
+        let fallback = service.flags.iter().any(|f| matches!(f.as_str(), "sh-fallback" | "flag-1"));
+        let Some(idle) =
+            service.destinations.iter().find(|d| d.weight == 0).filter(|_| !fallback && service.destinations.iter().any(|d| d.weight > 0))
+        else {
+            checks.passed(&host.name, format!("{}: each client finds a server", service.name()));
+            continue;
+        };
+        let summary =
+            format!("{} hashes clients, {} has weight 0 and keeps its share of them: those are refused.", service.name(), idle.address);
+        let option = service.option();
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("ipvsadm -E {option} -s sh -b sh-fallback"),
+            "lvs_sched sh and sh-fallback in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
+            format!("ipvsadm -E {option} -s sh"),
+        );
+        checks.failed(
+            &host.name,
+            proven(host, Severity::Degraded, summary, format!("-s sh, {} -w 0", idle.address), "ipvsadm -Sn").mend([remedy]),
+        );
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The director has no virtual service for what clients ask.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{TurnedAway, is_service, rule_for, service_option, stated, turned_away};
 use crate::finding::{Evidence, Finding, Outcome, Remedy, Severity};
@@ -33,7 +35,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_in_hook`; ipvsadm(8).
-    SVC027 "no-virtual-service" check
+    SVC027 "no-virtual-service" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -103,6 +105,54 @@ fn need(facts: &Facts<'_>) -> Option<String> {
     let from_afar =
         |f: &Flow| f.reply.first().is_some_and(|hop| hop.first == PacketKind::Reset && !super::super::facts::is_initial(hop.ttl));
     facts.flows().filter(refused).any(from_afar).then(|| "a capture on the director".to_string())
+}
+
+/// On the director: an empty table, or none for an address that real servers hold.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (at, host) in site.playing(Role::Director) {
+        let Some(table) = host.ipvs.as_ref() else {
+            checks.needs(&host.name, format!("its IPVS table: {}", host.why_absent("ipvs")));
+            continue;
+        };
+        if !table.services.is_empty() {
+            checks.passed(&host.name, super::super::facts::plural(table.services.len(), "virtual service"));
+            continue;
+        }
+        // One that waits may be loaded with nothing until its turn.
+        let waits = site.playing(Role::Director).any(|(other, h)| other != at && h.ipvs.as_ref().is_some_and(|t| !t.services.is_empty()));
+        if waits {
+            checks.passed(&host.name, "another director has the services");
+            continue;
+        }
+        let held = site
+            .fleet
+            .members
+            .iter()
+            .filter(|m| m.role == Role::RealServer)
+            .flat_map(|m| m.host.aside())
+            .map(|a| a.addr.addr())
+            .find(|a| host.address(*a).is_some());
+        let what = held.map_or_else(
+            || "requests are refused by its own TCP".to_string(),
+            |vip| format!("requests for {vip}, which real servers hold, are refused"),
+        );
+        let vip = held.map_or_else(|| "VIP".to_string(), |a| a.to_string());
+        let method = if held.is_some() { "-g" } else { "-m" };
+        let saved = host.saved.as_ref().and_then(|s| s.services_file.clone());
+        let now = match &saved {
+            Some(file) if file.contains("keepalived") => "systemctl restart keepalived".to_string(),
+            Some(file) => format!("ipvsadm -R < {file}"),
+            None => format!("ipvsadm -A -t {vip}:PORT -s rr; ipvsadm -a -t {vip}:PORT -r RIP:PORT {method}"),
+        };
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            now,
+            "`ipvsadm -Sn > /etc/sysconfig/ipvsadm` and its unit enabled, or keepalived",
+            "ipvsadm -C",
+        );
+        let summary = format!("The IPVS table is empty: {what}.");
+        checks.failed(&host.name, proven(host, Severity::Broken, summary, "no service", "ipvsadm -Sn").mend([remedy]));
+    }
 }
 
 #[cfg(test)]

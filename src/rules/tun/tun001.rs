@@ -1,6 +1,8 @@
 //! A real server that does not unpack the director's tunnel.
 
 use super::super::facts::ids;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{decapsulator, protocol_number, refused, refused_outer, vip, wrapped};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
@@ -32,7 +34,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/tunnel4.c`, `tunnel4_rcv`; `net/ipv4/ip_input.c`, `ip_protocol_deliver_rcu`; LVS-HOWTO, chapter LVS-TUN.
-    TUN001 "rs-no-decap" check
+    TUN001 "rs-no-decap" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -89,6 +91,34 @@ fn heard_by_client(facts: &Facts<'_>) -> Option<Finding> {
     );
     let found = Finding::new(subject, Severity::Broken, Confidence::Likely, summary, facts.error(error)).mend([mended]).on(ids(&flows));
     Some(found.unless(&["TUN009"], "a capture at the director: which real server says it, and about which tunnel"))
+}
+
+/// On the real server: no tunnel device that is up.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties(&[crate::ipvs::ForwardingMethod::Tunnel]) {
+        let host = site.host(duty.member);
+        let Some(links) = host.links.as_deref() else {
+            checks.needs(&host.name, "its links");
+            continue;
+        };
+        if let Some(device) = links.iter().find(|l| l.is_tunnel() && l.is_up()) {
+            checks.passed(&host.name, format!("{} takes packets out of the tunnel", device.name));
+            continue;
+        }
+        let (down, vip) = (links.iter().find(|l| l.is_tunnel()), duty.vip.map_or_else(|| "VIP".to_string(), |a| a.to_string()));
+        let what = down.map_or("there is no tunnel device".to_string(), |l| format!("the tunnel device {} is down", l.name));
+        let name = down.map_or("tunl0", |l| l.name.as_str());
+        let summary = format!("Packets for {} come in a tunnel, and {what}: they are refused.", duty.service);
+        let length = if vip.contains(':') { 128 } else { 32 };
+        let load = if down.is_none() { "modprobe ipip; " } else { "" };
+        let remedy = crate::finding::Remedy::new(
+            &host.name,
+            format!("{load}ip link set {name} up; ip addr add {vip}/{length} dev {name}; sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
+            "ipip in /etc/modules-load.d/ipip.conf, the address on that device in the network's configuration, and the setting in /etc/sysctl.d/90-lvs.conf",
+            format!("ip link set {name} down"),
+        );
+        checks.failed(&host.name, proven(host, Severity::Broken, summary, what, "ip -d link show type ipip").mend([remedy]));
+    }
 }
 
 #[cfg(test)]

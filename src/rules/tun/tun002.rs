@@ -1,9 +1,12 @@
 //! Strict reverse path filtering drops what comes out of the tunnel.
 
 use super::super::remedy::sysctl;
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::device;
 use crate::finding::{Outcome, Severity};
+use crate::host::SourceCheck;
 use crate::trace::Method;
 
 rule! {
@@ -32,7 +35,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/fib_frontend.c`, `__fib_validate_source`; `Documentation/networking/ip-sysctl.rst`: rp_filter.
-    TUN002 "tunnel-rp-filter-strict" check
+    TUN002 "tunnel-rp-filter-strict" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -44,6 +47,30 @@ fn check(facts: &Facts<'_>) -> Outcome {
         silence.finding(facts, Severity::Broken, &settle).mend([sysctl(&names, &[(&key, "2", "1")])])
     });
     Outcome::or_need(found.collect(), facts.unwatched_server(&[Method::Tunnel]))
+}
+
+/// On the real server: what rp_filter makes of packets out of the tunnel.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties(&[crate::ipvs::ForwardingMethod::Tunnel]) {
+        let host = site.host(duty.member);
+        let Some(device) = host.links().iter().find(|l| l.is_tunnel() && l.is_up()) else { continue };
+        for (source, by) in duty.answered() {
+            match host.source_check(source, &device.name) {
+                SourceCheck::Unknown(why) => checks.needs(&host.name, why),
+                SourceCheck::OtherWay(_) | SourceCheck::NoWay => {
+                    let summary = format!(
+                        "Requests come out of {}, the way back to {source} ({by}) does not lead there: the strict rp_filter drops it.",
+                        device.name
+                    );
+                    let found = proven(host, Severity::Broken, summary, host.behind("rp_filter", &device.name), "sysctl")
+                        .and(site.counted(host, &["TcpExtIPReversePathFilter"]))
+                        .mend([super::super::remedy::set(host, &[(crate::host::Sysctls::name4(&device.name, "rp_filter"), "2")])]);
+                    checks.failed(&host.name, found);
+                }
+                _ => checks.passed(&host.name, format!("rp_filter at {} lets requests in", device.name)),
+            }
+        }
+    }
 }
 
 #[cfg(test)]

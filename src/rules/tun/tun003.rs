@@ -1,7 +1,11 @@
 //! Loose reverse path filtering on a tunnel device without an address.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
+use crate::finding::Severity;
 use crate::finding::{Need, Outcome};
+use crate::host::SourceCheck;
 use crate::trace::Method;
 
 rule! {
@@ -30,13 +34,51 @@ rule! {
     ///
     /// # References
     /// kernel `net/ipv4/fib_frontend.c`, `__fib_validate_source` (the label `last_resort`).
-    TUN003 "loose-rp-filter-on-addressless-tunnel" check
+    TUN003 "loose-rp-filter-on-addressless-tunnel" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
     match facts.silences("TUN002").first() {
         Some(silence) => Outcome::NotJudged(Need(format!("a snapshot of {}: packets do not tell this from TUN002", silence.names(facts)))),
         None => Outcome::or_need(Vec::new(), facts.unwatched_server(&[Method::Tunnel])),
+    }
+}
+
+/// On the real server: rp_filter at a tunnel device without an address of its own.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties(&[crate::ipvs::ForwardingMethod::Tunnel]) {
+        let host = site.host(duty.member);
+        let Some(device) = host.links().iter().find(|l| l.is_tunnel() && l.is_up()) else { continue };
+        for (source, _) in duty.answered() {
+            match host.source_check(source, &device.name) {
+                SourceCheck::Unknown(why) => checks.needs(&host.name, why),
+                SourceCheck::NoAddress => {
+                    let summary =
+                        format!("Requests come out of {}, which has no IPv4 address: rp_filter, strict or loose, drops it.", device.name);
+                    let vip = duty.vip.map_or_else(|| "VIP".to_string(), |a| a.to_string());
+                    let remedy = crate::finding::Remedy::new(
+                        &host.name,
+                        format!("ip addr add {vip}/32 dev {name}; sysctl -w net.ipv4.conf.{name}.rp_filter=2", name = device.name),
+                        format!("the address on {} instead of lo, and the setting in /etc/sysctl.d/90-lvs.conf", device.name),
+                        format!(
+                            "ip addr del {vip}/32 dev {name}; sysctl -w net.ipv4.conf.{name}.rp_filter={old}",
+                            name = device.name,
+                            old = host.sysctls.as_ref().and_then(|s| s.at4(&device.name, "rp_filter")).unwrap_or(0)
+                        ),
+                    );
+                    let found = proven(host, Severity::Broken, summary, host.behind("rp_filter", &device.name), "sysctl")
+                        .and([crate::finding::Evidence::host(
+                            &host.name,
+                            format!("no IPv4 address on {}", device.name),
+                            format!("ip -4 addr show {}", device.name),
+                        )])
+                        .and(site.counted(host, &["TcpExtIPReversePathFilter"]))
+                        .mend([remedy]);
+                    checks.failed(&host.name, found);
+                }
+                _ => checks.passed(&host.name, format!("rp_filter at {} lets requests in", device.name)),
+            }
+        }
     }
 }
 

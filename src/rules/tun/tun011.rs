@@ -1,5 +1,7 @@
 //! The director uses the VIP as the source of its tunnel.
 
+use super::super::site::proven;
+use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{vip, wrapped};
 use crate::finding::{Outcome, Remedy, Severity};
@@ -29,7 +31,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_xmit.c`, `__ip_vs_get_out_rt`; `net/ipv4/fib_frontend.c`, `fib_validate_source`.
-    TUN011 "outer-source-is-vip" check
+    TUN011 "outer-source-is-vip" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -51,6 +53,42 @@ fn check(facts: &Facts<'_>) -> Outcome {
         )])
     });
     Outcome::or_need(found.collect(), facts.unwatched_server(&[Method::Tunnel]))
+}
+
+/// On the director: the address chosen for the outer header is the VIP.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        for d in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::Tunnel)) {
+            let rip = d.address.addr;
+            let source = match host.way(&crate::host::Ask::to(rip)) {
+                Err(crate::host::NoRoute::Unknown(why)) => {
+                    checks.needs(&host.name, why);
+                    continue;
+                }
+                Err(_) => continue,
+                Ok(way) => way.source,
+            };
+            if source.is_none() || source != service.vip() {
+                checks.passed(&host.name, "tunnels begin at an address of its own");
+                continue;
+            }
+            let vip = service.vip().map_or_else(String::new, |v| v.to_string());
+            let (length, link) =
+                host.address(rip).or(service.vip().and_then(|v| host.address(v))).map_or((24, "IF"), |a| (a.addr.len(), a.link.as_str()));
+            let summary =
+                format!("Tunnels to {rip} begin at {vip}, which the real server has, too: it drops packets from its own address.");
+            let remedy = crate::finding::Remedy::new(
+                &host.name,
+                format!("ip addr add DIP/{length} dev {link}; ip addr del {vip}/{length} dev {link}; ip addr add {vip}/32 dev {link}"),
+                "the DIP as the interface's address, and the VIP as /32 beside it",
+                format!("ip addr add {vip}/{length} dev {link}; ip addr del DIP/{length} dev {link}"),
+            );
+            checks.failed(
+                &host.name,
+                proven(host, Severity::Broken, summary, format!("src {vip}"), format!("ip route get {rip}")).mend([remedy]),
+            );
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,91 @@
+//! Several default routes, or one that no file keeps.
+
+use super::super::site::proven;
+use super::super::{Checks, Facts, Site, rule};
+use crate::finding::{Need, Outcome, Severity};
+use crate::ipvs::Role;
+use std::net::IpAddr;
+
+rule! {
+    /// # What it sees
+    /// A real server or router has more than one default route in its main table, through different gateways; or its default route
+    /// stands in no configuration file that was found.
+    ///
+    /// # Why it breaks
+    /// The lowest metric decides, and a DHCP lease, a cable or a restart changes it: answers then leave through another gateway, past
+    /// the director or the translating router. A route typed in by hand is gone after the next boot.
+    ///
+    /// # Confirm it by hand
+    /// `ip route show default`; then look for the gateway in the network's configuration.
+    ///
+    /// # Remedy
+    /// One default route, in the configuration.
+    ///
+    /// # When it is not a fault
+    /// When the second one is a backup on purpose, through the same kind of router.
+    ///
+    /// # Reproduce
+    /// `ip route add default via OTHER metric 100`.
+    ///
+    /// # References
+    /// ip-route(8).
+    NET010 "multiple-or-volatile-default-routes" check hosts
+}
+
+/// Packets do not show it.
+fn check(_: &Facts<'_>) -> Outcome {
+    Outcome::NotJudged(Need("a snapshot of the real servers".to_string()))
+}
+
+/// On real servers and routers.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for member in site.fleet.members.iter().filter(|m| m.same_as.is_none() && matches!(m.role, Role::RealServer | Role::Router)) {
+        let host = &member.host;
+        let Some(routes) = host.routes.as_deref() else { continue };
+        for v6 in [false, true] {
+            let defaults: Vec<_> =
+                routes.iter().filter(|r| r.table == crate::host::MAIN && r.is_default() && r.v6 == v6 && !r.hops.is_empty()).collect();
+            let mut gateways: Vec<IpAddr> = defaults.iter().flat_map(|r| &r.hops).filter_map(|h| h.gateway).collect();
+            gateways.sort_unstable();
+            gateways.dedup();
+            let ip = if v6 { "ip -6" } else { "ip" };
+            if defaults.len() > 1 && gateways.len() > 1 {
+                let words: Vec<String> = defaults
+                    .iter()
+                    .map(|r| format!("via {} metric {}", r.hops[0].gateway.map_or("?".to_string(), |g| g.to_string()), r.metric))
+                    .collect();
+                let worst = defaults.iter().max_by_key(|r| r.metric).and_then(|r| Some((r.hops[0].gateway?, r.metric)));
+                let summary =
+                    format!("There are {} default routes through different gateways: the lowest metric decides, today.", defaults.len());
+                let mut found = proven(host, Severity::Risky, summary, words.join(", "), format!("{ip} route show default"));
+                if let Some((gateway, metric)) = worst {
+                    found = found.mend([crate::finding::Remedy::new(
+                        &host.name,
+                        format!("{ip} route del default via {gateway} metric {metric}"),
+                        "only one gateway in the network's configuration",
+                        format!("{ip} route add default via {gateway} metric {metric}"),
+                    )]);
+                }
+                checks.failed(&host.name, found);
+                continue;
+            }
+            let (Some(gateway), Some(saved)) = (gateways.first(), host.saved.as_ref()) else { continue };
+            let kept = saved.network.iter().any(|n| n.gateways.contains(gateway) || n.dhcp);
+            let dynamic = defaults.iter().any(|r| matches!(r.protocol.as_str(), "dhcp" | "ra" | "bird" | "bgp" | "ospf" | "zebra"));
+            if saved.network.is_empty() || kept || dynamic {
+                checks.passed(&host.name, format!("one default route, via {gateway}"));
+                continue;
+            }
+            let device = defaults[0].hops[0].link.as_deref().unwrap_or("IF");
+            let summary = format!("The default route via {gateway} is in no configuration file: it will be gone after the next boot.");
+            let keep = super::super::remedy::keep_route(host, &gateway.to_string(), device);
+            let remedy =
+                crate::finding::Remedy::new(&host.name, "nothing: it is right as it is now", keep, "the line out of the file again");
+            checks.failed(
+                &host.name,
+                proven(host, Severity::Risky, summary, format!("default via {gateway} dev {device}"), format!("{ip} route show default"))
+                    .mend([remedy]),
+            );
+        }
+    }
+}

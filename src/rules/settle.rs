@@ -1,0 +1,96 @@
+//! Packets and hosts together: what packets leave open, the host that shows the cause settles.
+//!
+//! A cause that both show is certain, with both proofs. A cause that the host shows takes over the packets of a finding that only named it
+//! among others. Causes that the host's facts exclude are struck out.
+
+use super::{Diagnosis, Facts, Verdict, name_of};
+use crate::finding::{Confidence, Evidence, Finding, Severity};
+
+pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &Facts<'_>) {
+    let mut hosts = on_hosts;
+    let packets = std::mem::take(&mut diagnosis.findings);
+    for finding in packets {
+        let subjects = snapshots_of(&finding, facts);
+        if subjects.is_empty() && !hosts.iter().any(|h| h.code == finding.code) {
+            diagnosis.findings.push(finding);
+            continue;
+        }
+        let concerns = |h: &Finding| h.subject.split(", ").any(|s| subjects.iter().any(|name| name == s));
+        let names = |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code);
+        // Whose fault it is can be another host's: the director's table, a second owner of the address.
+        let elsewhere =
+            |code: &str| ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "ARP007" | "ARP012");
+        let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code));
+        let own = hosts.iter().position(|h| h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code)));
+        if let Some(at) = own.or_else(|| hosts.iter().position(settles)) {
+            take_over(&mut hosts[at], finding);
+            continue;
+        }
+        diagnosis.findings.push(strike_out(finding, &subjects, diagnosis.checks.as_slice()));
+    }
+    diagnosis.findings.extend(hosts);
+}
+
+/// Names of the snapshots of the hosts that a finding is about.
+fn snapshots_of(finding: &Finding, facts: &Facts<'_>) -> Vec<String> {
+    let snapshot = |subject: &str| {
+        let by_name = || facts.fleet.by_name(subject);
+        let traced = facts.trace.hosts.iter().find(|h| h.name == subject);
+        let by_mac = traced.and_then(|h| facts.fleet.by_mac(&h.macs));
+        by_mac.or_else(by_name).map(|at| facts.fleet.members[at].host.name.clone())
+    };
+    finding.subject.split(", ").filter_map(snapshot).collect()
+}
+
+/// The host's finding keeps its words and gets the packets as further proof.
+fn take_over(host: &mut Finding, packets: Finding) {
+    host.confidence = Confidence::Certain;
+    // What happens to traffic was seen, if it is the same fault.
+    let same = packets.code == host.code;
+    host.severity = if same { packets.severity } else { host.severity.max(packets.severity) };
+    let known: Vec<Evidence> = host.evidence().to_vec();
+    let fresh: Vec<Evidence> = packets.evidence().iter().filter(|e| !known.contains(e)).cloned().collect();
+    // The host's remedy is the more exact one.
+    let remedies = if host.remedy.is_empty() { packets.remedy.clone() } else { Vec::new() };
+    *host = host.clone().and(fresh).on(packets.flows).mend(if same { remedies } else { Vec::new() });
+    (host.alternatives, host.settle) = (Vec::new(), None);
+    if same && host.summary != packets.summary {
+        host.summary = format!("{} {}", packets.summary, host.summary);
+    }
+}
+
+/// Causes that were looked for on all hosts concerned, and are not there, are no causes.
+fn strike_out(mut finding: Finding, subjects: &[String], checks: &[super::Check]) -> Finding {
+    if subjects.is_empty() || finding.confidence == Confidence::Certain {
+        return finding;
+    }
+    let excluded = |code: &str| {
+        subjects.iter().all(|host| checks.iter().any(|c| c.code == code && c.host == *host && matches!(c.verdict, Verdict::Passed(_))))
+    };
+    let out: Vec<&'static str> = finding.alternatives.iter().copied().filter(|code| excluded(code)).collect();
+    finding.alternatives.retain(|code| !out.contains(code));
+    let proofs = |codes: &[&str]| -> Vec<Evidence> {
+        let passed = checks.iter().filter(|c| codes.contains(&c.code) && subjects.contains(&c.host));
+        let proof = |c: &super::Check| match &c.verdict {
+            Verdict::Passed(what) => Some(Evidence::host(&c.host, format!("not {}: {what}", c.code), "snapshot")),
+            _ => None,
+        };
+        passed.filter_map(proof).collect()
+    };
+    if excluded(finding.code) {
+        let refuted = finding.code;
+        let Some(next) = (!finding.alternatives.is_empty()).then(|| finding.alternatives.remove(0)) else {
+            finding.confidence = Confidence::Possible;
+            return finding.and(proofs(&[refuted]));
+        };
+        let (code, name) = (next, name_of(next).unwrap_or_default());
+        finding.summary = format!("{} The snapshot excludes {refuted}.", finding.summary);
+        (finding.code, finding.name) = (code, name);
+        // Its remedy was for the other cause.
+        finding.remedy.clear();
+        let mut all = out.clone();
+        all.push(refuted);
+        return finding.and(proofs(&all));
+    }
+    finding.and(proofs(&out))
+}

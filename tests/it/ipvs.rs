@@ -1,0 +1,89 @@
+//! The IPVS reader against ipvsadm, on a real kernel with IPVS (user-mode Linux). `make test-ipvs` sets `LVSCOPE_REAL_IPVS`; without it
+//! nothing is compared, for the kernel has to be fetched first.
+
+use lvscope::case::read_host;
+use lvscope::host::Host;
+use lvscope::ipvs::{entries, to_text};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Numbers of `ipvsadm -Ln --stats` and its like, by the address in front of them.
+fn rows(text: &str) -> Vec<(String, Vec<String>)> {
+    let row = |line: &str| {
+        let mut words = line.split_whitespace().filter(|w| *w != "->").map(str::to_string);
+        words.next().filter(|w| w.contains(':') && w.chars().any(|c| c.is_ascii_digit())).map(|address| (address, words.collect()))
+    };
+    text.lines().filter_map(row).collect()
+}
+
+fn compare(folder: &Path, host: &Host) {
+    let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    let table = host.ipvs.as_ref().unwrap_or_else(|| panic!("no IPVS: {}", host.why_absent("ipvs")));
+    // ipvsadm sorts, and leaves thresholds out.
+    let lines = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(|l| l.replace(" -x 10 -y 5", "").trim_end().to_string()).collect();
+        lines.sort();
+        lines
+    };
+    let saved = lvscope::ipvs::parse(&text("saved.txt")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(lines(&to_text(&table.rules())), lines(&to_text(&saved)), "ipvsadm -Sn");
+    let version = text("list.txt").lines().next().unwrap().to_string();
+    assert_eq!(version, format!("IP Virtual Server version {} (size={})", table.version.as_deref().unwrap(), table.size.unwrap()));
+    let timeouts = table.timeouts.unwrap();
+    assert_eq!(text("timeout.txt").trim(), format!("Timeout (tcp tcpfin udp): {} {} {}", timeouts.tcp, timeouts.tcp_fin, timeouts.udp));
+    let daemon = &table.daemons[0];
+    assert!(
+        text("daemon.txt").contains(&format!("{} sync daemon (mcast={}, syncid={}", daemon.state, daemon.interface, daemon.sync_id)),
+        "{daemon:?}"
+    );
+    let ours = |of: &dyn Fn(&lvscope::host::Destination) -> Vec<String>| -> Vec<(String, Vec<String>)> {
+        let mut all: Vec<_> = table.services.iter().flat_map(|s| &s.destinations).map(|d| (d.address.to_string(), of(d))).collect();
+        all.sort();
+        all
+    };
+    let theirs = |name: &str, skip: usize| -> Vec<(String, Vec<String>)> {
+        let lines = text(name).lines().filter(|l| l.trim_start().starts_with("->")).collect::<Vec<_>>().join("\n");
+        let mut all: Vec<_> = rows(&lines).into_iter().map(|(a, n)| (a, n.into_iter().skip(skip).collect())).collect();
+        all.sort();
+        all
+    };
+    let number = |n: Option<u32>| n.map_or("?".to_string(), |n| n.to_string());
+    assert_eq!(ours(&|d| vec![number(d.active), number(d.inactive)]), theirs("list.txt", 2), "ipvsadm -Ln");
+    let limits = |d: &lvscope::host::Destination| vec![d.upper.to_string(), d.lower.to_string(), number(d.active), number(d.inactive)];
+    assert_eq!(ours(&limits), theirs("thresholds.txt", 0), "ipvsadm -Ln --thresholds");
+    assert!(table.services.iter().flat_map(|s| &s.destinations).any(|d| (d.upper, d.lower) == (10, 5)));
+    let stats = |d: &lvscope::host::Destination| {
+        let c = d.counters.unwrap();
+        [c.connections, c.packets_in, c.packets_out, c.bytes_in, c.bytes_out].map(|n| n.to_string()).to_vec()
+    };
+    assert_eq!(ours(&stats), theirs("stats.txt", 0), "ipvsadm -Ln --stats");
+    let mut listed: Vec<String> =
+        entries(&text("connections.txt")).map(|e| format!("{} {} {} {}", e.protocol, e.client, e.service, e.destination)).collect();
+    let mut kept: Vec<String> =
+        table.connections.iter().flatten().map(|c| format!("{} {} {} {}", c.protocol, c.client, c.service, c.destination)).collect();
+    listed.sort();
+    kept.sort();
+    assert_eq!(kept, listed, "ipvsadm -Lnc");
+}
+
+#[test]
+fn snapshots_say_what_ipvsadm_says() {
+    if std::env::var_os("LVSCOPE_REAL_IPVS").is_none() {
+        eprintln!("LVSCOPE_REAL_IPVS is not set: nothing was compared with a real IPVS (make test-ipvs)");
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // Inside user-mode Linux /tmp is the host's, as everything is.
+    let folder = tempfile::tempdir_in(root.join("target")).unwrap();
+    let out = Command::new(root.join("tests/real-ipvs"))
+        .args(["--", "bash"])
+        .arg(root.join("tests/ipvs.sh"))
+        .arg(env!("CARGO_BIN_EXE_lvscope"))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let host = read_host(&folder.path().join("snapshot.json")).unwrap_or_else(|e| panic!("{e}"));
+    compare(folder.path(), &host);
+}
