@@ -6,6 +6,8 @@ mod cli;
 mod director;
 mod docs;
 mod ipvs;
+mod lab;
+mod lab_netlink;
 mod live;
 mod replay;
 mod robust;

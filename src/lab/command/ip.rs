@@ -255,7 +255,7 @@ fn neighbour(socket: &mut Socket, what: &str, words: &[&str]) -> Result<(), Stri
         }
         ("flush", [addr] | ["to", addr]) => {
             let addr: IpAddr = parse(addr, "address")?;
-            for n in socket.neighbours()?.iter().filter(|n| n.addr == addr) {
+            for n in socket.neighbours()?.iter().filter(|n| n.addr == addr && n.state != libc::NUD_PERMANENT) {
                 socket.delete_neighbour(n.index, n.addr)?;
             }
             Ok(())

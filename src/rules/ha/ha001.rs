@@ -156,7 +156,10 @@ fn by_claims(hood: &Neighbourhood<'_>, vip: IpAddr) -> Option<Finding> {
             .and(met)
             .and(refused.map(|hop| facts.seen(hop)))
             .unless(alternatives, settle)
-            .mend([remedy])
+            .mend([
+                remedy,
+                Remedy::new("its neighbours", format!("{family} neigh flush to {vip}"), "nothing: it is learnt anew", "nothing to undo"),
+            ])
             .on(ids(&failed)),
     )
 }

@@ -42,7 +42,11 @@ fn check(facts: &Facts<'_>) -> Outcome {
         let verb = if b.servers.len() == 1 { "answers" } else { "answer" };
         let summary = format!("{names} {verb} {clients} through {next}, and other clients through the director ({gateway}).");
         let finding = b.finding(facts, Severity::Broken, Confidence::Certain, summary);
-        found.push(finding.mend([bypass_remedy(&names, &facts.server_address(b.flows[0]), &gateway)]));
+        // Each server by its own address.
+        let mut each: Vec<_> = b.flows.iter().map(|f| (facts.name(f.server_host), facts.server_address(f))).collect();
+        each.sort_unstable();
+        each.dedup();
+        found.push(finding.mend(each.iter().map(|(name, rip)| bypass_remedy(name, rip, &gateway))));
     }
     for silence in facts.silences("NAT006") {
         let (flow, names) = (silence.flows[0], silence.names(facts));
@@ -99,6 +103,17 @@ mod tests {
         assert_eq!(found.flows, [2]);
         assert!(found.remedy[0].command.starts_with("ip rule add from 10.2.0.11 table 100"));
         w.deny(&NAT002);
+        // The other server does the same: each gets its own rule.
+        let bad = World::tcp("10.1.0.101:40003", "10.1.0.1:80").dnat("director", "10.2.0.12:80");
+        w.syn(&bad, "other director web2", 1);
+        w.carry(&bad, true, SYN_ACK, b"", "web2 gw other");
+        w.syn(&bad, "other director web2", 2);
+        let fine = World::tcp("10.1.0.100:40004", "10.1.0.1:80").dnat("director", "10.2.0.12:80");
+        w.talk(&fine, "client director web2", "web2 director client");
+        let found = w.diagnose().findings.into_iter().filter(|f| f.code == "NAT006").flat_map(|f| f.remedy).collect::<Vec<_>>();
+        for (host, rip) in [("web1", "10.2.0.11"), ("web2", "10.2.0.12")] {
+            assert!(found.iter().any(|r| r.host == host && r.command.starts_with(&format!("ip rule add from {rip} "))), "{found:?}");
+        }
     }
 
     #[test]
