@@ -132,7 +132,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let first = service.destinations[0].forwarding().map_or("-g", |m| m.option());
         let remedy = crate::finding::Remedy::new(
             &host.name,
-            format!("{} (if {} is meant for all)", line(first), first),
+            format!("{} # if {} is meant for all", line(first), first),
             "one lvs_method for the service in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
             line(odd.and_then(|d| d.forwarding()).map_or("-g", |m| m.option())),
         );
