@@ -9,6 +9,7 @@ mod explain;
 mod lab;
 mod manual;
 mod output;
+mod probe;
 mod replay;
 mod show;
 mod snapshot;
@@ -77,6 +78,8 @@ enum Command {
     Show(show::Show),
     /// Capture on several interfaces and network namespaces into one file, or print
     Capture(capture::Capture),
+    /// Ask the wire: who answers for an address, does a real server serve the VIP
+    Probe(probe::Probe),
     /// Write down this machine's facts, or those that somebody sent as text, in one file each
     Snapshot(snapshot::Snapshot),
     /// Say what is wrong on this machine, or on those of which there are snapshots
@@ -137,6 +140,7 @@ pub fn run() -> ExitCode {
         Command::Trace(args) => trace::run(args, &mut out),
         Command::Show(args) => show::run(args, &mut out),
         Command::Capture(args) => capture::run(args, &mut out),
+        Command::Probe(args) => probe::run(args, &mut out),
         Command::Snapshot(args) => snapshot::run(args, &mut out),
         Command::Audit(args) => audit::run(args, &mut out),
         Command::Director(args) => director::run(args, &mut out),

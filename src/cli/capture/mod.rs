@@ -4,7 +4,7 @@ mod plan;
 #[cfg(feature = "live")]
 mod record;
 mod scope;
-mod units;
+pub(super) mod units;
 
 use super::Failure;
 use super::captures::reason;

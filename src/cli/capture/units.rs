@@ -4,7 +4,7 @@ use crate::capture::Rotate;
 use std::time::Duration;
 
 /// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.
-pub(super) fn time(text: &str) -> Result<Duration, String> {
+pub(in crate::cli) fn time(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not a time such as 30s, 5m or 1h");
     let (number, unit) = split(text).ok_or_else(wrong)?;
     let millis = match unit {
