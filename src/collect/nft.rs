@@ -103,10 +103,16 @@ fn rule(expressions: Attrs<'_>, family: &str) -> FilterRule {
     let mut words: Vec<String> = Vec::new();
     let mut unknown: Option<String> = None;
     let mut immediates: HashMap<u32, Vec<u8>> = HashMap::new();
+    let mut mangled = None;
     for (_, element) in expressions.iter() {
         let expression = Attrs::after(element, 0);
         let (Some(name), data) = (expression.text(1), expression.nested(2)) else { continue };
         match name.as_str() {
+            // It writes: the sender of an ARP message (behind struct arphdr and the sender's MAC), or something else.
+            "payload" if data.be32(5).is_some() => match (family, data.be32(2), data.be32(3), data.be32(4)) {
+                ("arp", Some(1), Some(14), Some(4)) => mangled = Some(data.be32(5).and_then(|r| immediates.get(&r)).and_then(|b| addr(b))),
+                _ => _ = unknown.get_or_insert("a change of the packet".to_string()),
+            },
             "payload" => {
                 _ = registers.insert(
                     data.be32(1).unwrap_or(0),
@@ -159,6 +165,10 @@ fn rule(expressions: Attrs<'_>, family: &str) -> FilterRule {
             // Sets of arptables' own header checks, limits, maps …
             other => _ = unknown.get_or_insert(other.to_string()),
         }
+    }
+    // What follows a change of the sender only lets it out.
+    if let Some(to) = mangled {
+        rule.verdict = FilterVerdict::Mangle(to);
     }
     rule.unknown = unknown.clone();
     words.extend(unknown.map(|what| format!("({what})")));

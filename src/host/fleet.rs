@@ -174,24 +174,36 @@ impl Fleet {
                 dst && r.dport.as_ref().is_none_or(port)
             };
             rules.into_iter().filter(fits).find_map(|r| match r.verdict {
-                FilterVerdict::Snat(Some(to)) => Some(to),
+                FilterVerdict::Snat(Some(to)) => Some((Some(to), "SNAT")),
+                FilterVerdict::Masquerade => Some((self.towards(&m.host, served), "MASQUERADE")),
                 _ => None,
             })
         };
+        let mut hidden = false;
         if found.is_empty() {
             for member in self.members.iter().filter(|m| m.role == Role::Router) {
-                if let Some(to) = snat(member) {
-                    found.push(Observed { addr: to, by: format!("SNAT rule of {}", member.host.name) });
-                }
+                let Some((to, how)) = snat(member) else { continue };
+                hidden = true;
+                found.extend(to.map(|addr| Observed { addr, by: format!("{how} rule of {}", member.host.name) }));
             }
         }
-        if found.is_empty() {
+        // Behind a router that hides them their own addresses mean nothing.
+        if found.is_empty() && !hidden {
             for member in self.members.iter().filter(|m| m.role == Role::Client) {
                 let own = member.host.addresses().iter().find(|a| a.is_global() && a.addr.addr().is_ipv6() == v6);
                 found.extend(own.map(|a| Observed { addr: a.addr.addr(), by: format!("address of {}", member.host.name) }));
             }
         }
         found
+    }
+
+    /// The address that a machine has in the network of a service's VIP, its director or its real servers.
+    fn towards(&self, host: &Host, served: &Served) -> Option<IpAddr> {
+        let director = served.director.map(|at| &self.members[at].host);
+        let of_director = director.into_iter().flat_map(|d| d.addresses().iter().filter(|a| a.is_global()).map(|a| a.addr.addr()));
+        let behind: Vec<IpAddr> = served.service.vip().into_iter().chain(of_director).collect();
+        let own = |a: &&super::Address| a.is_global() && !a.addr.is_host() && behind.iter().any(|addr| a.addr.contains(*addr));
+        host.addresses().iter().find(own).map(|a| a.addr.addr())
     }
 }
 

@@ -6,21 +6,23 @@
 use super::command::{self, CommandError};
 use super::netns::Namespace;
 use super::scenario::Scenario;
+use super::tunnel::Tunnel;
+use crate::director::Settings;
 use crate::ipvs::{Role, Rules, VirtualService, parse_command};
 use crate::net::MacAddr;
 use crate::netlink::rtnetlink::{Kind, LinkSpec, Peer};
 use crate::netlink::{Family, NetlinkError, Socket};
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A network that stands.
 pub struct Network {
     /// Its hosts, in the order of the scenario.
     pub hosts: Vec<Host>,
-    /// Where the bridges are.
-    switches: Namespace,
+    /// Where the bridges are, and the other ends of all interfaces.
+    pub switches: Namespace,
 }
 
 /// A host of it.
@@ -35,8 +37,14 @@ pub struct Host {
     pub wires: Option<Namespace>,
     /// Its interfaces: name and MAC address.
     pub interfaces: Vec<(String, MacAddr)>,
+    /// Its place among the hosts.
+    number: usize,
     /// The IPVS rules that were given to it.
     rules: Mutex<Rules>,
+    /// `net.ipv4.vs` and timeouts of a built-in director.
+    settings: Mutex<Settings>,
+    /// The end of a tunnel, where the kernel has none.
+    tunnel: Mutex<Option<Tunnel>>,
 }
 
 /// A network that could not be built.
@@ -69,6 +77,13 @@ const PLAIN: &[&str] = &[
     "net.ipv4.conf.all.arp_announce=0",
     "net.ipv4.conf.default.arp_announce=0",
     "net.ipv4.ip_forward=0",
+];
+/// Addresses are there at once, and nobody asks for routers.
+const QUIET_IPV6: &[&str] = &[
+    "net.ipv6.conf.all.accept_dad=0",
+    "net.ipv6.conf.default.accept_dad=0",
+    "net.ipv6.conf.all.router_solicitations=0",
+    "net.ipv6.conf.default.router_solicitations=0",
 ];
 const NO_IPV6: &[&str] = &["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1"];
 
@@ -107,13 +122,23 @@ impl Network {
                     .map_err(|e| failed(e.to_string()))?;
                 if on_wire {
                     // The same interface for the host's kernel, plugged into nothing.
-                    plug(&mut sandbox, &format!("x{number}.{at}"), &interface.name, mac, &namespace, None)
+                    plug(&mut sandbox, &kernel_port(number, at), &interface.name, mac, &namespace, None)
                         .map_err(|e| failed(e.to_string()))?;
                 }
                 interfaces.push((interface.name.clone(), mac));
             }
             let (name, role) = (plan.name.clone(), plan.role);
-            hosts.push(Host { name, role, namespace, wires, interfaces, rules: Mutex::default() });
+            hosts.push(Host {
+                name,
+                role,
+                namespace,
+                wires,
+                interfaces,
+                number,
+                rules: Mutex::default(),
+                settings: Mutex::default(),
+                tunnel: Mutex::default(),
+            });
         }
         let network = Network { hosts, switches: room };
         network.wait()?;
@@ -137,9 +162,24 @@ impl Network {
     pub fn run(&self, host: &str, command: &str) -> Result<(), CommandError> {
         let failed = |what: String| CommandError { command: command.to_string(), what };
         let host = self.host(host).ok_or_else(|| failed(format!("there is no host {host}")))?;
-        match command.trim_start().strip_prefix("ipvsadm ") {
-            Some(words) => host.ipvsadm(words).map_err(failed),
-            None => command::run(&host.namespace, command),
+        let words = command::words(command).map_err(failed)?;
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match &words[..] {
+            ["ipvsadm", "--set", tcp, fin, udp] => host.set_timeouts([tcp, fin, udp]).map_err(failed),
+            ["ipvsadm", ..] => host.ipvsadm(&words[1..].join(" ")).map_err(failed),
+            ["sysctl", "-w", settings @ ..] if host.wires.is_some() => {
+                let (own, kernels): (Vec<&str>, Vec<&str>) = settings.iter().copied().partition(|s| s.starts_with("net.ipv4.vs."));
+                own.iter().try_for_each(|setting| host.set(setting.trim_start_matches("net.ipv4.vs."))).map_err(failed)?;
+                match kernels[..] {
+                    [] => Ok(()),
+                    _ => command::run(&host.namespace, &format!("sysctl -w {}", kernels.join(" "))),
+                }
+            }
+            ["modprobe", module] => host.load(module).map_err(failed),
+            ["arping", rest @ ..] => {
+                host.wire().run(|| command::announce(rest)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
+            }
+            _ => command::run(&host.namespace, command),
         }
     }
 
@@ -175,7 +215,7 @@ impl Network {
 impl Host {
     fn ipvsadm(&self, words: &str) -> Result<(), String> {
         let command = parse_command(words).map_err(|e| e.to_string())?;
-        let mut rules = self.rules.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         match command {
             Some(command) => rules.apply(command),
             None => Ok(()),
@@ -184,7 +224,45 @@ impl Host {
 
     /// Its IPVS rules.
     pub fn rules(&self) -> Vec<VirtualService> {
-        self.rules.lock().unwrap_or_else(std::sync::PoisonError::into_inner).services.clone()
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).services.clone()
+    }
+
+    /// Settings of its built-in director.
+    pub fn settings(&self) -> Settings {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, assignment: &str) -> Result<(), String> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner).set(assignment)
+    }
+
+    fn set_timeouts(&self, words: [&&str; 3]) -> Result<(), String> {
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        for (timeout, word) in settings.timeouts.iter_mut().zip(words) {
+            // 0 leaves it as it is (ipvsadm(8)).
+            match word.parse().map_err(|_| format!("{word} is no number of seconds"))? {
+                0 => {}
+                seconds => *timeout = seconds,
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel's module, or what stands for it in the lab.
+    fn load(&self, module: &str) -> Result<(), String> {
+        if module != "ipip" {
+            return Err(format!("the lab has no module {module}"));
+        }
+        let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        if tunnel.is_none() {
+            *tunnel = Some(Tunnel::begin(&self.namespace, &self.interfaces)?);
+        }
+        Ok(())
+    }
+
+    /// Where an interface of its kernel is plugged in, if its frames are elsewhere.
+    pub fn kernel_port(&self, interface: usize) -> String {
+        kernel_port(self.number, interface)
     }
 
     /// Where its frames are.
@@ -193,16 +271,19 @@ impl Host {
     }
 }
 
+fn kernel_port(host: usize, interface: usize) -> String {
+    format!("x{host}.{interface}")
+}
+
 /// A namespace that has inherited nothing.
 fn bare(ipv6: bool) -> Result<Namespace, String> {
     let namespace = Namespace::new().map_err(|e| e.to_string())?;
     namespace
         .run(|| {
             PLAIN.iter().try_for_each(|setting| command::here(&["sysctl", "-w", setting]))?;
-            if !ipv6 {
-                // Without a kernel that has IPv6 there is nothing to turn off.
-                NO_IPV6.iter().for_each(|setting| drop(command::here(&["sysctl", "-w", setting])));
-            }
+            let six = if ipv6 { QUIET_IPV6 } else { NO_IPV6 };
+            // Without a kernel that has IPv6 there is nothing to turn off.
+            six.iter().for_each(|setting| drop(command::here(&["sysctl", "-w", setting])));
             command::here(&["ip", "link", "set", "lo", "up"])
         })
         .map_err(|e| e.to_string())??;

@@ -1,6 +1,7 @@
 //! The scenarios that come with the program.
 
 use super::scenario::{Scenario, ScenarioError};
+use std::borrow::Cow;
 
 macro_rules! sheets {
     ($folder:literal: $($name:literal)*) => {
@@ -9,14 +10,149 @@ macro_rules! sheets {
 }
 
 /// Healthy set-ups that scenarios stand on.
-static BASES: &[(&str, &str)] = sheets!("base/": "dr" "dr-routed" "nat");
+static BASES: &[(&str, &str)] =
+    sheets!("base/": "dr" "dr-routed" "dr-two-nic" "dr6" "ha" "nat" "nat-ha" "nat-onearm" "nat-wide" "nat6" "tun" "tun-lan");
 
 /// Faults, and what looks like them and is none.
-static SCENARIOS: &[(&str, &str)] = sheets!("": "dr-arp-leak" "dr-lo-mask" "dr-no-gateway" "dr-no-vip" "dr-ok" "dr-rip-only" "dr-routed-ok" "dr-snat-ok" "nat-client-on-server-net" "nat-no-forwarding" "nat-ok" "nat-rs-no-gateway" "nat-rs-wrong-gateway" "nat-server-down");
+static SCENARIOS: &[(&str, &str)] = sheets!("":
+    "dr-all-masq"
+    "dr-arp-announce"
+    "dr-arp-leak"
+    "dr-arp-level"
+    "dr-arp-lo-only"
+    "dr-arp-nic-ok"
+    "dr-arptables-half"
+    "dr-arptables-ok"
+    "dr-conntrack"
+    "dr-dip-is-vip"
+    "dr-director-quiet"
+    "dr-dnat-missing"
+    "dr-dnat-port"
+    "dr-dnat-wrong-iface"
+    "dr-duplicate-rip"
+    "dr-forwards-back"
+    "dr-gateway-director"
+    "dr-large-ok"
+    "dr-lo-mask"
+    "dr-lo-mask-hijack"
+    "dr-no-gateway"
+    "dr-no-real-servers"
+    "dr-no-service"
+    "dr-no-vip"
+    "dr-ok"
+    "dr-other-router"
+    "dr-other-router-ok"
+    "dr-rip-only"
+    "dr-routed-no-gateway"
+    "dr-routed-no-vip"
+    "dr-routed-ok"
+    "dr-router-answers-stay"
+    "dr-router-no-forwarding"
+    "dr-rp-filter"
+    "dr-rs-drops"
+    "dr-rs-far"
+    "dr-rs-link-down"
+    "dr-rs-rejects"
+    "dr-server-dies"
+    "dr-server-down"
+    "dr-snat-no-gateway-ok"
+    "dr-snat-ok"
+    "dr-static-stale"
+    "dr-static-stale-known"
+    "dr-two-nic-ok"
+    "dr-udp-from-rip"
+    "dr-udp-ok"
+    "dr-uplinks"
+    "dr-vip-nowhere"
+    "dr-vip-on-nic"
+    "dr6-no-gateway"
+    "dr6-no-vip"
+    "dr6-ok"
+    "dr6-server-down"
+    "dr6-vip-on-nic"
+    "ha-failover-ok"
+    "ha-loser-speaks-last"
+    "ha-no-garp"
+    "ha-ok"
+    "ha-split-brain"
+    "nat-all-other-router"
+    "nat-all-quiescent"
+    "nat-all-route"
+    "nat-client-on-server-net"
+    "nat-clients-ok"
+    "nat-drain-ok"
+    "nat-drained-ok"
+    "nat-duplicate-rip"
+    "nat-ha-node-gateway"
+    "nat-ha-ok"
+    "nat-large-ok"
+    "nat-long-ok"
+    "nat-loss-ok"
+    "nat-method-route"
+    "nat-no-forwarding"
+    "nat-no-forwarding-iface"
+    "nat-no-service"
+    "nat-ok"
+    "nat-onearm-neighbour"
+    "nat-onearm-no-gateway"
+    "nat-onearm-ok"
+    "nat-onearm-wrong-gateway"
+    "nat-persistent-dead"
+    "nat-persistent-ok"
+    "nat-removed-server"
+    "nat-router-no-forwarding"
+    "nat-rs-bypass"
+    "nat-rs-drops"
+    "nat-rs-is-client"
+    "nat-rs-link-down"
+    "nat-rs-no-gateway"
+    "nat-rs-other-router"
+    "nat-rs-outbound"
+    "nat-rs-outbound-ok"
+    "nat-rs-rejects"
+    "nat-rs-strict-rp-filter-ok"
+    "nat-rs-wrong-gateway"
+    "nat-rule-in-the-way"
+    "nat-server-down"
+    "nat-sh-ok"
+    "nat-static-stale"
+    "nat-udp-no-gateway"
+    "nat-udp-ok"
+    "nat-udp-server-down"
+    "nat-vip-missing"
+    "nat-vip-routed-ok"
+    "nat-wide-no-gateway"
+    "nat-wide-ok"
+    "nat-wide-server-down"
+    "nat-wrong-port"
+    "nat6-no-forwarding"
+    "nat6-no-gateway"
+    "nat6-ok"
+    "tun-arp-leak"
+    "tun-gre"
+    "tun-lan-ok"
+    "tun-loose-addressless"
+    "tun-loose-ok"
+    "tun-mss-ok"
+    "tun-no-decap"
+    "tun-no-gateway"
+    "tun-no-vip"
+    "tun-ok"
+    "tun-outer-vip"
+    "tun-rp-filter"
+    "tun-rp-filter-all"
+    "tun-server-down"
+    "tun-uploads"
+    "tun-uploads-lost"
+);
 
-/// The text of a base.
-pub(super) fn base(name: &str) -> Option<&'static str> {
-    BASES.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+/// The text of a base: one of ours, or a file that ends with `.toml`.
+pub(super) fn base(name: &str) -> Option<Cow<'static, str>> {
+    match BASES.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => Some(Cow::Borrowed(*text)),
+        None if name.ends_with(".toml") => std::fs::read_to_string(name).ok().map(Cow::Owned),
+        None => None,
+    }
 }
 
 /// The names of the bases.

@@ -3,9 +3,10 @@
 use super::balance::Balance;
 use super::build::Network;
 use super::record;
-use super::scenario::Scenario;
+use super::scenario::{Event, Scenario};
 use super::traffic::{self, Saw, Server};
 use crate::director::Faults;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ pub struct Stage<'a> {
     /// Its hosts.
     pub network: Network,
     servers: Vec<(String, Server)>,
-    balance: Option<(String, Balance)>,
+    balances: BTreeMap<String, Balance>,
 }
 
 /// What came of it.
@@ -43,31 +44,43 @@ impl<'a> Stage<'a> {
     /// What the kernel refuses, and commands that are not understood.
     pub fn set(scenario: &'a Scenario) -> io::Result<Stage<'a>> {
         let network = Network::build(scenario, true).map_err(io::Error::other)?;
-        let mut servers = Vec::new();
-        for plan in &scenario.hosts {
-            let Some(host) = network.host(&plan.name) else { continue };
-            for serve in &plan.serve {
-                let failed = |e: io::Error| io::Error::other(format!("{}: serve {} {}: {e}", plan.name, serve.protocol, serve.port));
-                servers.push((plan.name.clone(), traffic::serve(host, *serve, scenario.ipv6).map_err(failed)?));
-            }
-        }
-        let mut stage = Stage { scenario, network, servers, balance: None };
+        let mut stage = Stage { scenario, network, servers: Vec::new(), balances: BTreeMap::new() };
+        scenario.hosts.iter().try_for_each(|plan| stage.serve(&plan.name))?;
         for (host, commands) in &scenario.breaks {
             commands.iter().try_for_each(|command| stage.run(host, command))?;
         }
-        stage.direct()?;
+        let directors: Vec<String> = stage.network.hosts.iter().filter(|host| host.wires.is_some()).map(|host| host.name.clone()).collect();
+        for name in &directors {
+            if !stage.is_down(name) {
+                stage.direct(name)?;
+            }
+        }
         Ok(stage)
     }
 
-    /// Puts the built-in director on its wires, with what its host has now.
-    fn direct(&mut self) -> io::Result<()> {
-        let host = self.network.hosts.iter().find(|host| host.wires.is_some());
-        if let Some(host) = host {
-            let faults: Result<Vec<Faults>, String> = self.scenario.director_faults.iter().map(|fault| fault.parse()).collect();
-            let faults = faults.map_err(io::Error::other)?.into_iter().fold(Faults::default(), Faults::and);
-            self.balance = None;
-            self.balance = Some((host.name.clone(), Balance::begin(host, faults)?));
+    /// A director that is down from the beginning.
+    fn is_down(&self, host: &str) -> bool {
+        self.scenario.breaks.get(host).is_some_and(|commands| commands.iter().any(|command| command == "kill director"))
+    }
+
+    /// Starts the servers of a host.
+    fn serve(&mut self, name: &str) -> io::Result<()> {
+        let (Some(plan), Some(host)) = (self.scenario.host(name), self.network.host(name)) else { return Ok(()) };
+        self.servers.retain(|(running, _)| running != name);
+        for serve in &plan.serve {
+            let failed = |e: io::Error| io::Error::other(format!("{name}: serve {} {}: {e}", serve.protocol, serve.port));
+            self.servers.push((name.to_string(), traffic::serve(host, *serve, self.scenario.ipv6).map_err(failed)?));
         }
+        Ok(())
+    }
+
+    /// Puts the built-in director of a host on its wires, with what the host has now.
+    fn direct(&mut self, name: &str) -> io::Result<()> {
+        let Some(host) = self.network.host(name) else { return Ok(()) };
+        let faults: Result<Vec<Faults>, String> = self.scenario.director_faults.iter().map(|fault| fault.parse()).collect();
+        let faults = faults.map_err(io::Error::other)?.into_iter().fold(Faults::default(), Faults::and);
+        self.balances.remove(name);
+        self.balances.insert(name.to_string(), Balance::begin(host, &self.network.switches, faults)?);
         Ok(())
     }
 
@@ -77,21 +90,23 @@ impl<'a> Stage<'a> {
     /// When it is not understood, or refused.
     pub fn run(&mut self, host: &str, command: &str) -> io::Result<()> {
         match command.split_whitespace().collect::<Vec<_>>()[..] {
-            ["kill", "server"] => {
+            ["kill", "server"] | ["systemctl", "stop", _] => {
                 self.servers.retain(|(name, _)| name != host);
                 return Ok(());
             }
+            ["systemctl", "start" | "restart", _] | ["systemctl", "enable", "--now", _] => return self.serve(host),
             ["kill", "director"] => {
-                self.balance = None;
+                self.balances.remove(host);
                 return Ok(());
             }
+            ["start", "director"] => return self.direct(host),
             _ => {}
         }
         self.network.run(host, command).map_err(|e| io::Error::other(format!("{host}: {e}")))?;
-        match (&self.balance, self.network.host(host)) {
-            (Some((name, balance)), Some(at)) if name == host && command.trim_start().starts_with("ipvsadm ") => balance.reload(at),
-            // Its addresses and routes are the director's.
-            (Some((name, _)), _) if name == host => self.direct(),
+        match (self.balances.get(host), self.network.host(host)) {
+            // A director does not forget a neighbour but by beginning anew.
+            (Some(_), _) if command.trim_start().starts_with("ip neigh") => self.direct(host),
+            (Some(balance), Some(at)) => balance.renew(at),
             _ => Ok(()),
         }
     }
@@ -101,6 +116,20 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// When a capture cannot be made, or an event cannot be run.
     pub fn play(&mut self, folder: &Path) -> io::Result<Played> {
+        let mut events: Vec<Event> = self.scenario.events.clone();
+        events.sort_by_key(|event| event.after_ms);
+        self.play_with(folder, &events)
+    }
+
+    /// The same when all that was to happen has happened.
+    ///
+    /// # Errors
+    /// When a capture cannot be made.
+    pub fn play_on(&mut self, folder: &Path) -> io::Result<Played> {
+        self.play_with(folder, &[])
+    }
+
+    fn play_with(&mut self, folder: &Path, events: &[Event]) -> io::Result<Played> {
         std::fs::create_dir_all(folder)?;
         let recording = record::begin(&self.network)?;
         let begun = Instant::now();
@@ -116,8 +145,6 @@ impl<'a> Stage<'a> {
             };
             talks.push(host.namespace.spawn(talk)?);
         }
-        let mut events: Vec<_> = scenario.events.iter().collect();
-        events.sort_by_key(|event| event.after_ms);
         let mut trouble = None;
         for event in events {
             until(event.after_ms);

@@ -2,12 +2,14 @@
 
 use super::play::{Played, Stage};
 use super::scenario::Scenario;
+use super::survey::survey;
 use super::traffic::Saw;
 use crate::case::{CaptureArg, Limits, Reading, accuses, read};
 use crate::finding::Finding;
 use crate::host::Fleet;
+use crate::ipvs::Role;
 use crate::rules::{self, Diagnosis, Facts};
-use crate::trace::{Hints, Options};
+use crate::trace::{Hints, Options, Trace, Tracer, role_of_name};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,10 +21,16 @@ pub struct Proof {
     pub name: String,
     /// What clients saw while it was broken.
     pub broken: Vec<Saw>,
-    /// Codes that captures alone accuse, the first one first.
+    /// Codes that captures and snapshots together accuse, the first one first.
     pub found: Vec<&'static str>,
-    /// How far the true cause was found.
-    pub cause: Cause,
+    /// The true cause; `None`: it is healthy.
+    pub truth: Option<String>,
+    /// How far the true cause was found from captures alone.
+    pub by_captures: Cause,
+    /// From snapshots alone.
+    pub by_hosts: Cause,
+    /// From both.
+    pub by_both: Cause,
     /// What the remedy did.
     pub remedy: Remedied,
     /// From the first command to the first diagnosis.
@@ -38,9 +46,11 @@ pub enum Cause {
     First,
     /// It was a finding.
     Found,
-    /// It was among the causes that packets leave open.
+    /// It was among the causes that are left open.
     Open,
-    /// It was not named; or somebody was accused who is healthy.
+    /// It was not named, and nobody else was accused.
+    Unseen,
+    /// Only others were accused.
     Wrong,
 }
 
@@ -51,6 +61,10 @@ pub enum Remedied {
     Nothing,
     /// Everything works, and nobody is accused.
     Green,
+    /// The remedy only looks, for what mends it depends on what it shows; with what the scenario does then everything works.
+    Looked,
+    /// With the blanks filled in that packets cannot fill, everything works.
+    Filled,
     /// It could not be run: the command and why.
     NotRun(String),
     /// It was run, and clients still do not get what they ask for, or these codes are still found.
@@ -62,23 +76,35 @@ pub enum Remedied {
 impl Proof {
     /// True when the scenario is what it says, and its remedy works.
     pub fn holds(&self) -> bool {
-        match self.cause {
+        let senses = [self.by_captures, self.by_hosts, self.by_both];
+        match self.by_both {
+            _ if senses.contains(&Cause::Wrong) => false,
             Cause::Healthy => self.broken.iter().all(|saw| *saw == Saw::Answer),
-            Cause::Wrong => false,
-            // What packets cannot tell apart has no remedy that is known to be the right one.
+            // What cannot be told apart has no remedy that is known to be the right one.
             Cause::Open => true,
-            Cause::First | Cause::Found => self.remedy == Remedied::Green,
+            Cause::First | Cause::Found => matches!(self.remedy, Remedied::Green | Remedied::Filled | Remedied::Looked),
+            Cause::Unseen | Cause::Wrong => false,
         }
     }
 }
 
-/// Captures of a play, read and judged.
-pub fn diagnose(played: &Played) -> (Reading, Diagnosis) {
+/// Captures of a play, read.
+pub fn reading(played: &Played) -> Reading {
     let captures: Vec<CaptureArg> = played.captures.iter().map(|path| CaptureArg { path: path.clone(), point: None }).collect();
-    let hints = Hints::default();
-    let reading = read(&captures, Options { hints: hints.clone(), ..Options::default() }, Limits::default(), |_| ());
-    let diagnosis = rules::diagnose(&Facts { trace: &reading.trace, hints: &hints, fleet: &Fleet::default() });
-    (reading, diagnosis)
+    read(&captures, Options::default(), Limits::default(), |_| ())
+}
+
+/// The hosts as they are now.
+///
+/// # Errors
+/// When a kernel answers nothing at all.
+pub fn fleet(stage: &Stage<'_>) -> io::Result<Fleet> {
+    Ok(Fleet::new(survey(&stage.network)?, role_of_name, |_| None, &[]))
+}
+
+/// What packets and hosts tell; either may be empty.
+pub fn judge(trace: &Trace, fleet: &Fleet) -> Diagnosis {
+    rules::diagnose(&Facts { trace, hints: &Hints::default(), fleet })
 }
 
 /// Plays a scenario through all stages. To be called inside the sandbox; `folder` gets the captures.
@@ -89,52 +115,109 @@ pub fn prove(scenario: &Scenario, folder: &Path) -> io::Result<Proof> {
     let begun = Instant::now();
     let mut stage = Stage::set(scenario)?;
     let played = stage.play(&folder.join("broken"))?;
-    let (_, diagnosis) = diagnose(&played);
+    let reading = reading(&played);
+    let by_captures = judge(&reading.trace, &Fleet::default());
     let diagnosed = begun.elapsed();
-    let accusing: Vec<&Finding> = diagnosis.findings.iter().filter(|finding| accuses(finding)).collect();
-    let found: Vec<&'static str> = accusing.iter().map(|finding| finding.code).collect();
-    let cause = cause(scenario, &diagnosis.findings, &accusing);
-    let mut proof = Proof { name: scenario.name.clone(), broken: played.saw, found, cause, remedy: Remedied::NotTried, diagnosed };
-    if cause == Cause::Healthy {
+    let fleet = fleet(&stage)?;
+    let by_hosts = judge(&Tracer::new(Options::default()).finish(), &fleet);
+    let both = judge(&reading.trace, &fleet);
+    let mut proof = Proof {
+        name: scenario.name.clone(),
+        truth: scenario.codes.first().cloned(),
+        broken: played.saw,
+        found: both.findings.iter().filter(|finding| accuses(finding)).map(|finding| finding.code).collect(),
+        by_captures: cause(scenario, &by_captures.findings),
+        by_hosts: cause(scenario, &by_hosts.findings),
+        by_both: cause(scenario, &both.findings),
+        remedy: Remedied::NotTried,
+        diagnosed,
+    };
+    if proof.by_both == Cause::Healthy {
         proof.remedy = Remedied::Nothing;
     }
     let truth = scenario.codes.first();
-    let guilty = diagnosis.findings.iter().find(|finding| truth.is_some_and(|code| code == finding.code));
-    if let Some(finding) = guilty.filter(|_| matches!(cause, Cause::First | Cause::Found)) {
+    let guilty = both.findings.iter().find(|finding| truth.is_some_and(|code| code == finding.code));
+    if let Some(finding) = guilty.filter(|_| matches!(proof.by_both, Cause::First | Cause::Found)) {
         proof.remedy = mend(&mut stage, finding, &folder.join("mended"))?;
     }
     Ok(proof)
 }
 
-fn cause(scenario: &Scenario, findings: &[Finding], accusing: &[&Finding]) -> Cause {
+fn cause(scenario: &Scenario, findings: &[Finding]) -> Cause {
+    let innocent = |finding: &&Finding| accuses(finding) && !scenario.may.iter().chain(&scenario.codes).any(|code| code == finding.code);
+    let accused = findings.iter().any(|finding| innocent(&finding));
     let Some(truth) = scenario.codes.first() else {
-        let quiet = accusing.iter().all(|finding| scenario.may.iter().any(|may| may == finding.code));
-        return if quiet { Cause::Healthy } else { Cause::Wrong };
+        return if accused { Cause::Wrong } else { Cause::Healthy };
     };
     let named = |finding: &Finding| finding.code == truth || finding.alternatives.iter().any(|code| code == truth);
     match findings.first() {
         Some(first) if first.code == truth => Cause::First,
         _ if findings.iter().any(|finding| finding.code == truth) => Cause::Found,
         _ if findings.iter().any(named) => Cause::Open,
-        _ => Cause::Wrong,
+        _ if accused => Cause::Wrong,
+        _ => Cause::Unseen,
     }
 }
 
-fn mend(stage: &mut Stage<'_>, finding: &Finding, folder: &Path) -> io::Result<Remedied> {
-    if finding.remedy.is_empty() {
-        return Ok(Remedied::NotRun(format!("{} prints none", finding.code)));
+/// The hosts that a remedy means: by name, or by what they are.
+fn hosts_of(named: &str, stage: &Stage<'_>) -> Vec<String> {
+    let hosts = &stage.scenario.hosts;
+    let of = |role: Role| hosts.iter().filter(|host| host.role == role).map(|host| host.name.clone()).collect();
+    match named {
+        "the router" => of(Role::Router),
+        "the director" => of(Role::Director),
+        "each real server" => of(Role::RealServer),
+        "its neighbours" | "each neighbour" => hosts.iter().map(|host| host.name.clone()).collect(),
+        names => names.split(", ").flat_map(|part| part.split(" and ")).map(str::to_string).collect(),
     }
+}
+
+/// The command with its blanks filled in: words in capitals of which the scenario says what to put.
+fn filled(command: &str, scenario: &Scenario) -> String {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut out = String::new();
+    for part in command.split_inclusive(|c| !is_word(c)) {
+        let word = part.trim_end_matches(|c| !is_word(c));
+        out += scenario.blanks.get(word).map_or(word, String::as_str);
+        out += &part[word.len()..];
+    }
+    out
+}
+
+fn mend(stage: &mut Stage<'_>, finding: &Finding, folder: &Path) -> io::Result<Remedied> {
+    let scenario = stage.scenario;
+    let (mut done, mut looked, mut filled_in) = (false, false, false);
     for remedy in &finding.remedy {
-        for command in super::command::list(&remedy.command) {
-            if let Err(e) = stage.run(&remedy.host, &command) {
-                return Ok(Remedied::NotRun(e.to_string()));
+        for host in hosts_of(&remedy.host, stage) {
+            for command in super::command::list(&remedy.command) {
+                if super::command::looks(&command) {
+                    // Who looks does then what has to be done.
+                    if !std::mem::replace(&mut looked, true) {
+                        for (host, commands) in &scenario.mend {
+                            commands.iter().try_for_each(|command| stage.run(host, command))?;
+                        }
+                    }
+                    continue;
+                }
+                done = true;
+                let whole = filled(&command, scenario);
+                filled_in |= whole != command;
+                if let Err(e) = stage.run(&host, &whole) {
+                    return Ok(Remedied::NotRun(e.to_string()));
+                }
             }
         }
     }
-    let played = stage.play(folder)?;
-    let (_, diagnosis) = diagnose(&played);
+    if !done && (!looked || scenario.mend.is_empty()) {
+        return Ok(Remedied::NotRun(format!("{} prints none that changes anything", finding.code)));
+    }
+    let looked = looked && !scenario.mend.is_empty();
+    let played = stage.play_on(folder)?;
+    let diagnosis = judge(&reading(&played).trace, &fleet(stage)?);
     let accused: Vec<&str> = diagnosis.findings.iter().filter(|f| accuses(f)).map(|f| f.code).collect();
     Ok(match (played.is_green(), accused.is_empty()) {
+        (true, true) if looked => Remedied::Looked,
+        (true, true) if filled_in => Remedied::Filled,
         (true, true) => Remedied::Green,
         (false, _) => {
             let bad = played.saw.iter().filter(|saw| **saw != Saw::Answer).count();
@@ -142,4 +225,16 @@ fn mend(stage: &mut Stage<'_>, finding: &Finding, folder: &Path) -> io::Result<R
         }
         (true, false) => Remedied::StillBroken(format!("it works, but {} is still found", accused.join(" "))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_are_whole_words() {
+        let scenario = Scenario { blanks: [("RIP".to_string(), "10.0.0.1".to_string())].into(), ..Scenario::default() };
+        assert_eq!(filled("ipvsadm -a -r RIP:80 -m # TRIP", &scenario), "ipvsadm -a -r 10.0.0.1:80 -m # TRIP");
+        assert_eq!(filled("", &scenario), "");
+    }
 }

@@ -1,6 +1,7 @@
 //! Captures of every interface of every host, while the lab is played.
 
 use super::build::{Host, Network};
+use super::tunnel;
 use crate::capture::{LARGEST, PcapngWriter, Wire, WireOptions};
 use crate::net::Timestamp;
 use crate::netlink::{Family, Socket};
@@ -27,6 +28,8 @@ pub struct Recording {
 struct Point {
     name: String,
     link_type: LinkType,
+    /// Bytes in front of the IP packet that are the lab's own.
+    skip: usize,
     thread: JoinHandle<Vec<(Timestamp, Vec<u8>)>>,
 }
 
@@ -38,23 +41,27 @@ pub fn begin(network: &Network) -> io::Result<Recording> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut points = Vec::new();
     for host in &network.hosts {
-        for (wire, link_type) in open(host)? {
+        for (wire, ethernet) in open(host)? {
             let name = format!("{}.{}", host.name, wire.name());
             let stop = stop.clone();
-            points.push(Point { name, link_type, thread: std::thread::spawn(move || listen(wire, &stop)) });
+            // A tunnel device shows packets without a link header.
+            let tunnel = wire.name() == tunnel::NAME;
+            let link_type = if ethernet && !tunnel { LinkType::ETHERNET } else { LinkType::RAW };
+            let skip = if ethernet && tunnel { 14 } else { 0 };
+            points.push(Point { name, link_type, skip, thread: std::thread::spawn(move || listen(wire, &stop)) });
         }
     }
     Ok(Recording { stop, points })
 }
 
-fn open(host: &Host) -> io::Result<Vec<(Wire, LinkType)>> {
+fn open(host: &Host) -> io::Result<Vec<(Wire, bool)>> {
     let opened = host.wire().run(|| -> io::Result<_> {
         let links = Socket::open(Family::Route).and_then(|mut socket| socket.links()).map_err(io::Error::other)?;
         let mut wires = Vec::new();
         for link in links.iter().filter(|link| link.name != "lo" && link.is_up()) {
             let options = WireOptions { promiscuous: true, buffer: 4 << 20, ..WireOptions::default() };
             let wire = Wire::open(&link.name, options).map_err(io::Error::other)?;
-            wires.push((wire, if link.hardware == ETHERNET { LinkType::ETHERNET } else { LinkType::RAW }));
+            wires.push((wire, link.hardware == ETHERNET));
         }
         Ok(wires)
     });
@@ -89,7 +96,7 @@ impl Recording {
             let mut writer = PcapngWriter::new(BufWriter::new(File::create(&path)?), concat!("lvscope ", env!("CARGO_PKG_VERSION")))?;
             let interface = writer.interface(&point.name, point.link_type)?;
             for (time, bytes) in &frames {
-                writer.frame(interface, *time, bytes, None)?;
+                writer.frame(interface, *time, bytes.get(point.skip..).unwrap_or_default(), None)?;
             }
             writer.finish()?;
             files.push(path);

@@ -34,8 +34,12 @@ pub struct Scenario {
     pub traffic: Vec<Traffic>,
     /// What happens meanwhile.
     pub events: Vec<Event>,
-    /// Faults of the built-in director.
+    /// Faults of the built-in directors.
     pub director_faults: Vec<String>,
+    /// Commands that mend it, by host: what an administrator does after a remedy that only looks.
+    pub mend: BTreeMap<String, Vec<String>>,
+    /// What to put for the words in capitals that a printed remedy has where packets do not tell: `RIP`, `GATEWAY`.
+    pub blanks: BTreeMap<String, String>,
 }
 
 /// A host.
@@ -197,6 +201,8 @@ struct Sheet {
     #[serde(rename = "event")]
     events: Vec<Event>,
     director_faults: Vec<String>,
+    mend: BTreeMap<String, Vec<String>>,
+    blanks: BTreeMap<String, String>,
 }
 
 /// A scenario that cannot be played.
@@ -226,7 +232,12 @@ impl Scenario {
         let mut scenario = Self::stacked(name, text, 0)?;
         scenario.name = name.to_string();
         let hosts: Vec<&str> = scenario.hosts.iter().map(|host| host.name.as_str()).collect();
-        let named = scenario.breaks.keys().chain(scenario.traffic.iter().map(|t| &t.from)).chain(scenario.events.iter().map(|e| &e.host));
+        let named = scenario
+            .breaks
+            .keys()
+            .chain(scenario.mend.keys())
+            .chain(scenario.traffic.iter().map(|t| &t.from))
+            .chain(scenario.events.iter().map(|e| &e.host));
         for host in named {
             if !hosts.contains(&host.as_str()) {
                 return Err(failed(format!("there is no host '{host}' (there are: {})", hosts.join(" "))));
@@ -252,7 +263,7 @@ impl Scenario {
                 let text = catalogue::base(base).ok_or_else(|| {
                     failed(format!("there is no base '{base}' (there are: {})", catalogue::bases().collect::<Vec<_>>().join(" ")))
                 })?;
-                Self::stacked(base, text, depth + 1)?
+                Self::stacked(base, &text, depth + 1)?
             }
         };
         let own = |new: String, old: &mut String| {
@@ -285,6 +296,8 @@ impl Scenario {
         }
         scenario.events.extend(sheet.events);
         scenario.director_faults.extend(sheet.director_faults);
+        scenario.mend.extend(sheet.mend);
+        scenario.blanks.extend(sheet.blanks);
         Ok(scenario)
     }
 

@@ -59,6 +59,8 @@ impl Drop for Server {
 }
 
 const TURN: Duration = Duration::from_millis(5);
+/// A datagram is sent again after so long, as resolvers do.
+const AGAIN: Duration = Duration::from_millis(400);
 /// A question longer than this is nobody's here.
 const MOST: usize = 64 << 20;
 
@@ -123,6 +125,10 @@ fn answer(mut stream: TcpStream, stop: &AtomicBool) -> io::Result<()> {
         if let Some((question, answer)) = wanted(&asked).filter(|(question, _)| asked.len() >= *question) {
             asked.drain(..question);
             stream.write_all(&filling(answer))?;
+        } else if asked.starts_with(b"GET ") && asked.windows(4).any(|end| end == b"\r\n\r\n") {
+            // For those who look around with a browser's words.
+            let body = format!("{}\n", stream.local_addr()?);
+            return stream.write_all(format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).as_bytes());
         }
     }
 }
@@ -207,11 +213,16 @@ fn ask_udp(traffic: &Traffic, patience: Duration) -> Result<Saw, (io::Error, boo
     let first = |e| (e, false);
     let socket = UdpSocket::bind(SocketAddr::new(own, 0)).map_err(first)?;
     socket.connect(address(traffic.to)).map_err(first)?;
-    socket.set_read_timeout(Some(patience)).map_err(first)?;
-    socket.send(&question(traffic)).map_err(first)?;
-    let mut buffer = vec![0; 65_536];
-    socket.recv(&mut buffer).map_err(first)?;
-    Ok(Saw::Answer)
+    let (begun, mut buffer) = (Instant::now(), vec![0; 65_536]);
+    socket.set_read_timeout(Some(patience.min(AGAIN).max(TURN))).map_err(first)?;
+    loop {
+        socket.send(&question(traffic)).map_err(first)?;
+        match socket.recv(&mut buffer) {
+            Ok(_) => return Ok(Saw::Answer),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && begun.elapsed() < patience => {}
+            Err(e) => return Err((e, false)),
+        }
+    }
 }
 
 fn address(to: Endpoint) -> SocketAddr {

@@ -48,6 +48,12 @@ pub enum Base {
 pub enum Step {
     /// Goes on if bytes of the packet are these.
     Equal(Base, u32, Vec<u8>),
+    /// Goes on if bytes of the packet, under a mask, are these.
+    Masked(Base, u32, Vec<u8>, Vec<u8>),
+    /// Goes on if conntrack's state is one of these bits.
+    State(u32),
+    /// Goes on with every so many-th packet, the first one first.
+    Every(u32),
     /// Goes on if the transport protocol is this.
     Protocol(u8),
     /// Goes on if the packet came in here, or (true) leaves here.
@@ -58,6 +64,12 @@ pub enum Step {
     Nat(bool, IpAddr, Option<u16>),
     /// Source becomes the address of the interface out of which it goes.
     Masquerade,
+    /// The largest segment that a SYN asks for becomes this.
+    Mss(u16),
+    /// Conntrack does not look at it.
+    NoTrack,
+    /// Ends here, and its sender is told: by a reset (true) or by ICMP port unreachable.
+    Reject(bool),
     /// Ends here.
     Drop,
     /// Is let through.
@@ -118,13 +130,57 @@ fn meta(key: u32) -> Attributes {
     expression("meta", &be(be(Attributes::new(), 1, NFT_REG_1), 2, key))
 }
 
+/// `bitwise reg 1 = (reg 1 & mask) ^ 0`
+fn under(mask: &[u8]) -> Attributes {
+    let sized = be(be(be(Attributes::new(), 1, NFT_REG_1), 2, NFT_REG_1), 3, mask.len() as u32);
+    expression("bitwise", &sized.nested(4, &value(mask)).nested(5, &value(&vec![0; mask.len()])))
+}
+
 impl Step {
+    /// True when it does something with the packet.
+    pub fn ends(&self) -> bool {
+        !matches!(
+            self,
+            Step::Equal(..)
+                | Step::Masked(..)
+                | Step::State(_)
+                | Step::Every(_)
+                | Step::Protocol(_)
+                | Step::Interface(..)
+                | Step::Write(..)
+        )
+    }
+
     fn expressions(&self) -> Vec<Attributes> {
         match self {
             Step::Equal(base, offset, bytes) => {
                 let load = be(be(Attributes::new(), 1, NFT_REG_1), 2, *base as u32);
                 vec![expression("payload", &be(be(load, 3, *offset), 4, bytes.len() as u32)), compare(bytes)]
             }
+            Step::Masked(base, offset, mask, bytes) => {
+                let load = be(be(Attributes::new(), 1, NFT_REG_1), 2, *base as u32);
+                vec![expression("payload", &be(be(load, 3, *offset), 4, mask.len() as u32)), under(mask), compare(bytes)]
+            }
+            // NFT_CT_STATE; any of the bits, which stand in the machine's order.
+            Step::State(bits) => {
+                let differs = be(be(Attributes::new(), 1, NFT_REG_1), 2, 1).nested(3, &value(&0_u32.to_ne_bytes()));
+                let load = expression("ct", &be(be(Attributes::new(), 1, NFT_REG_1), 2, 0));
+                vec![load, under(&bits.to_ne_bytes()), expression("cmp", &differs)]
+            }
+            // NFT_NG_INCREMENTAL
+            Step::Every(n) => {
+                let count = be(be(be(Attributes::new(), 1, NFT_REG_1), 2, *n), 3, 0);
+                vec![expression("numgen", &count), compare(&0_u32.to_ne_bytes())]
+            }
+            // Option 2 of TCP, at offset 2 (NFT_EXTHDR_OP_TCPOPT).
+            Step::Mss(mss) => {
+                let to = Attributes::new().bytes(2, &[2]);
+                let to = be(be(be(be(to, 3, 2), 4, 2), 6, 1), 7, NFT_REG_1);
+                vec![immediate(NFT_REG_1, &mss.to_be_bytes()), expression("exthdr", &to)]
+            }
+            Step::NoTrack => vec![expression("notrack", &Attributes::new())],
+            // NFT_REJECT_TCP_RST, NFT_REJECT_ICMP_UNREACH with port unreachable.
+            Step::Reject(reset) => vec![expression("reject", &be(Attributes::new(), 1, u32::from(*reset)).bytes(2, &[3]))],
             // NFT_META_L4PROTO, NFT_META_IIFNAME, NFT_META_OIFNAME
             Step::Protocol(number) => vec![meta(16), compare(&[*number])],
             Step::Interface(name, out) => {

@@ -109,6 +109,18 @@ pub(super) fn sysctl(host: &str, settings: &[(&str, &str, &str)]) -> Remedy {
     )
 }
 
+/// Packets are forwarded. IPv4 asks the interface that they come in by, and `ip_forward` sets all of them only when it changes.
+pub(super) fn forward(host: &str, ipv6: bool, device: &str) -> Remedy {
+    let key = if ipv6 { "net.ipv6.conf.all.forwarding" } else { "net.ipv4.ip_forward" };
+    let (mut now, mut undo) = (format!("sysctl -w {key}=1"), format!("sysctl -w {key}=0"));
+    if !ipv6 && device != "IF" {
+        let device = device.replace('.', "/");
+        now += &format!(" net.ipv4.conf.{device}.forwarding=1");
+        undo = format!("sysctl -w net.ipv4.conf.{device}.forwarding=0 {key}=0");
+    }
+    Remedy::new(host, now, format!("{key} = 1 in /etc/sysctl.d/90-lvs.conf, and no `forwarding = 0` of an interface"), undo)
+}
+
 /// The VIP on the loopback interface, for itself alone.
 pub(super) fn vip_on_lo(host: &str, vip: &str) -> Remedy {
     let (ip, v6) = (ip_for(vip), vip.contains(':'));

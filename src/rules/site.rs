@@ -25,6 +25,8 @@ pub(super) struct Duty {
     pub(super) sources: Vec<Observed>,
     /// The service's name.
     pub(super) service: String,
+    /// The director sends it no new connections (weight 0).
+    pub(super) drained: bool,
 }
 
 /// The hosts, their duties, and what the user said of others.
@@ -60,6 +62,7 @@ impl<'a> Site<'a> {
                     rip: Some(rip),
                     sources: sources.clone(),
                     service: served.service.name(),
+                    drained: destination.weight == 0,
                 };
                 if let Some(director) = served.director {
                     duty.sources = site.as_translated(&fleet.members[director].host, &served.service, destination.address, &duty.sources);
@@ -92,6 +95,7 @@ impl<'a> Site<'a> {
                     rip: member.host.main_address().filter(|a| a.is_ipv6() == vip.is_ipv6()),
                     sources: Vec::new(),
                     service: service.map_or_else(|| vip.to_string(), Service::name),
+                    drained: false,
                 };
                 match named.is_empty() {
                     true => self.duties.push(duty(None)),
@@ -120,6 +124,7 @@ impl<'a> Site<'a> {
                         rip: Some(rip),
                         sources: Vec::new(),
                         service: service.name(),
+                        drained: false,
                     });
                 }
             }

@@ -12,7 +12,7 @@
 //! DNAT and the balancer's NAT make one flow of three conversations.
 
 use super::sample::{Sample, Samples};
-use super::table::{Conversation, Known, Table};
+use super::table::{Conversation, Known, PacketKind, Table};
 use super::tuple::CompactEndpoint;
 use hashbrown::HashMap;
 
@@ -194,7 +194,10 @@ fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
     let numbers =
         |c: &Conversation| (c.known.has(Known::CLIENT_ISN) && c.known.has(Known::SERVER_ISN)).then_some((c.client_seq, c.server_seq));
     let same_connection = same_client && numbers(left).is_some() && numbers(left) == numbers(right);
-    if !same_connection && side_by_side(table, a, b, opposed) {
+    // A client resets the answer of somebody whom it never asked: that is no connection that it opened beside the other one.
+    let one_socket =
+        same_client && left.known.has(Known::CLIENT_ISN) && right.known.has(Known::CLIENT_ISN) && left.client_seq == right.client_seq;
+    if !same_connection && side_by_side(table, a, b, opposed, one_socket) {
         return 0;
     }
     let same_server = l.destination() == r.destination();
@@ -237,12 +240,13 @@ fn weigh(table: &Table, a: u32, b: u32, votes: &Votes) -> i32 {
 
 /// True when both were seen on one wire with one TTL: then they are two connections of one host, for a rewrite puts a packet on another
 /// wire, or takes one from its TTL.
-/// `opposed`: one of them takes the other's client for the server.
-fn side_by_side(table: &Table, a: u32, b: u32, opposed: bool) -> bool {
+/// `opposed`: one of them takes the other's client for the server. `one_socket`: their clients have one endpoint and one initial number.
+fn side_by_side(table: &Table, a: u32, b: u32, opposed: bool, one_socket: bool) -> bool {
     let client = |c: u32, from_b: bool| table.conversations[c as usize].from_client(from_b);
     table.legs_of(a).any(|(_, l)| {
         table
             .legs_of(b)
+            .filter(|(_, r)| !one_socket || (l.first != PacketKind::Reset && r.first != PacketKind::Reset))
             .any(|(_, r)| l.wire == r.wire && l.ttl == r.ttl && (client(a, l.seen.from_b()) == client(b, r.seen.from_b())) != opposed)
     })
 }

@@ -32,6 +32,8 @@ pub(super) fn arptables(words: &[&str]) -> Result<(), String> {
 
 fn split<'a, 'b>(words: &'b [&'a str]) -> Result<(&'a str, &'a str, &'b [&'a str]), String> {
     match words {
+        // The place at the beginning, which is where it goes anyway.
+        ["-I", chain, "1", rest @ ..] => Ok(("-I", chain, rest)),
         [what @ ("-A" | "-I" | "-D" | "-F"), chain, rest @ ..] => Ok((what, chain, rest)),
         _ => Err("only -A, -I, -D and -F with a chain are understood".into()),
     }
@@ -79,22 +81,31 @@ fn run(
     while !rest.is_empty() {
         rest = read(rest, &mut steps)?;
     }
-    if !steps.iter().any(|step| matches!(step, Step::Drop | Step::Accept | Step::Nat(..) | Step::Masquerade)) {
+    if !steps.iter().any(Step::ends) {
         return Err("what is to be done with such packets? (-j is missing)".into());
     }
     Ok(socket.add_nft_rule(chain, &steps, &text, what == "-I")?)
 }
 
 fn addr(text: &str) -> Result<Vec<u8>, String> {
-    let prefix: Prefix = match text.parse::<IpAddr>() {
-        Ok(addr) => return Ok(octets(addr)),
-        Err(_) => text.parse().map_err(|_| format!("{text} is no address"))?,
-    };
-    // Whole bytes are compared.
-    match prefix.len() % 8 {
-        0 => Ok(octets(prefix.addr())[..usize::from(prefix.len() / 8)].to_vec()),
-        _ => Err(format!("{text}: only prefixes of whole bytes are understood")),
+    text.parse::<IpAddr>().map(octets).map_err(|_| format!("{text} is no address"))
+}
+
+/// Of a prefix only its bits are compared.
+fn within(offset: u32, text: &str) -> Result<Step, String> {
+    if let Ok(addr) = addr(text) {
+        return Ok(Step::Equal(Base::Network, offset, addr));
     }
+    let prefix: Prefix = text.parse().map_err(|_| format!("{text} is no address"))?;
+    let mut addr = octets(prefix.addr());
+    let mask: Vec<u8> = (0..addr.len())
+        .map(|at| {
+            let bits = usize::from(prefix.len()).saturating_sub(at * 8).min(8);
+            (0xff_u16 << (8 - bits)) as u8
+        })
+        .collect();
+    addr.iter_mut().zip(&mask).for_each(|(byte, mask)| *byte &= mask);
+    Ok(Step::Masked(Base::Network, offset, mask, addr))
 }
 
 fn octets(addr: IpAddr) -> Vec<u8> {
@@ -111,8 +122,8 @@ fn port(text: &str) -> Result<Vec<u8>, String> {
 fn ip_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>, family: TableFamily) -> Result<&'b [&'a str], String> {
     let (source, destination) = if family == TableFamily::Ip6 { (8, 24) } else { (12, 16) };
     let (step, rest) = match words {
-        ["-s" | "--source", a, rest @ ..] => (Step::Equal(Base::Network, source, addr(a)?), rest),
-        ["-d" | "--destination", a, rest @ ..] => (Step::Equal(Base::Network, destination, addr(a)?), rest),
+        ["-s" | "--source", a, rest @ ..] => (within(source, a)?, rest),
+        ["-d" | "--destination", a, rest @ ..] => (within(destination, a)?, rest),
         ["-i", name, rest @ ..] => (Step::Interface((*name).to_string(), false), rest),
         ["-o", name, rest @ ..] => (Step::Interface((*name).to_string(), true), rest),
         ["-p", name, rest @ ..] => {
@@ -122,7 +133,19 @@ fn ip_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>, family: TableFa
         ["-m", "tcp" | "udp", rest @ ..] => return Ok(rest),
         ["--dport", text, rest @ ..] => (Step::Equal(Base::Transport, 2, port(text)?), rest),
         ["--sport", text, rest @ ..] => (Step::Equal(Base::Transport, 0, port(text)?), rest),
-        ["--tcp-flags", "SYN,ACK", "SYN,ACK", rest @ ..] => (Step::Equal(Base::Transport, 13, vec![0x12]), rest),
+        ["--tcp-flags", mask, wanted, rest @ ..] => (Step::Masked(Base::Transport, 13, vec![flags(mask)?], vec![flags(wanted)?]), rest),
+        ["--syn", rest @ ..] => (Step::Masked(Base::Transport, 13, vec![0x17], vec![0x02]), rest),
+        ["-m", "conntrack" | "state" | "statistic" | "icmp", rest @ ..] => return Ok(rest),
+        ["--ctstate" | "--state", states, rest @ ..] => (Step::State(states.split(',').map(state).sum::<Result<u32, String>>()?), rest),
+        // Every so many-th, beginning with the first, as iptables counts.
+        ["--mode", "nth", "--every", every, "--packet", "0", rest @ ..] => {
+            (Step::Every(every.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{every} is no number"))?), rest)
+        }
+        ["--icmp-type", name, rest @ ..] => (Step::Equal(Base::Transport, 0, icmp_type(name)?), rest),
+        ["-j", "REJECT", "--reject-with", "tcp-reset", rest @ ..] => (Step::Reject(true), rest),
+        ["-j", "REJECT", rest @ ..] => (Step::Reject(false), rest),
+        ["-j", "NOTRACK", rest @ ..] | ["-j", "CT", "--notrack", rest @ ..] => (Step::NoTrack, rest),
+        ["-j", "TCPMSS", "--set-mss", mss, rest @ ..] => (Step::Mss(mss.parse().map_err(|_| format!("{mss} is no segment size"))?), rest),
         ["-j", "DROP", rest @ ..] => (Step::Drop, rest),
         ["-j", "ACCEPT", rest @ ..] => (Step::Accept, rest),
         ["-j", "MASQUERADE", rest @ ..] => (Step::Masquerade, rest),
@@ -132,6 +155,45 @@ fn ip_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>, family: TableFa
     };
     steps.push(step);
     Ok(rest)
+}
+
+/// Bits of TCP's flags.
+fn flags(names: &str) -> Result<u8, String> {
+    let bit = |name: &str| match name {
+        "FIN" => Ok(0x01),
+        "SYN" => Ok(0x02),
+        "RST" => Ok(0x04),
+        "PSH" => Ok(0x08),
+        "ACK" => Ok(0x10),
+        "URG" => Ok(0x20),
+        other => Err(format!("what flag is '{other}'?")),
+    };
+    names.split(',').map(bit).sum()
+}
+
+/// Bits of conntrack's states (linux/netfilter/nf_conntrack_common.h).
+fn state(name: &str) -> Result<u32, String> {
+    match name {
+        "INVALID" => Ok(1),
+        "ESTABLISHED" => Ok(2),
+        "RELATED" => Ok(4),
+        "NEW" => Ok(8),
+        "UNTRACKED" => Ok(64),
+        other => Err(format!("what state is '{other}'?")),
+    }
+}
+
+/// Type, and code if the name means one.
+fn icmp_type(name: &str) -> Result<Vec<u8>, String> {
+    match name {
+        "fragmentation-needed" => Ok(vec![3, 4]),
+        "port-unreachable" => Ok(vec![3, 3]),
+        "protocol-unreachable" => Ok(vec![3, 2]),
+        "destination-unreachable" => Ok(vec![3]),
+        "redirect" => Ok(vec![5]),
+        "packet-too-big" => Ok(vec![2]),
+        other => other.parse().map(|number| vec![number]).map_err(|_| format!("what ICMP type is '{other}'?")),
+    }
 }
 
 fn nat(destination: bool, to: &str) -> Result<Step, String> {

@@ -29,6 +29,17 @@ pub(super) fn run(words: &[&str]) -> Result<(), String> {
             Ok(())
         }
         ["addr" | "address" | "a", what, rest @ ..] => addr(&mut socket, what, rest),
+        // What ICMP redirects and path MTUs have left behind.
+        ["route" | "r", "flush", "cache"] => std::fs::write("/proc/sys/net/ipv4/route/flush", "1").map_err(|e| e.to_string()),
+        ["route" | "r", "flush", "table", table] => {
+            let table: u32 = parse(table, "table")?;
+            for old in socket.routes()?.iter().filter(|r| r.table == table) {
+                let hop = old.hops.first().copied().unwrap_or_default();
+                let index = (hop.index != 0).then_some(hop.index);
+                socket.delete_route(&RouteSpec { via: hop.via, index, table, kind: old.kind, ..RouteSpec::to(old.dst) })?;
+            }
+            Ok(())
+        }
         ["route" | "r", what, rest @ ..] => route(&mut socket, what, v6, rest),
         ["neigh" | "neighbour" | "n", what, rest @ ..] => neighbour(&mut socket, what, rest),
         ["rule", what, rest @ ..] => rule(&mut socket, what, v6, rest),
@@ -242,14 +253,19 @@ fn neighbour(socket: &mut Socket, what: &str, words: &[&str]) -> Result<(), Stri
             }
             Ok(())
         }
-        ("flush", [addr]) => {
+        ("flush", [addr] | ["to", addr]) => {
             let addr: IpAddr = parse(addr, "address")?;
             for n in socket.neighbours()?.iter().filter(|n| n.addr == addr) {
                 socket.delete_neighbour(n.index, n.addr)?;
             }
             Ok(())
         }
-        ("add" | "replace", [addr, "lladdr", mac, "dev", name, ..] | [addr, "dev", name, "lladdr", mac, ..]) => {
+        (
+            "add" | "replace",
+            [addr, "lladdr", mac, "dev", name, ..]
+            | [addr, "dev", name, "lladdr", mac, ..]
+            | [addr, "lladdr", mac, "nud", "permanent", "dev", name],
+        ) => {
             let index = socket.link(name)?.index;
             Ok(socket.set_neighbour(&NeighbourSpec { index, addr: parse(addr, "address")?, mac: parse(mac, "MAC address")? })?)
         }
@@ -263,6 +279,11 @@ fn neighbour(socket: &mut Socket, what: &str, words: &[&str]) -> Result<(), Stri
 
 fn rule(socket: &mut Socket, what: &str, v6: bool, words: &[&str]) -> Result<(), String> {
     let mut spec = RuleSpec { v6, priority: 32_765, src: None, dst: None, iif: None, mark: None, table: 254 };
+    // A new rule goes in front of those that were added before (net/core/fib_rules.c, fib_default_rule_pref).
+    if what == "add" && !words.iter().any(|w| matches!(*w, "pref" | "priority" | "prio")) {
+        let first = socket.rules()?.iter().map(|r| r.priority).filter(|p| *p > 0).min();
+        spec.priority = first.map_or(spec.priority, |p| p.saturating_sub(1).max(1));
+    }
     let mut rest = words;
     while let [word, value, more @ ..] = rest {
         match *word {

@@ -4,8 +4,11 @@
 //! not be installed; what is understood is what scenarios and remedies use, and anything else is an error, never ignored.
 
 mod firewall;
+mod garp;
 mod ip;
 mod sysctl;
+
+pub(super) use garp::announce;
 
 use super::netns::Namespace;
 use crate::netlink::NetlinkError;
@@ -61,6 +64,22 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
     }
 }
 
+/// True for a command that only shows something.
+pub fn looks(command: &str) -> bool {
+    let Ok(words) = words(command) else { return false };
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| !matches!(*word, "-4" | "-6" | "-d" | "-s")).collect();
+    match &words[..] {
+        ["ip", _, "show" | "get" | "list", ..] | ["nft", "list", ..] => true,
+        ["iptables-save" | "ip6tables-save" | "arptables-save" | "nstat" | "ss" | "curl" | "tcpdump" | "journalctl" | "dmesg", ..] => true,
+        ["ipvsadm", what, ..] => what.starts_with("-l") || what.starts_with("-L") || what.starts_with("-S"),
+        ["iptables" | "ip6tables" | "arptables", rest @ ..] => rest.iter().any(|word| matches!(*word, "-L" | "-S" | "-nvL" | "-vnL")),
+        ["conntrack", "-L" | "-S", ..] | ["systemctl", "status", ..] | ["ethtool", "-k" | "-S", ..] | ["arping", "-D", ..] => true,
+        ["sysctl", rest @ ..] => !rest.iter().any(|word| *word == "-w" || word.contains('=')),
+        ["cat" | "ping", ..] => true,
+        _ => false,
+    }
+}
+
 /// The commands of a line, as remedies are printed: one after the other, with `;` or `&&` between them.
 pub fn list(line: &str) -> Vec<String> {
     let (mut commands, mut command, mut quote) = (Vec::new(), String::new(), None);
@@ -87,7 +106,7 @@ pub fn list(line: &str) -> Vec<String> {
 }
 
 /// The words of a command, as a shell would split them: quotes, no variables, no patterns.
-fn words(command: &str) -> Result<Vec<String>, String> {
+pub(super) fn words(command: &str) -> Result<Vec<String>, String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for c in command.chars() {
         match (c, quote) {
@@ -124,6 +143,22 @@ mod tests {
     fn a_line_may_hold_several() {
         assert_eq!(list("ip addr del a; sysctl -w 'b=1;2' && c"), ["ip addr del a", "sysctl -w 'b=1;2'", "c"]);
         assert!(list(" ; ").is_empty());
+    }
+
+    #[test]
+    fn looking_changes_nothing() {
+        for command in [
+            "ip -6 addr show to ::1",
+            "ip route get 10.0.0.1 from 10.0.0.2",
+            "ipvsadm -ln --stats",
+            "sysctl net.ipv4.ip_forward",
+            "nft list ruleset",
+        ] {
+            assert!(looks(command), "{command}");
+        }
+        for command in ["ip addr add 10.0.0.1/32 dev lo", "ipvsadm -C", "sysctl -w net.ipv4.ip_forward=1", "iptables -F INPUT", ""] {
+            assert!(!looks(command), "{command}");
+        }
     }
 
     #[test]

@@ -60,7 +60,8 @@ fn finding(hood: &super::Neighbourhood<'_>, leak: &Leak<'_>) -> Option<Finding> 
     let summary = format!("{names} {verb} ARP for {vip}{besides}{effect}.");
     let also: Vec<&str> = leak.servers.keys().filter(|h| asks_with(facts, **h, vip)).map(|h| facts.name(Some(*h))).collect();
     let spoken = leak.servers.keys().find_map(|h| facts.claimants(vip).iter().find(|c| c.host == *h)?.by(ClaimKind::Sender));
-    let mut alternatives = vec!["ARP003", "ARP004", "ARP005"];
+    // An address on the card itself is answered for at any arp_ignore below 8.
+    let mut alternatives = vec!["ARP003", "ARP004", "ARP005", "DR010"];
     if !leak.known {
         alternatives.extend(["HA001", "ARP012", "ARP010"]);
     }

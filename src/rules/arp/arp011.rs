@@ -52,6 +52,11 @@ fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
     let summary = format!("{name} asked {times} for {target}, and nobody answers; requests wait there and are dropped.");
     let heard: Vec<&str> = vain.heard.iter().map(|(host, _)| facts.name(Some(*host))).collect();
     let mut alternatives: Vec<&'static str> = if is_director { vec!["SVC003"] } else { vec!["ARP006"] };
+    // Who asks for what his own client dialled hands it on like a router, for it is not his address.
+    let not_its_own = is_director && vain.flows.iter().any(|f| f.service.addr == target && f.vip.is_none_or(|vip| vip.addr == target));
+    if not_its_own {
+        alternatives.insert(0, "SVC001");
+    }
     if target.is_ipv4() {
         alternatives.push("ARP005");
     }
@@ -72,7 +77,7 @@ fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
         .and(waiting)
         .and(vain.errors(facts))
         .unless(&alternatives, settle)
-        .mend(is_director.then_some(out).into_iter().chain([alive]))
+        .mend((is_director && !not_its_own).then_some(out).into_iter().chain([alive]))
         .on(ids(&vain.flows))
 }
 

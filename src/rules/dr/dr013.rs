@@ -45,14 +45,16 @@ fn check(facts: &Facts<'_>) -> Outcome {
             let question = flow.request.last()?;
             let summary = format!("{name} answers datagrams to {} from its own address {}.", vip(flow), answer.src.addr);
             let rule = format!("POSTROUTING -p udp --sport {} -d {} -j SNAT --to-source {}", flow.service.port, answer.dst.addr, vip(flow));
+            // As long as conntrack knows the question, the answer's new source would be one that is taken, and it would get another port.
+            let untracked = format!("PREROUTING -p udp -d {} --dport {} -j CT --notrack", vip(flow), flow.service.port);
             Some(
                 Finding::new(name, Severity::Broken, Confidence::Certain, summary, facts.seen(answer))
                     .and([facts.seen(question)])
                     .mend([Remedy::new(
                         name,
-                        format!("iptables -t nat -A {rule}"),
+                        format!("iptables -t raw -A {untracked}; iptables -t nat -A {rule}"),
                         format!("let the program listen on {}, or use IP_PKTINFO; that is the real cure", vip(flow)),
-                        format!("iptables -t nat -D {rule}"),
+                        format!("iptables -t nat -D {rule}; iptables -t raw -D {untracked}"),
                     )])
                     .on(ids(&flows)),
             )

@@ -38,6 +38,11 @@ impl Facts<'_> {
         name.filter(|name| !name.contains('.')).unwrap_or("IF")
     }
 
+    /// The interface of a host that a packet comes in by, if it was captured there and the point has its name; or `IF`.
+    pub fn entrance(&self, host: crate::trace::HostId, hop: &Hop) -> &str {
+        if self.trace.host_at(hop.point) == Some(host) { self.device(hop.point) } else { "IF" }
+    }
+
     /// `to the MAC of web1`, or the MAC itself where its host has no name.
     pub fn to_whom(&self, hop: &Hop) -> String {
         match (hop.to, hop.dst_mac) {

@@ -134,11 +134,13 @@ fn by_claims(hood: &Neighbourhood<'_>, vip: IpAddr) -> Option<Finding> {
         (2, _) => pass(&names),
         (_, Some(stranger)) => {
             let length = if vip.is_ipv4() { 32 } else { 128 };
+            let heard = stranger.answers().filter(|c| facts.trace.host_at(c.point) == Some(stranger.host));
+            let device = heard.map_or("IF", |claim| facts.device(claim.point));
             Remedy::new(
                 facts.name(Some(stranger.host)),
-                format!("{family} addr del {vip}/{length} dev IF"),
+                format!("{family} addr del {vip}/{length} dev {device}"),
                 "the address out of its configuration",
-                format!("{family} addr add {vip}/{length} dev IF"),
+                format!("{family} addr add {vip}/{length} dev {device}"),
             )
         }
         _ => look(

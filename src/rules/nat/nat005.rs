@@ -1,10 +1,11 @@
 //! A NAT director that does not forward.
 
 use super::super::facts::{by_director, ids};
+use super::super::remedy::forward;
 use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
-use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::trace::{Flow, FlowState, Method, NoteKind, Way};
 
 rule! {
@@ -54,12 +55,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
                     .and(facts.repeats(flow, swallowed.hop, NoteKind::SynAckRepeat))
                     .and(silence)
                     .unless(&["NAT008"], format!("on {name}: `sysctl {command}`, `nft list ruleset`, or a snapshot"))
-                    .mend([Remedy::new(
-                        name,
-                        format!("sysctl -w {command}=1"),
-                        format!("{command} = 1 in /etc/sysctl.d/90-lvs.conf"),
-                        format!("sysctl -w {command}=0"),
-                    )])
+                    .mend([forward(name, flow.client.addr.is_ipv6(), facts.entrance(director, swallowed.hop))])
                     .on(ids(&flows)),
             )
         })

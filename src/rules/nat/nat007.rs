@@ -60,7 +60,10 @@ fn check(facts: &Facts<'_>) -> Outcome {
             "{names} {get} packets to {} (direct routing) from a director between two networks, and {stay} silent, as servers prepared for NAT do.",
             vip(flow)
         );
-        found.push(finding.mend([edit(facts, flow, "-m", "-g")]));
+        let mut edits: Vec<Remedy> = silence.flows.iter().map(|flow| edit(facts, flow, "-m", "-g")).collect();
+        edits.sort_unstable_by(|a, b| a.command.cmp(&b.command));
+        edits.dedup();
+        found.push(finding.mend(edits));
     }
     found.into()
 }

@@ -1,11 +1,12 @@
 //! A router that does not forward.
 
 use super::super::facts::ids;
+use super::super::remedy::forward;
 use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::half_seen_router;
-use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::ipvs::Role;
 use crate::trace::{Flow, Hop, HostId, Method, NoteKind, Way};
 use std::collections::BTreeMap;
@@ -44,7 +45,11 @@ fn check(facts: &Facts<'_>) -> Outcome {
         let name = facts.name(Some(loss.host));
         let summary = format!("{name} receives requests for {}, which is not its own, and hands none on.", loss.service());
         let settle = settle(name, loss.hop);
-        found.push(loss.finding(facts, summary, &settle).mend([forward(name, loss.hop)]));
+        found.push(loss.finding(facts, summary, &settle).mend([forward(
+            name,
+            loss.hop.dst.addr.is_ipv6(),
+            facts.entrance(loss.host, loss.hop),
+        )]));
     }
     let mut stuck: BTreeMap<HostId, Vec<&Flow>> = BTreeMap::new();
     for flow in facts.flows() {
@@ -84,7 +89,7 @@ fn answers<'a>(facts: &Facts<'a>, router: HostId, flows: &[&'a Flow]) -> Option<
             .and(facts.repeats(flow, hop, NoteKind::SynAckRepeat))
             .and(silence)
             .unless(&["NET008", "NET004"], settle(name, hop))
-            .mend([forward(name, hop)])
+            .mend([forward(name, hop.dst.addr.is_ipv6(), facts.entrance(router, hop))])
             .on(ids(flows)),
     )
 }
@@ -95,12 +100,6 @@ fn key(hop: &Hop) -> &'static str {
 
 fn settle(name: &str, hop: &Hop) -> String {
     format!("on {name}: `sysctl {}`, `nft list ruleset` (counters of drops in FORWARD), or a snapshot", key(hop))
-}
-
-fn forward(name: &str, hop: &Hop) -> Remedy {
-    let key = key(hop);
-    let keep = format!("{key} = 1 in /etc/sysctl.d/90-lvs.conf");
-    Remedy::new(name, format!("sysctl -w {key}=1"), keep, format!("sysctl -w {key}=0"))
 }
 
 /// On a router: forwarding at each card.

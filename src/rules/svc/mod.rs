@@ -134,6 +134,11 @@ pub(super) fn listening(site: &Site<'_>, checks: &mut Checks, code: &str, findin
             checks.passed(&host.name, format!("something listens at {at}"));
             continue;
         }
+        // Stopped on purpose, as it seems.
+        if duty.drained {
+            checks.passed(&host.name, format!("nothing listens at {at}, and the director sends nothing there (weight 0)"));
+            continue;
+        }
         // A translation on the server itself, or another director behind it, may lead elsewhere.
         if super::answers::redirects(host, duty) || host.ipvs.as_ref().is_some_and(|t| t.services.iter().any(|s| s.address == Some(at))) {
             checks.passed(&host.name, format!("{at} is translated here"));
