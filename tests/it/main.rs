@@ -1,13 +1,16 @@
 //! Tests of the whole, in one binary.
 
 mod audit;
+mod capture;
 mod cases;
 mod cli;
 mod director;
 mod docs;
 mod ipvs;
 mod live;
+mod probe;
 mod replay;
 mod robust;
 mod support;
 mod tidy;
+mod within;
