@@ -138,7 +138,8 @@ pub fn prove(scenario: &Scenario, folder: &Path) -> io::Result<Proof> {
         proof.remedy = Remedied::Nothing;
     }
     // One for each host, where several have it.
-    let guilty: Vec<&Finding> = both.findings.iter().filter(|finding| scenario.codes.iter().any(|code| code == finding.code)).collect();
+    let mut guilty: Vec<&Finding> = both.findings.iter().filter(|finding| scenario.codes.iter().any(|code| code == finding.code)).collect();
+    guilty.sort_by_key(|finding| scenario.codes.iter().position(|code| code == finding.code));
     if matches!(proof.by_both, Cause::First | Cause::Found) && !guilty.is_empty() {
         proof.remedy = mend(&mut stage, &guilty, &folder.join("mended"))?;
     }

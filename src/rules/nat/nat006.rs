@@ -70,14 +70,17 @@ fn bypass_remedy(host: &str, rip: &str, gateway: &str) -> Remedy {
 /// On the host: a more specific route, or a rule, wins over the default one that is right.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     site.answers(checks, "NAT006", |host, duty, story| {
-        let summary = format!("A specific route takes answers to {} {}, past the director; all others go through it.", story.source, story.way);
+        let summary =
+            format!("A specific route takes answers to {} {}, past the director; all others go through it.", story.source, story.way);
         let ip = super::super::remedy::ip_for(&story.source.to_string());
         let gateway = site.gateway_of(duty);
+        // Only a rule wins over a rule.
+        let rip = duty.rip.map_or_else(|| "RIP".to_string(), |rip| rip.to_string());
         let remedy = crate::finding::Remedy::new(
             &host.name,
-            format!("{ip} route replace {} via {gateway}", story.source),
-            "take the specific route out of the configuration, or `ip rule add from RIP lookup TABLE` with a default route through the director",
-            format!("{ip} route del {} via {gateway}", story.source),
+            format!("{ip} rule add from {rip} table 100; {ip} route add default via {gateway} table 100"),
+            "the rule and the route in the network configuration; or take the specific route or rule out of it",
+            format!("{ip} rule del from {rip} table 100; {ip} route flush table 100"),
         );
         proven(host, Severity::Degraded, summary, story.way.clone(), story.command.clone()).mend([remedy])
     });
