@@ -234,7 +234,7 @@ impl Host {
 
     /// Settings of its built-in director.
     pub fn settings(&self) -> Settings {
-        self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, assignment: &str) -> Result<(), String> {

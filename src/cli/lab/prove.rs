@@ -68,7 +68,7 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
         _ => writeln!(out, "✗ {wrong} of {} scenarios not proved, in {:.1} s\n", proofs.len(), took.as_secs_f64())?,
     }
     let name = proofs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(8);
-    writeln!(out, "  {:<name$}  {:<7}  {:<8}  {:<8}  {:<8}  {}", "scenario", "cause", "packets", "hosts", "both", "remedy")?;
+    writeln!(out, "  {:<name$}  {:<7}  {:<8}  {:<8}  {:<8}  remedy", "scenario", "cause", "packets", "hosts", "both")?;
     for (scenario, proof) in proofs {
         let proof = match proof {
             Ok(proof) => proof,
