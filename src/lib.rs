@@ -12,6 +12,7 @@ pub mod lab;
 pub mod net;
 pub mod netlink;
 pub mod packet;
+pub mod probe;
 pub mod report;
 pub mod rules;
 pub mod trace;

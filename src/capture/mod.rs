@@ -1,4 +1,5 @@
-//! WINDOW: frames in and out. Capture files of every common kind, read once, in a stream, merged by time; pcapng written; and the wire itself.
+//! WINDOW: frames in and out. Capture files of every common kind, read once, in a stream, merged by time; pcapng written; live
+//! capture; and the wire itself.
 //!
 //! libpcap's own reader is not used for files: it loses interface numbers, names and comments, and refuses files whose interfaces have
 //! different link types or snap lengths.
@@ -6,14 +7,24 @@
 mod file;
 mod filter;
 mod input;
+#[cfg(feature = "live")]
+mod live;
 mod merge;
 mod pcap;
 mod pcapng;
+mod place;
+mod recording;
+mod sink;
 mod wire;
 mod write;
 
 pub use file::{CaptureFile, Damage, Drops, Interface, OpenError};
 pub use filter::{Filter, FilterError};
+#[cfg(feature = "live")]
+pub use live::{Live, LiveError, LiveOptions, Tap};
 pub use merge::Merged;
+pub use place::{Place, PlaceError, interfaces, within};
+pub use recording::{Head, Recording, Rotate};
+pub use sink::Sink;
 pub use wire::{Arrival, LARGEST, VNET_HEADER, Wire, WireError, WireOptions};
-pub use write::PcapngWriter;
+pub use write::{Described, PcapngWriter};

@@ -1,6 +1,7 @@
 //! The door: clap arguments, a file a subcommand.
 
 mod audit;
+mod capture;
 mod captures;
 mod diagnose;
 mod director;
@@ -8,6 +9,7 @@ mod explain;
 mod lab;
 mod manual;
 mod output;
+mod probe;
 mod replay;
 mod show;
 mod snapshot;
@@ -74,6 +76,10 @@ enum Command {
     Trace(trace::Trace),
     /// Print one packet a line, in tcpdump's notation, with point, number and MACs
     Show(show::Show),
+    /// Capture on several interfaces and network namespaces into one file, or print
+    Capture(capture::Capture),
+    /// Ask the wire: who answers for an address, does a real server serve the VIP
+    Probe(probe::Probe),
     /// Write down this machine's facts, or those that somebody sent as text, in one file each
     Snapshot(snapshot::Snapshot),
     /// Say what is wrong on this machine, or on those of which there are snapshots
@@ -133,6 +139,8 @@ pub fn run() -> ExitCode {
         Command::Diagnose(args) => diagnose::run(args, &mut out),
         Command::Trace(args) => trace::run(args, &mut out),
         Command::Show(args) => show::run(args, &mut out),
+        Command::Capture(args) => capture::run(args, &mut out),
+        Command::Probe(args) => probe::run(args, &mut out),
         Command::Snapshot(args) => snapshot::run(args, &mut out),
         Command::Audit(args) => audit::run(args, &mut out),
         Command::Director(args) => director::run(args, &mut out),

@@ -62,7 +62,7 @@ pub(super) fn run(args: &Show, out: &mut Output) -> Result<u8, Failure> {
     unreadable.iter().for_each(|text| complain(text));
     let format = if args.json { Format::Json } else { args.format };
     let mut names: Vec<Vec<String>> = vec![Vec::new(); files.len()];
-    let mut written = Written { out, format, shown: 0, result: Ok(()) };
+    let mut written = Written::new(out, format);
     let most = args.captures.count().unwrap_or(u64::MAX);
     let mut merged = Merged::new(files);
     while let Some(at) = merged.advance() {
@@ -104,15 +104,20 @@ fn point_name(arg: &CaptureArg, interface: &Interface, interfaces: usize) -> Str
     source.point_name()
 }
 
-struct Written<'o> {
+/// Packets as they are written.
+pub(super) struct Written<'o> {
     out: &'o mut Output,
     format: Format,
     shown: u64,
     result: io::Result<()>,
 }
 
-impl Written<'_> {
-    fn packet(&mut self, point: &str, file: &str, frame: &Frame<'_>) {
+impl<'o> Written<'o> {
+    pub(super) fn new(out: &'o mut Output, format: Format) -> Self {
+        Written { out, format, shown: 0, result: Ok(()) }
+    }
+
+    pub(super) fn packet(&mut self, point: &str, file: &str, frame: &Frame<'_>) {
         let packet = dissect(frame);
         self.result = match self.format {
             Format::Table => self.text(point, frame, &packet),
@@ -149,7 +154,7 @@ impl Written<'_> {
         if self.format == Format::Ndjson { writeln!(self.out) } else { Ok(()) }
     }
 
-    fn end(self) -> io::Result<()> {
+    pub(super) fn end(self) -> io::Result<()> {
         self.result?;
         match (self.format, self.shown) {
             (Format::Json, 0) => writeln!(self.out, "[]"),

@@ -1,6 +1,7 @@
 //! Tests of the whole, in one binary.
 
 mod audit;
+mod capture;
 mod cases;
 mod cli;
 mod director;
@@ -9,7 +10,9 @@ mod ipvs;
 mod lab;
 mod lab_netlink;
 mod live;
+mod probe;
 mod replay;
 mod robust;
 mod support;
 mod tidy;
+mod within;

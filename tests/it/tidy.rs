@@ -14,6 +14,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     ("capture", &["net", "packet"], &["pcap", "flate2", "ruzstd"]),
     ("netlink", &["net"], &["neli"]),
     ("collect", &["net", "ipvs", "host", "netlink"], &[]),
+    ("probe", &["net", "packet", "capture", "netlink"], &[]),
     ("trace", &["net", "packet", "ipvs"], &[]),
     ("rules", &["net", "packet", "ipvs", "host", "trace", "finding"], &[]),
     ("report", &["net", "ipvs", "host", "trace", "finding", "rules"], &["tabled", "serde_json", "textwrap", "colored"]),
@@ -23,8 +24,8 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
     (
         "cli",
         &[
-            "net", "packet", "ipvs", "host", "finding", "capture", "netlink", "collect", "trace", "rules", "report", "case", "director",
-            "lab",
+            "net", "packet", "ipvs", "host", "finding", "capture", "netlink", "collect", "probe", "trace", "rules", "report", "case",
+            "director", "lab",
         ],
         &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size"],
     ),

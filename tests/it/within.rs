@@ -1,0 +1,28 @@
+//! Tests that need a network of their own run themselves again, as root of an empty one.
+
+use std::process::Command;
+
+const MARK: &str = "LVSCOPE_TEST_WITHIN";
+
+/// True inside. Outside it runs the test of this name inside, and says false; where user namespaces are forbidden, it says so.
+pub fn inside(name: &str) -> bool {
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let able = Command::new(env!("CARGO_BIN_EXE_lvscope")).args(["lab", "enter", "--", "true"]).output().expect("lvscope runs");
+    if !able.status.success() {
+        eprintln!("{name}: not run here: {}", String::from_utf8_lossy(&able.stderr));
+        return false;
+    }
+    let test = std::env::current_exe().expect("a test binary");
+    let out = Command::new(env!("CARGO_BIN_EXE_lvscope"))
+        .args(["lab", "enter", "--"])
+        .arg(test)
+        .args(["--exact", name, "--nocapture"])
+        .env(MARK, "1")
+        .output()
+        .expect("lvscope runs");
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success() && text.contains("1 passed"), "inside:\n{text}");
+    false
+}
