@@ -141,6 +141,22 @@ mod tests {
         w.without(&["router", "director"]).deny(&NAT002);
     }
 
+    /// No connection gets through, and the client resets answers of servers that it never asked: one connection all the same.
+    #[test]
+    fn the_client_resets_what_it_did_not_ask_for() {
+        let mut w = world();
+        for (port, web, rip) in [(40001, "web1", "10.2.0.11"), (40002, "web2", "10.2.0.12")] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", &format!("{rip}:80"));
+            w.who_has("director", "int", rip, &[web]);
+            w.syn(&c, &format!("client director {web}"), 1);
+            w.carry(&c, true, SYN_ACK, b"", &format!("{web} gw client"));
+            let past = World::tcp(&format!("10.1.0.100:{port}"), &format!("{rip}:80"));
+            w.carry(&past, false, super::super::super::testing::RST, b"", &format!("client gw {web}"));
+            w.syn(&c, &format!("client director {web}"), 2);
+        }
+        assert_eq!(w.expect(&NAT002, Confidence::Certain, "web1, web2").remedy[0].command, "ip route replace default via 10.2.0.1");
+    }
+
     #[test]
     fn answers_go_to_another_router() {
         let mut w = world();
