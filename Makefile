@@ -2,7 +2,7 @@
 CASE ?= fixtures/faults/nat-rs-no-gateway
 CARGO ?= cargo
 
-.PHONY: demo test test-ipvs lint bench bless setup
+.PHONY: demo test test-ipvs lint bench bless prove setup
 
 # The C parts of the build: libpcap compiles tcpdump's filters. Installed only where it is missing.
 setup:
@@ -25,6 +25,10 @@ test-ipvs: setup
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+# Every scenario of the lab: broken, diagnosed, mended by the printed remedy.
+prove: setup
+	$(CARGO) run --release --quiet -- lab prove --all
 
 # Measures speed and memory beside tcpdump and tshark.
 bench: setup

@@ -49,6 +49,8 @@ const STALE: i64 = 30_000_000_000;
 #[derive(Debug, Default)]
 struct Neighbour {
     mac: Option<MacAddr>,
+    /// Told beforehand: what is heard does not change it, as with a permanent entry of the kernel.
+    fixed: bool,
     vlans: Vec<u16>,
     heard: Timestamp,
     asked: Timestamp,
@@ -126,7 +128,7 @@ impl Director {
     /// A neighbour whose MAC is known beforehand.
     pub fn know(&mut self, addr: IpAddr, mac: MacAddr, now: Timestamp) {
         let known = self.neighbours.entry(addr).or_default();
-        (known.mac, known.heard, known.asked) = (Some(mac), now, now);
+        (known.mac, known.heard, known.asked, known.fixed) = (Some(mac), now, now, true);
     }
 
     /// A frame came in on `port`.
@@ -237,7 +239,8 @@ impl Director {
         let neighbour = self.neighbours.entry(next).or_default();
         match wrong.or(neighbour.mac).or(invented) {
             Some(mac) => {
-                let refresh = !self.invent && neighbour.mac.is_some() && now - neighbour.heard.max(neighbour.asked) > STALE;
+                let refresh =
+                    !self.invent && !neighbour.fixed && neighbour.mac.is_some() && now - neighbour.heard.max(neighbour.asked) > STALE;
                 outcome.sent.push(sent(port, own, mac, &neighbour.vlans, waiting));
                 if refresh {
                     neighbour.asked = now;
@@ -375,6 +378,9 @@ impl Director {
     fn learn(&mut self, addr: IpAddr, mac: MacAddr, vlans: &[u16], now: Timestamp, port: usize, outcome: &mut Outcome) {
         let Some(own) = self.ports.get(port).map(|p| p.mac) else { return };
         let neighbour = self.neighbours.entry(addr).or_default();
+        if neighbour.fixed {
+            return;
+        }
         (neighbour.mac, neighbour.heard, neighbour.attempts) = (Some(mac), now, 0);
         neighbour.vlans = vlans.to_vec();
         for waiting in std::mem::take(&mut neighbour.waiting) {

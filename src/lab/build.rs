@@ -65,6 +65,8 @@ impl fmt::Display for BuildError {
 
 impl std::error::Error for BuildError {}
 
+/// Said of what the built-in director does not do.
+pub const NEEDS_KERNEL: &str = "the built-in director does not translate sources; that takes the kernel's IPVS";
 /// How long links may take to come up. They do in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -169,6 +171,9 @@ impl Network {
             ["ipvsadm", ..] => host.ipvsadm(&words[1..].join(" ")).map_err(failed),
             ["sysctl", "-w", settings @ ..] if host.wires.is_some() => {
                 let (own, kernels): (Vec<&str>, Vec<&str>) = settings.iter().copied().partition(|s| s.starts_with("net.ipv4.vs."));
+                if own.iter().any(|setting| setting.contains("vs.conntrack=1")) {
+                    return Err(failed(NEEDS_KERNEL.into()));
+                }
                 own.iter().try_for_each(|setting| host.set(setting.trim_start_matches("net.ipv4.vs."))).map_err(failed)?;
                 match kernels[..] {
                     [] => Ok(()),

@@ -82,8 +82,8 @@ mod tests {
     fn the_course_notes() {
         let drawn = draw(&catalogue::open("nat-rs-no-gateway").unwrap());
         for line in [
-            "├── client.eth0    192.168.2.100/24\n",
-            "└── web2.eth0      192.168.224.12/24\n",
+            "├── client.eth0   192.168.2.100/24\n",
+            "└── web2.eth0     192.168.224.12/24\n",
             "real-server: default via 192.168.224.10, serves tcp 80\n",
             "then web1: ip route del default\n",
         ] {

@@ -277,33 +277,3 @@ fn the_director_says_why_it_cannot_run() {
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stderr).contains("127.0.0.1 is an address of this host"), "{}", text(&output.stderr));
 }
-
-/// Live, in network namespaces that the test makes and that end with it: a large download, real servers that go and come, no wrong checksum.
-#[test]
-fn live_in_namespaces() {
-    let can = Command::new("unshare").args(["-rnm", "true"]).output().is_ok_and(|o| o.status.success());
-    let tools = ["ip", "python3", "curl"].iter().all(|tool| Command::new(tool).arg("--help").output().is_ok());
-    if !can || !tools {
-        eprintln!("skipped: unprivileged namespaces, or one of ip, python3 and curl, are missing");
-        return;
-    }
-    for method in ["nat", "dr"] {
-        let output = Command::new("unshare")
-            .args(["-rnm", "--kill-child", "-pf", "bash", "tests/director/live.sh", method, env!("CARGO_BIN_EXE_lvscope")])
-            .current_dir(root())
-            .output()
-            .expect("unshare");
-        let said = text(&output.stdout);
-        assert!(output.status.success(), "{method}: {said}{}", text(&output.stderr));
-        for line in [
-            "both servers answer",
-            "20000000 bytes",
-            "after removal: web1 web1",
-            "after return: web1 web2",
-            "200 of 200 served",
-            "wrong checksums 0",
-        ] {
-            assert!(said.contains(line), "{method}: '{line}' is missing in\n{said}{}", text(&output.stderr));
-        }
-    }
-}

@@ -7,6 +7,8 @@ mod cli;
 mod director;
 mod docs;
 mod ipvs;
+mod lab;
+mod lab_netlink;
 mod live;
 mod probe;
 mod replay;

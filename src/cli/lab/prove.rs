@@ -111,10 +111,11 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
     let silent = |p: &Proof| [p.by_captures, p.by_hosts, p.by_both].iter().all(|cause| *cause == Cause::Healthy);
     writeln!(
         out,
-        "  remedies {} mend as printed, {} with blanks filled in, {} look first · healthy {}: {} silent",
+        "  remedies {} mend as printed, {} with blanks filled in, {} look first, {} take the kernel's IPVS\n  healthy  {}: {} silent",
         count(&|p| p.remedy == Remedied::Green),
         count(&|p| p.remedy == Remedied::Filled),
         count(&|p| p.remedy == Remedied::Looked),
+        count(&|p| p.remedy == Remedied::NotHere),
         good.len() - faults,
         count(&|p| p.truth.is_none() && silent(p)),
     )?;
@@ -143,6 +144,7 @@ fn remedy(proof: &Proof) -> &'static str {
         Remedied::Green => "green",
         Remedied::Filled => "filled in",
         Remedied::Looked => "looks",
+        Remedied::NotHere => "not here",
         Remedied::NotRun(_) => "not run",
         Remedied::StillBroken(_) => "no help",
         Remedied::NotTried => "not tried",

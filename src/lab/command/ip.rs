@@ -253,9 +253,10 @@ fn neighbour(socket: &mut Socket, what: &str, words: &[&str]) -> Result<(), Stri
             }
             Ok(())
         }
-        ("flush", [addr] | ["to", addr]) => {
+        ("flush", [addr] | ["to", addr] | ["to", addr, "nud", "all"]) => {
+            let permanent = words.last() == Some(&"all");
             let addr: IpAddr = parse(addr, "address")?;
-            for n in socket.neighbours()?.iter().filter(|n| n.addr == addr) {
+            for n in socket.neighbours()?.iter().filter(|n| n.addr == addr && (permanent || n.state != libc::NUD_PERMANENT)) {
                 socket.delete_neighbour(n.index, n.addr)?;
             }
             Ok(())

@@ -132,7 +132,7 @@ mod tests {
         let found = w.expect(&ARP001, Confidence::Likely, "web1, web2");
         assert_eq!((found.severity, found.flows.as_slice()), (Severity::Degraded, &[3][..]));
         assert!(found.summary.contains("beside director; requests go past"), "{}", found.summary);
-        assert_eq!(found.alternatives, ["ARP003", "ARP004", "ARP005"]);
+        assert_eq!(found.alternatives, ["ARP003", "ARP004", "ARP005", "DR010"]);
         assert!(found.remedy[0].command.contains("net.ipv4.conf.all.arp_ignore=1"));
         assert_eq!(found.remedy[1].command, "ip neigh flush to 10.2.0.100");
         assert_eq!(w.unnamed().finding(&ARP001).subject, "rs1, rs2");

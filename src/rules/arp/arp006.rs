@@ -89,8 +89,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (host, service) in site.directed() {
         let Some(address) = service.vip().filter(IpAddr::is_ipv4).and_then(|vip| host.address(vip)) else { continue };
         let vip = address.addr.addr();
-        if host.link(&address.link).is_none_or(crate::host::Link::speaks_arp) {
-            checks.passed(&host.name, format!("{vip} is on {}", address.link));
+        // On a card and on lo, too: then the card answers for its own.
+        let on_card = |a: &&crate::host::Address| a.addr.addr() == vip && host.link(&a.link).is_none_or(crate::host::Link::speaks_arp);
+        if let Some(card) = host.addresses.iter().flatten().find(on_card) {
+            checks.passed(&host.name, format!("{vip} is on {}", card.link));
             continue;
         }
         let cards = host.links().iter().filter(|l| l.speaks_arp() && l.is_up() && l.master.is_none());

@@ -171,7 +171,7 @@ fn without_link(host: &crate::host::Host, link: &str, service: &crate::host::Ser
     let flags = host.link(link).map_or_else(String::new, |l| l.flags.join(","));
     let remedy = crate::finding::Remedy::new(
         &host.name,
-        format!("ip link set {link} up; then look at cable and switch"),
+        format!("ip link set {link} up # if it stays down: cable and switch"),
         "nothing: it is up at boot",
         format!("ip link set {link} down"),
     );

@@ -75,7 +75,9 @@ fn finding(facts: &Facts<'_>, director: HostId, flows: &[&Flow], questions: &[&Q
         .and(flows[0].request.last().map(|hop| facts.seen(hop)))
         .mend([Remedy::new(
             name,
-            format!("ip addr del {vip}/MASK dev {interface}; ip addr add DIP/MASK dev {interface}; ip addr add {vip}/32 dev {interface}"),
+            format!(
+                "ip addr del {vip}/MASK dev {interface}; ip addr add DIP/MASK dev {interface}; ip addr add {vip}/32 dev {interface}; ip route add default via GATEWAY"
+            ),
             "DIP as the first address of the interface, the VIP as /32 after it; until then `ip neigh replace RIP lladdr MAC nud permanent`",
             format!("ip addr del DIP/MASK dev {interface}; ip addr add {vip}/MASK dev {interface}"),
         )])
@@ -107,7 +109,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let link = host.address(vip.parse().unwrap_or(rip)).map_or("IF", |a| a.link.as_str());
             let remedy = crate::finding::Remedy::new(
                 &host.name,
-                format!("ip addr add DIP/{length} dev {link}; ip addr del {vip}/{length} dev {link}; ip addr add {vip}/32 dev {link}"),
+                format!(
+                    "ip addr del {vip}/{length} dev {link}; ip addr add DIP/{length} dev {link}; ip addr add {vip}/32 dev {link}; ip route add default via GATEWAY"
+                ),
                 "the DIP as the interface's address, and the VIP as /32 beside it (keepalived: virtual_ipaddress)",
                 format!("ip addr add {vip}/{length} dev {link}; ip addr del DIP/{length} dev {link}"),
             );

@@ -105,8 +105,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             format!("Nothing listens at {at}, which is what {} asks for; the port is served at other addresses only.", duty.method_name());
         let remedy = crate::finding::Remedy::new(
             &host.name,
-            format!("let the server listen at {at} or at every address, and restart it"),
-            "in the server's own configuration (Listen, bind)",
+            format!("ss -lntup 'sport = :{}'", at.port),
+            format!("let the server that it shows listen at {at} or at every address (Listen, bind), and restart it"),
             "the old configuration",
         );
         proven(host, Severity::Broken, summary, format!("listens at {}", others.join(", ")), "ss -lnt").mend([remedy])

@@ -156,7 +156,7 @@ fn by_claims(hood: &Neighbourhood<'_>, vip: IpAddr) -> Option<Finding> {
             .and(met)
             .and(refused.map(|hop| facts.seen(hop)))
             .unless(alternatives, settle)
-            .mend([remedy])
+            .mend([remedy, forget(vip)])
             .on(ids(&failed)),
     )
 }
@@ -187,6 +187,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 "journalctl -u keepalived; tcpdump -ni any vrrp",
                 "let VRRP (protocol 112, 224.0.0.18) pass between the directors, or use unicast_peer",
             ),
+            // The others have learnt its MAC.
             false => crate::finding::Remedy::new(
                 &b.name,
                 format!("ip addr del {}", fact(b)),
@@ -202,9 +203,15 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             crate::finding::Evidence::host(&a.name, fact(a), format!("ip addr show to {vip}")),
         )
         .and([crate::finding::Evidence::host(&b.name, fact(b), format!("ip addr show to {vip}"))])
-        .mend([remedy]);
+        .mend(std::iter::once(remedy).chain((!both).then(|| forget(vip))));
         checks.failed(&b.name, found);
     }
+}
+
+/// Makes those who have learnt the wrong MAC ask again.
+fn forget(vip: IpAddr) -> Remedy {
+    let family = ip_for(&vip.to_string());
+    Remedy::new("its neighbours", format!("{family} neigh flush to {vip}"), "nothing: it is learnt anew", "nothing to undo")
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ mod tests {
     fn answers_end_at_the_director() {
         let found = swallowed().expect(&NAT005, Confidence::Likely, "director");
         assert_eq!(found.alternatives, ["NAT008"]);
-        assert_eq!(found.remedy[0].command, "sysctl -w net.ipv4.ip_forward=1");
+        assert_eq!(found.remedy[0].command, "sysctl -w net.ipv4.ip_forward=1 net.ipv4.conf.int.forwarding=1");
     }
 
     #[test]

@@ -42,7 +42,11 @@ fn check(facts: &Facts<'_>) -> Outcome {
         let verb = if b.servers.len() == 1 { "answers" } else { "answer" };
         let summary = format!("{names} {verb} {clients} through {next}, and other clients through the director ({gateway}).");
         let finding = b.finding(facts, Severity::Broken, Confidence::Certain, summary);
-        found.push(finding.mend([bypass_remedy(&names, &facts.server_address(b.flows[0]), &gateway)]));
+        // Each server by its own address.
+        let mut each: Vec<_> = b.flows.iter().map(|f| (facts.name(f.server_host), facts.server_address(f))).collect();
+        each.sort_unstable();
+        each.dedup();
+        found.push(finding.mend(each.iter().map(|(name, rip)| bypass_remedy(name, rip, &gateway))));
     }
     for silence in facts.silences("NAT006") {
         let (flow, names) = (silence.flows[0], silence.names(facts));
@@ -66,14 +70,17 @@ fn bypass_remedy(host: &str, rip: &str, gateway: &str) -> Remedy {
 /// On the host: a more specific route, or a rule, wins over the default one that is right.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     site.answers(checks, "NAT006", |host, duty, story| {
-        let summary = format!("A specific route takes answers to {} {}, past the director; all others go through it.", story.source, story.way);
+        let summary =
+            format!("A specific route takes answers to {} {}, past the director; all others go through it.", story.source, story.way);
         let ip = super::super::remedy::ip_for(&story.source.to_string());
         let gateway = site.gateway_of(duty);
+        // Only a rule wins over a rule.
+        let rip = duty.rip.map_or_else(|| "RIP".to_string(), |rip| rip.to_string());
         let remedy = crate::finding::Remedy::new(
             &host.name,
-            format!("{ip} route replace {} via {gateway}", story.source),
-            "take the specific route out of the configuration, or `ip rule add from RIP lookup TABLE` with a default route through the director",
-            format!("{ip} route del {} via {gateway}", story.source),
+            format!("{ip} rule add from {rip} table 100; {ip} route add default via {gateway} table 100"),
+            "the rule and the route in the network configuration; or take the specific route or rule out of it",
+            format!("{ip} rule del from {rip} table 100; {ip} route flush table 100"),
         );
         proven(host, Severity::Degraded, summary, story.way.clone(), story.command.clone()).mend([remedy])
     });
@@ -99,6 +106,17 @@ mod tests {
         assert_eq!(found.flows, [2]);
         assert!(found.remedy[0].command.starts_with("ip rule add from 10.2.0.11 table 100"));
         w.deny(&NAT002);
+        // The other server does the same: each gets its own rule.
+        let bad = World::tcp("10.1.0.101:40003", "10.1.0.1:80").dnat("director", "10.2.0.12:80");
+        w.syn(&bad, "other director web2", 1);
+        w.carry(&bad, true, SYN_ACK, b"", "web2 gw other");
+        w.syn(&bad, "other director web2", 2);
+        let fine = World::tcp("10.1.0.100:40004", "10.1.0.1:80").dnat("director", "10.2.0.12:80");
+        w.talk(&fine, "client director web2", "web2 director client");
+        let found = w.diagnose().findings.into_iter().filter(|f| f.code == "NAT006").flat_map(|f| f.remedy).collect::<Vec<_>>();
+        for (host, rip) in [("web1", "10.2.0.11"), ("web2", "10.2.0.12")] {
+            assert!(found.iter().any(|r| r.host == host && r.command.starts_with(&format!("ip rule add from {rip} "))), "{found:?}");
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
         );
         let finding = b.finding(facts, Severity::Broken, Confidence::Likely, summary);
         let settle = format!("on {director}: `ipvsadm -ln`; on {names}: is {} on lo?", vip(flow));
-        found.push(finding.unless(&["NAT002", "DR005"], settle).mend([edit(facts, flow, "-g", "-m")]));
+        found.push(finding.unless(&["NAT002", "DR005"], settle).mend(edits(facts, &b.flows, "-g", "-m")));
     }
     for silence in facts.silences("NAT007") {
         let (flow, names) = (silence.flows[0], silence.names(facts));
@@ -60,10 +60,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
             "{names} {get} packets to {} (direct routing) from a director between two networks, and {stay} silent, as servers prepared for NAT do.",
             vip(flow)
         );
-        let mut edits: Vec<Remedy> = silence.flows.iter().map(|flow| edit(facts, flow, "-m", "-g")).collect();
-        edits.sort_unstable_by(|a, b| a.command.cmp(&b.command));
-        edits.dedup();
-        found.push(finding.mend(edits));
+        found.push(finding.mend(edits(facts, &silence.flows, "-m", "-g")));
     }
     found.into()
 }
@@ -99,6 +96,14 @@ fn vip_port(flow: &Flow) -> String {
     flow.vip.map_or_else(|| "the service".to_string(), |vip| vip.to_string())
 }
 
+/// Each server of some flows, once.
+fn edits(facts: &Facts<'_>, flows: &[&Flow], method: &str, before: &str) -> Vec<Remedy> {
+    let mut all: Vec<Remedy> = flows.iter().map(|flow| edit(facts, flow, method, before)).collect();
+    all.sort_unstable_by(|a, b| a.command.cmp(&b.command));
+    all.dedup();
+    all
+}
+
 fn edit(facts: &Facts<'_>, flow: &Flow, method: &str, before: &str) -> Remedy {
     let kind = if flow.protocol == Protocol::Udp { "-u" } else { "-t" };
     let server = flow.real_server.map_or_else(|| format!("{}:{}", facts.server_address(flow), flow.service.port), |rs| rs.to_string());
@@ -127,7 +132,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let first = service.destinations[0].forwarding().map_or("-g", |m| m.option());
         let remedy = crate::finding::Remedy::new(
             &host.name,
-            format!("{} (if {} is meant for all)", line(first), first),
+            format!("{} # if {} is meant for all", line(first), first),
             "one lvs_method for the service in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
             line(odd.and_then(|d| d.forwarding()).map_or("-g", |m| m.option())),
         );

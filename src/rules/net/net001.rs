@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn requests_end_at_the_router() {
         let found = requests_end().expect(&NET001, Confidence::Likely, "router");
-        assert_eq!(found.remedy[0].command, "sysctl -w net.ipv4.ip_forward=1");
+        assert_eq!(found.remedy[0].command, "sysctl -w net.ipv4.ip_forward=1 net.ipv4.conf.ext.forwarding=1");
         assert_eq!(found.flows, [1, 2]);
         assert!(found.alternatives.contains(&"NET008"));
     }

@@ -191,6 +191,8 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
             Method::Tunnel => ["TUN001", "NET008"],
             _ => ["DR001", "NET008"],
         });
+        // Its MAC may be somebody's who is no more.
+        open.push("DR009");
     }
     if mute || server == Server::Somewhere {
         open.insert(0, "ARP011");

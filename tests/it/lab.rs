@@ -1,0 +1,194 @@
+//! The lab: scenarios broken, diagnosed and mended on this machine, and nothing is left of them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::{lab_is_possible, lvscope, text};
+
+/// Proves scenarios; a line of JSON for each.
+fn prove(names: &[&str]) -> Vec<serde_json::Value> {
+    let output = lvscope(&[&["lab", "prove", "--format", "json"], names].concat()).output().expect("lvscope");
+    let lines: Vec<serde_json::Value> = text(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), names.len(), "{}{}", text(&output.stdout), text(&output.stderr));
+    lines
+}
+
+fn listed() -> Vec<serde_json::Value> {
+    let output = lvscope(&["lab", "list", "--format", "json"]).output().expect("lvscope");
+    text(&output.stdout).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn healthy_ones_are_left_in_peace() {
+    if !lab_is_possible() {
+        return;
+    }
+    let all = listed();
+    let names: Vec<&str> = all.iter().filter(|s| s["codes"].as_array().unwrap().is_empty()).filter_map(|s| s["name"].as_str()).collect();
+    assert!(names.len() >= 25, "{names:?}");
+    let proofs = prove(&names);
+    let wrong: Vec<_> = proofs.iter().filter(|p| p["holds"] != true).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Of each family some, the remedy as printed too; `lvscope lab prove --all` does all of them.
+#[test]
+fn faults_are_named_and_mended() {
+    if !lab_is_possible() {
+        return;
+    }
+    let names = [
+        "nat-rs-no-gateway",
+        "nat-rs-other-router",
+        "nat-all-other-router",
+        "nat-no-forwarding-iface",
+        "nat-rs-outbound",
+        "nat-udp-server-down",
+        "nat6-no-gateway",
+        "dr-no-vip",
+        "dr-arp-leak",
+        "dr-arp-announce",
+        "dr-gateway-director",
+        "dr-other-router",
+        "dr-conntrack",
+        "dr-udp-from-rip",
+        "dr-routed-no-gateway",
+        "tun-no-decap",
+        "tun-rp-filter",
+        "ha-split-brain",
+    ];
+    for proof in prove(&names) {
+        assert!(proof["by_captures"] == "first" && proof["remedy"] == "green", "{proof:#}");
+    }
+}
+
+/// What packets cannot tell apart is left open, and the true cause is among what is left.
+#[test]
+fn what_packets_do_not_tell_is_left_open() {
+    if !lab_is_possible() {
+        return;
+    }
+    for proof in prove(&["dr-arp-lo-only", "dr-rs-drops", "dr-rip-only", "nat-static-stale"]) {
+        assert!(proof["by_captures"] == "open" && proof["holds"] == true, "{proof:#}");
+    }
+}
+
+/// The built-in director between real kernels: 20 MB answers by each method, and many connections while a real server goes and comes back.
+#[test]
+fn the_director_carries_much() {
+    if !lab_is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, sheet: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, sheet).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let large = |base: &str, to: &str| {
+        format!(
+            "base = '{base}'\ntitle = 'much'\n[[traffic]]\nfrom = 'client'\nto = '{to}'\nconnections = 2\nanswer = 20000000\npatience_ms = 30000\n"
+        )
+    };
+    let many = "base = 'nat'\ntitle = 'many'\n\
+        [[traffic]]\nfrom = 'client'\nto = '192.168.2.59:80'\nconnections = 200\nevery_ms = 4\npatience_ms = 8000\n\
+        [[event]]\nafter_ms = 200\nhost = 'director'\nrun = 'ipvsadm -e -t 192.168.2.59:80 -r 192.168.224.11:80 -m -w 0'\n\
+        [[event]]\nafter_ms = 500\nhost = 'director'\nrun = 'ipvsadm -e -t 192.168.2.59:80 -r 192.168.224.11:80 -m -w 1'\n";
+    let sheets = [
+        write("nat.toml", large("nat", "192.168.2.59:80")),
+        write("dr.toml", large("dr-routed", "203.0.113.80:80")),
+        write("tun.toml", large("tun", "203.0.113.80:80")),
+        write("many.toml", many.to_string()),
+    ];
+    for proof in prove(&sheets.each_ref().map(String::as_str)) {
+        assert!(proof["holds"] == true && proof["answered"] == proof["asked"], "{proof:#}");
+    }
+}
+
+#[test]
+fn a_recorded_case_can_be_replayed() {
+    if !lab_is_possible() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let case = folder.path().join("case");
+    let case = case.to_str().unwrap();
+    let recorded = lvscope(&["lab", "record", "nat-rs-no-gateway", "--out", case]).output().unwrap();
+    assert!(recorded.status.success() && text(&recorded.stdout).contains("found: NAT001"), "{}", text(&recorded.stderr));
+    let replayed = lvscope(&["replay", case]).output().unwrap();
+    assert!(replayed.status.success(), "{}{}", text(&replayed.stdout), text(&replayed.stderr));
+    let again = lvscope(&["lab", "record", "nat-ok", "--out", case]).output().unwrap();
+    assert!(!again.status.success() && text(&again.stderr).contains("is there already"));
+}
+
+/// Ended from outside, it takes everything with it.
+#[test]
+fn nothing_is_left_behind() {
+    if !lab_is_possible() {
+        return;
+    }
+    for signal in ["INT", "TERM"] {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut child = lvscope(&["lab", "prove", "nat-ok", "dr-ok"])
+            .env("TMPDIR", temporary.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("lvscope");
+        let entries = || fs::read_dir(temporary.path()).unwrap().count();
+        let begun = Instant::now();
+        while entries() == 0 && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(entries(), 1, "it did not begin");
+        std::thread::sleep(Duration::from_millis(150));
+        let killed = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{signal}");
+        assert_eq!(entries(), 0, "{signal}");
+    }
+    // Its namespaces were those of its threads and sockets: there is no file under which they could go on.
+    let temporary = tempfile::tempdir().unwrap();
+    assert!(lvscope(&["lab", "run", "nat-ok"]).env("TMPDIR", temporary.path()).output().unwrap().status.success());
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_command_inside() {
+    if !lab_is_possible() {
+        return;
+    }
+    let output = lvscope(&["lab", "shell", "nat-ok", "web1", "--", "cat", "/proc/thread-self/net/route"]).output().unwrap();
+    assert!(text(&output.stdout).contains("0AE0A8C0"), "the gateway 192.168.224.10: {}", text(&output.stdout));
+    let output = lvscope(&["lab", "shell", "nat-ok", "web9"]).output().unwrap();
+    assert!(text(&output.stderr).contains("nat-ok has no host web9 (it has: client director web1 web2)"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_list_fits_a_terminal() {
+    let output = lvscope(&["lab", "list"]).output().unwrap();
+    let said = text(&output.stdout);
+    let wide: Vec<&str> = said.lines().filter(|line| line.chars().count() > 80).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
+    assert!(said.lines().count() > 60 && said.contains("NAT001"));
+}
+
+/// Each rule has a scenario, or a reason why a lab of namespaces cannot show it.
+#[test]
+fn every_code_is_played_or_excused() {
+    let limits = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/limitations.md")).unwrap();
+    let excuses = limits.split("## What the lab cannot show").nth(1).expect("the section");
+    let played: BTreeSet<String> = listed()
+        .iter()
+        .flat_map(|s| s["codes"].as_array().unwrap().iter().map(|c| c.as_str().unwrap().to_string()).collect::<Vec<_>>())
+        .collect();
+    // What captures do to packets is no fault of a network.
+    let rules: BTreeSet<&str> = lvscope::rules::ALL.iter().map(|rule| rule.code).filter(|code| !code.starts_with("CAP")).collect();
+    let missing: Vec<&&str> = rules.iter().filter(|code| !played.contains(**code) && !excuses.contains(**code)).collect();
+    assert!(missing.is_empty(), "neither a scenario nor a word in docs/limitations.md: {missing:?}");
+    let excused_in_vain: Vec<&&str> = rules.iter().filter(|code| played.contains(**code) && excuses.contains(**code)).collect();
+    assert!(excused_in_vain.is_empty(), "they have a scenario: {excused_in_vain:?}");
+}
