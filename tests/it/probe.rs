@@ -99,3 +99,40 @@ fn with_nat_its_own_address_is_asked() {
         assert_eq!(half_open(namespace(stage, "web1")), 0);
     });
 }
+
+#[test]
+fn tunnels_are_asked_through() {
+    if !inside("probe::tunnels_are_asked_through") {
+        return;
+    }
+    let ask = "service 203.0.113.80:80 --method tun -i back --wait 300ms --real-server";
+    for (scenario, serves) in [("tun-ok", true), ("tun-no-vip", false), ("tun-no-decap", false)] {
+        on(scenario, |stage| {
+            let (code, report) = probe(namespace(stage, "router"), &format!("{ask} 172.31.5.11"));
+            assert_eq!((code == 0, report["outcome"] == "serves"), (serves, serves), "{scenario}: {report}");
+            // What a health check would have said.
+            assert!(serves || report["own_address"] == "serves", "{scenario}: {report}");
+            assert_eq!(half_open(namespace(stage, "web1")), 0, "{scenario}");
+        });
+    }
+}
+
+#[test]
+fn neighbour_discovery_is_asked_as_well() {
+    if !inside("probe::neighbour_discovery_is_asked_as_well") {
+        return;
+    }
+    for (scenario, answerers) in [("dr6-ok", 1), ("dr6-vip-on-nic", 2)] {
+        on(scenario, |stage| {
+            let router = namespace(stage, "router");
+            let (code, report) = probe(router, "nd 2001:db8:2::80 -i int --wait 300ms");
+            let claimants = report["claimants"].as_array().expect("claimants").len();
+            assert!(
+                claimants >= answerers && (claimants == 1) == (answerers == 1) && (code == 0) == (answerers == 1),
+                "{scenario}: {report}"
+            );
+            let (code, report) = probe(router, "service [2001:db8:2::80]:80 -i int --wait 300ms --real-server 2001:db8:2::11");
+            assert_eq!((code, report["outcome"].as_str()), (0, Some("serves")), "{scenario}: {report}");
+        });
+    }
+}

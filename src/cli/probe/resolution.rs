@@ -163,11 +163,11 @@ impl Verdict<'_> {
         }
         match self.found.answerers().count() {
             0 if self.found.claimants.is_empty() => {
-                writeln!(out, "  No host on this segment has it and is willing to say so: is the director up, and is this its segment?")
+                writeln!(out, "  Is the director up, has it the address, and is this its segment?")
             }
             _ => writeln!(
                 out,
-                "  With direct routing only the director may answer: lvscope explain ARP001 (real server\n  that answers), HA001 (two directors). A router with proxy_arp answers as well."
+                "  Only the director may answer. Others may be a real server (lvscope explain ARP001),\n  a second director (HA001), a router with proxy_arp."
             ),
         }
     }
