@@ -69,7 +69,9 @@ fn findings_are_proven_and_can_be_mended() {
             assert!(finding.evidence().iter().any(|e| matches!(e, Evidence::Host { .. })), "{} {}", folder.display(), finding.code);
             assert!(!finding.remedy.is_empty(), "{} {}: no remedy", folder.display(), finding.code);
             for remedy in &finding.remedy {
-                assert!(remedy.host.split(", ").all(|h| names.iter().any(|n| n == h)), "{}: {}", finding.code, remedy.host);
+                // Those who heard something wrong are named by what they are.
+                let known = |h: &str| h == "its neighbours" || names.iter().any(|n| n == h);
+                assert!(remedy.host.split(", ").all(known), "{}: {}", finding.code, remedy.host);
                 assert!(![&remedy.command, &remedy.permanent, &remedy.undo].iter().any(|t| t.is_empty()), "{}: {remedy:?}", finding.code);
             }
         }
