@@ -27,6 +27,7 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-dip-is-vip"
     "dr-director-quiet"
     "dr-dnat-missing"
+    "dr-dnat-wrong-iface"
     "dr-duplicate-rip"
     "dr-forwards-back"
     "dr-gateway-director"

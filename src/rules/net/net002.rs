@@ -79,21 +79,34 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             continue;
         };
         let mut leads = false;
-        for rule in [false, true].iter().flat_map(|v6| filter.translating(*v6, Hook::Prerouting)) {
+        let rules: Vec<&crate::host::FilterRule> = [false, true].iter().flat_map(|v6| filter.translating(*v6, Hook::Prerouting)).collect();
+        let absent = |rule: &crate::host::FilterRule| {
+            let (name, not) = rule.iif.clone()?;
+            (!not && !name.ends_with(['+', '*']) && host.links.is_some() && host.link(&name).is_none()).then_some(name)
+        };
+        for rule in &rules {
             let FilterVerdict::Dnat(Some(to), port) = rule.verdict else { continue };
-            let absent = rule
-                .iif
-                .as_ref()
-                .filter(|(name, not)| !not && !name.ends_with(['+', '*']) && host.links.is_some() && host.link(name).is_none());
-            if let (Some((name, _)), true) = (absent, vips.contains(&to) || vips.is_empty()) {
+            // A left-over does no harm beside a rule that does the same for an interface that is there.
+            let another =
+                || rules.iter().any(|other| matches!(other.verdict, FilterVerdict::Dnat(Some(t), _) if t == to) && absent(other).is_none());
+            if let (Some(name), true) = (absent(rule), vips.contains(&to) || vips.is_empty()) {
+                if another() {
+                    continue;
+                }
                 let summary =
                     format!("The rule that translates to {to} is for packets from {name}, an interface that this router does not have.");
-                let cards: Vec<&str> = host.links().iter().filter(|l| l.speaks_arp()).map(|l| l.name.as_str()).collect();
+                // Requests come in by a card that does not face the VIP; where several do not, the reader has to choose.
+                let faces = |link: &str| host.addresses().iter().any(|a| a.link == link && a.addr.contains(to));
+                let outer: Vec<&str> = host.links().iter().filter(|l| l.speaks_arp() && !faces(&l.name)).map(|l| l.name.as_str()).collect();
+                let mended = translation(rule, if let [only] = outer[..] { only } else { "OUTER" }, to, port);
                 let remedy = crate::finding::Remedy::new(
                     &host.name,
-                    format!("iptables -t nat {}", rule.text.replace(&format!("-i {name} "), "-i OUTER ")),
-                    format!("the rule with the outer interface ({}) where the firewall is kept", cards.join(" or ")),
-                    format!("iptables -t nat {}", rule.text.replacen("-A", "-D", 1)),
+                    format!("iptables -t nat -A {mended}"),
+                    format!(
+                        "the rule with the outer interface ({}) where the firewall is kept, instead of the old one",
+                        outer.join(" or ")
+                    ),
+                    format!("iptables -t nat -D {mended}"),
                 );
                 checks
                     .failed(&host.name, proven(host, Severity::Broken, summary, rule.text.clone(), "iptables-save -t nat").mend([remedy]));
@@ -152,6 +165,24 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     }
 }
 
+/// The rule as iptables(8) would take it, whoever wrote it, for another interface.
+fn translation(rule: &crate::host::FilterRule, iif: &str, to: std::net::IpAddr, port: Option<u16>) -> String {
+    let mut text = format!("PREROUTING -i {iif}");
+    if let Some((dst, false)) = rule.dst {
+        text += &format!(" -d {}", if dst.is_host() { dst.addr().to_string() } else { dst.to_string() });
+    }
+    if let Some((protocol, false)) = rule.protocol {
+        text += &format!(" -p {protocol}");
+    }
+    if let Some((ports, false)) = &rule.dport
+        && let [(low, high)] = ports[..]
+    {
+        text += &if low == high { format!(" --dport {low}") } else { format!(" --dport {low}:{high}") };
+    }
+    let to = port.map_or_else(|| to.to_string(), |port| crate::net::Endpoint::new(to, port).to_string());
+    text + &format!(" -j DNAT --to-destination {to}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::super::testing::{REFUSE, World};
@@ -171,6 +202,22 @@ mod tests {
         assert_eq!(found.flows, [1, 2]);
         let rule = "iptables -t nat -A PREROUTING -i ext -d 10.1.0.1 -p tcp --dport 80 -j DNAT --to-destination VIP:80";
         assert_eq!(found.remedy[0].command, rule);
+    }
+
+    /// Rules of nf_tables are read in its own words; what is printed is a command all the same.
+    #[test]
+    fn a_translation_is_printed_as_a_command() {
+        let rule = crate::host::FilterRule {
+            text: "iifname ens9 ip daddr 10.1.0.1 meta l4proto tcp dport 80 dnat to 10.2.0.100".into(),
+            dst: Some(("10.1.0.1/32".parse().expect("a prefix"), false)),
+            protocol: Some((crate::net::Protocol::Tcp, false)),
+            dport: Some((vec![(80, 80)], false)),
+            ..crate::host::FilterRule::default()
+        };
+        let to = "10.2.0.100".parse().expect("an address");
+        let expected = "PREROUTING -i ext -d 10.1.0.1 -p tcp --dport 80 -j DNAT --to-destination";
+        assert_eq!(translation(&rule, "ext", to, Some(8080)), format!("{expected} 10.2.0.100:8080"));
+        assert_eq!(translation(&rule, "ext", to, None), format!("{expected} 10.2.0.100"));
     }
 
     #[test]
