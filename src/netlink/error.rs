@@ -1,5 +1,6 @@
 //! What the kernel refused, in its own words.
 
+use nix::errno::Errno;
 use std::fmt;
 
 /// A request that failed.
@@ -42,8 +43,8 @@ impl fmt::Display for NetlinkError {
         }
         match (self.errno, self.said.as_str()) {
             (0, said) => f.write_str(said),
-            (errno, "") => write!(f, "{}", std::io::Error::from_raw_os_error(errno)),
-            (errno, said) => write!(f, "{said} ({})", std::io::Error::from_raw_os_error(errno)),
+            (errno, "") => f.write_str(Errno::from_raw(errno).desc()),
+            (errno, said) => write!(f, "{said} ({})", Errno::from_raw(errno).desc()),
         }
     }
 }
