@@ -86,6 +86,17 @@ fn every_room_is_in_the_table() {
 }
 
 #[test]
+fn the_documented_stairs_are_these() {
+    let page = fs::read_to_string(source().join("../docs/architecture.md")).expect("docs/architecture.md");
+    for (room, allowed, _) in ROOMS.iter().filter(|(room, ..)| *room != "cli") {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{room}` |"))).unwrap_or_else(|| panic!("no row for {room}"));
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let said: BTreeSet<&str> = last.split(", ").filter(|word| *word != "–").collect();
+        assert_eq!(said, allowed.iter().copied().collect(), "docs/architecture.md, {room}");
+    }
+}
+
+#[test]
 fn rooms_import_only_downstairs() {
     let names: Vec<&str> = ROOMS.iter().map(|(room, ..)| *room).collect();
     let mut wrong = Vec::new();
