@@ -26,6 +26,7 @@ mod balance;
 mod claims;
 mod clock;
 mod correlate;
+mod delivery;
 mod error;
 mod flow;
 mod group;
@@ -139,7 +140,8 @@ impl Trace {
         if homeless > 0 {
             unplaced.insert("ICMP errors about connections that were not captured".to_string(), homeless);
         }
-        let mut assembler = Assembler { store, topology, hosts, places, balance, errors: errors.errors, errors_of, ends };
+        let ears = delivery::ears(&store, &places, &hosts, &claims, points.points.len());
+        let mut assembler = Assembler { store, topology, hosts, places, balance, errors: errors.errors, errors_of, ends, ears };
         let (mut groups, group_of) = group::group(&assembler);
         let drafts: Vec<Draft> = group::examples(&groups, &group_of).iter().map(|flow| assembler.draft(*flow)).collect();
         assembler.learn(&drafts);
