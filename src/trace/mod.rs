@@ -30,6 +30,7 @@ mod delivery;
 mod error;
 mod flow;
 mod group;
+mod heard;
 mod host;
 mod journal;
 mod journey;
@@ -71,6 +72,7 @@ use balance::Balance;
 use hashbrown::{HashMap, HashSet};
 use host::Hosts;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use store::Store;
 use topology::Topology;
 
@@ -117,6 +119,8 @@ pub struct Trace {
     /// Group of each flow.
     group_of: Vec<u32>,
     journal: journal::Journal,
+    /// By host, when somebody asks.
+    heard: OnceLock<Vec<Option<Timestamp>>>,
 }
 
 impl Trace {
@@ -171,6 +175,7 @@ impl Trace {
             assembler,
             group_of,
             journal,
+            heard: OnceLock::new(),
         }
     }
 
