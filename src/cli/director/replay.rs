@@ -1,7 +1,7 @@
 //! `lvscope director replay`: a capture through the director; what it would have sent, dropped, and why.
 
 use super::playback::{Setup, play};
-use super::rules;
+use super::rules::given;
 use crate::capture::PcapngWriter;
 use crate::cli::captures::reason;
 use crate::cli::output::Output;
@@ -47,11 +47,11 @@ pub(super) struct Replay {
 }
 
 pub(super) fn run(args: &Replay, out: &mut Output) -> Result<u8, Failure> {
-    let rules = rules(&args.setup.rules)?;
+    let rules = given(&args.setup.rules)?;
     let to_stdout = args.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
     let mut frames = Vec::new();
     let talk = !to_stdout;
-    let played = play(&args.captures, &rules.services, &args.setup, |frame, packet, outcome| {
+    let played = play(&args.captures, &rules, &args.setup, |frame, packet, outcome| {
         let Some(outcome) = outcome else { return Ok(()) };
         if args.packets && talk {
             line(out, frame, packet, outcome)?;
