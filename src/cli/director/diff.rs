@@ -4,7 +4,7 @@ use super::playback::{Setup, open, play};
 use super::rules::given;
 use crate::cli::output::Output;
 use crate::cli::{FINDINGS, FINE, Failure, NOTHING};
-use crate::director::{Director, Verdict};
+use crate::director::{Director, Fate};
 use crate::net::{Endpoint, MacAddr, Protocol, Timestamp, plural};
 use crate::packet::{ChecksumState, Frame, LinkType, Packet, TcpFlags, Transport, checksum_state, dissect};
 use clap::Args;
@@ -148,7 +148,7 @@ pub(super) fn run(args: &Diff, out: &mut Output) -> Result<u8, Failure> {
     // A two-armed director receives answers on the side where it sends requests: all captures are played.
     let mut local: HashSet<Endpoint> = HashSet::new();
     let played = play(&args.captures, &rules, &args.setup, |frame, packet, outcome| {
-        if let (Some(Verdict::Local), Some(tuple)) = (outcome.and_then(|o| o.verdict.as_ref()), packet.five_tuple()) {
+        if let (Some(Fate::Local), Some(tuple)) = (outcome.and_then(|o| o.fate), packet.five_tuple()) {
             local.insert(tuple.src);
         }
         match outcome {

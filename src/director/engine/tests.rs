@@ -139,7 +139,7 @@ fn ttl_and_mtu() {
     assert_eq!((icmp.type_number, icmp.code), (3, 4));
     assert_eq!(u16::from_be_bytes([packet[26], packet[27]]), 1480);
     // A merged packet is cut later; the old test did not know that.
-    let merged = Arrived { merged: true, ..Arrived::plain(&long) };
+    let merged = Arrived { merged: Some(1448), ..Arrived::plain(&long) };
     forwarded(engine.packet(&merged, START));
     engine.faults.old_mtu_test = true;
     assert!(matches!(engine.packet(&merged, START), Verdict::Answer(_, Reason::TooBig)));
