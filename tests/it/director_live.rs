@@ -278,9 +278,11 @@ fn a_narrow_way_on_is_told() {
 fn crowd(live: &Live, per: usize, rounds: usize) -> u32 {
     let (lost, all_there) = (AtomicU32::new(0), Barrier::new(per));
     let one = || {
-        let mut stream = TcpStream::connect_timeout(&live.dial, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        let connected = TcpStream::connect_timeout(&live.dial, PATIENCE);
+        // All at once, also when one did not get there.
         all_there.wait();
+        let mut stream = connected?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         writeln!(stream, "GET 2000")?;
         io::copy(&mut stream, &mut io::sink())
     };
@@ -318,7 +320,9 @@ fn connections_survive(per: usize, rounds: usize) {
                 if over.load(Ordering::Relaxed) {
                     break;
                 }
-                fs::write(live.rules.path(), text).expect("rules");
+                // In one piece: half a file would be half the rules.
+                let new = live.rules.path().with_extension("new");
+                fs::write(&new, text).and_then(|()| fs::rename(&new, live.rules.path())).expect("rules");
                 live.signal(Signal::SIGHUP);
                 // What belongs to a removed server is lost meanwhile, and sent again by its sender.
                 std::thread::sleep(Duration::from_millis(150));
@@ -328,7 +332,6 @@ fn connections_survive(per: usize, rounds: usize) {
         over.store(true, Ordering::Relaxed);
         assert_eq!(lost, 0);
     });
-    fs::write(live.rules.path(), &rules).expect("rules");
     let summary = live.end(Signal::SIGTERM);
     assert!(summary.contains("192.168.224.12:80"), "{summary}");
 }

@@ -277,6 +277,9 @@ fn a_removed_service_takes_its_connections_along_silently() {
     let matches = engine.balancer.services()[0].rule().matches;
     engine.balancer.delete_service(&matches).unwrap();
     assert_eq!(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 0x10, b"")), START), Verdict::Drop(Reason::ServerRemoved));
+    // And when it is back, so are they.
+    engine.balancer.add_service(&crate::ipvs::parse(&rules("-m")).unwrap()[0]).unwrap();
+    forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START));
     engine.balancer.advance(START + 100 * SECOND);
     assert!(engine.balancer.table().is_empty());
 }
