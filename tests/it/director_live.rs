@@ -44,6 +44,12 @@ const TUN: Setup = Setup {
     dial: "203.0.113.80:80",
 };
 
+const NAT6: Setup = Setup {
+    scenario: "nat6-ok",
+    words: &["-i", "ext", "-i", "int", "--address", "ext:2001:db8:1::10/64", "--address", "int:2001:db8:2::10/64"],
+    dial: "[2001:db8:1::59]:80",
+};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The network of a scenario, with `director run` as its director.
@@ -73,7 +79,7 @@ impl Live {
         let said = line(&mut news);
         assert!(said.contains("director on "), "{said}");
         for name in ["web1", "web2"] {
-            serve(&network.host(name).expect("a real server").namespace);
+            serve(&network.host(name).expect("a real server").namespace, setup.dial.starts_with('['));
         }
         Live { network, director, news, rules, dial: setup.dial.parse().expect("an address") }
     }
@@ -129,8 +135,8 @@ fn snmp(protocol: &str, name: &str) -> u64 {
 }
 
 /// A server for `GET n` and `PUT n`, until the process ends.
-fn serve(place: &Namespace) {
-    let listener = place.run(|| TcpListener::bind("0.0.0.0:80")).expect("a namespace").expect("port 80");
+fn serve(place: &Namespace, ipv6: bool) {
+    let listener = place.run(|| TcpListener::bind(if ipv6 { "[::]:80" } else { "0.0.0.0:80" })).expect("a namespace").expect("port 80");
     listen(&listener, Backlog::MAXALLOWABLE).expect("a longer queue");
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -233,6 +239,13 @@ fn transfers_by(setup: &Setup) {
 fn large_answers_come_through_nat() {
     if inside("director_live::large_answers_come_through_nat") {
         transfers_by(&NAT);
+    }
+}
+
+#[test]
+fn large_answers_come_through_nat_by_ipv6() {
+    if inside("director_live::large_answers_come_through_nat_by_ipv6") {
+        transfers_by(&NAT6);
     }
 }
 
