@@ -8,6 +8,7 @@ use super::build::Host;
 use super::netns::Namespace;
 use crate::capture::{LARGEST, VNET_HEADER, Wire, WireOptions};
 use crate::director::{Balancer, Director, Engine, Faults, Offload, Port, Route, Routes, Sent, Verdict};
+use crate::ipvs::Connection;
 use crate::net::{Prefix, Timestamp};
 use crate::netlink::rtnetlink::{self, Address, Link};
 use crate::netlink::{Family, Socket};
@@ -82,6 +83,11 @@ impl Balance {
             }
         }));
         Ok(Balance { stop, desk, threads })
+    }
+
+    /// Its connection table now.
+    pub fn connections(&self) -> Vec<Connection> {
+        lock(&self.desk).director.engine.balancer.connections(now())
     }
 
     /// Takes the rules, settings, addresses and routes that the host has now. Connections stay.

@@ -101,7 +101,7 @@ pub fn reading(played: &Played) -> Reading {
 /// # Errors
 /// When a kernel answers nothing at all.
 pub fn fleet(stage: &Stage<'_>) -> io::Result<Fleet> {
-    Ok(Fleet::new(survey(&stage.network)?, role_of_name, |_| None, &[]))
+    Ok(Fleet::new(survey(&stage.network, |host| stage.connections(host))?, role_of_name, |_| None, &[]))
 }
 
 /// What packets and hosts tell; either may be empty.
@@ -110,12 +110,13 @@ pub fn judge(trace: &Trace, fleet: &Fleet) -> Diagnosis {
 }
 
 /// Plays a scenario through all stages. To be called inside the sandbox; `folder` gets the captures.
+/// `builtin`: by the built-in director, not by the kernel's.
 ///
 /// # Errors
 /// When it cannot be played.
-pub fn prove(scenario: &Scenario, folder: &Path) -> io::Result<Proof> {
+pub fn prove(scenario: &Scenario, builtin: bool, folder: &Path) -> io::Result<Proof> {
     let begun = Instant::now();
-    let mut stage = Stage::set(scenario)?;
+    let mut stage = Stage::directed(scenario, builtin)?;
     let played = stage.play(&folder.join("broken"))?;
     let reading = reading(&played);
     let by_captures = judge(&reading.trace, &Fleet::default());

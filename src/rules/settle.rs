@@ -18,8 +18,9 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
         let concerns = |h: &Finding| h.subject.split(", ").any(|s| subjects.iter().any(|name| name == s));
         let names = |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code);
         // Whose fault it is can be another host's: the director's table, a second owner of the address.
-        let elsewhere =
-            |code: &str| ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "ARP007" | "ARP012");
+        let elsewhere = |code: &str| {
+            ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "DR007" | "ARP007" | "ARP012")
+        };
         let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code));
         let own = hosts.iter().position(|h| h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code)));
         if let Some(at) = own.or_else(|| hosts.iter().position(settles)) {
