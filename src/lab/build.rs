@@ -47,6 +47,8 @@ pub struct Host {
     settings: Mutex<Settings>,
     /// Its configuration files.
     files: Mutex<Files>,
+    /// Virtual routers whose master it says to be.
+    masters: Mutex<Vec<command::vrrp::Master>>,
     /// The end of a tunnel, where the kernel has none.
     tunnel: Mutex<Option<Tunnel>>,
 }
@@ -145,6 +147,7 @@ impl Network {
                 rules: Mutex::default(),
                 settings: Mutex::default(),
                 files: Mutex::new(Files(files)),
+                masters: Mutex::default(),
                 tunnel: Mutex::default(),
             });
         }
@@ -193,6 +196,15 @@ impl Network {
                     [] => Ok(()),
                     _ => command::run(&host.namespace, &format!("sysctl -w {}", kernels.join(" "))),
                 }
+            }
+            ["vrrpd", rest @ ..] => {
+                let master = command::vrrp::begin(&host.namespace, host.wire(), rest).map_err(failed)?;
+                host.masters.lock().unwrap_or_else(PoisonError::into_inner).push(master);
+                Ok(())
+            }
+            ["kill", "vrrpd"] => {
+                host.masters.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                Ok(())
             }
             ["modprobe", module] => host.load(module).map_err(failed),
             ["arping", rest @ ..] => {

@@ -153,11 +153,13 @@ fn cause(scenario: &Scenario, findings: &[Finding]) -> Cause {
     let Some(truth) = scenario.codes.first() else {
         return if accused { Cause::Wrong } else { Cause::Healthy };
     };
+    // What captures do to packets is no fault of a network.
+    let findings: Vec<&Finding> = findings.iter().filter(|finding| !finding.code.starts_with("CAP")).collect();
     let named = |finding: &Finding| finding.code == truth || finding.alternatives.iter().any(|code| code == truth);
     match findings.first() {
         Some(first) if first.code == truth => Cause::First,
         _ if findings.iter().any(|finding| finding.code == truth) => Cause::Found,
-        _ if findings.iter().any(named) => Cause::Open,
+        _ if findings.iter().any(|finding| named(finding)) => Cause::Open,
         _ if accused => Cause::Wrong,
         _ => Cause::Unseen,
     }

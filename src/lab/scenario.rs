@@ -115,6 +115,9 @@ pub struct Traffic {
     /// Milliseconds from the beginning of one to that of the next.
     #[serde(default = "every")]
     pub every_ms: u64,
+    /// Milliseconds that the server takes for an answer.
+    #[serde(default)]
+    pub delay_ms: u64,
     /// How long the client waits, in milliseconds.
     #[serde(default = "patience")]
     pub patience_ms: u64,

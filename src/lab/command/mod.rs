@@ -8,6 +8,7 @@ mod garp;
 mod ip;
 pub(super) mod ipvsadm;
 mod sysctl;
+pub(super) mod vrrp;
 
 pub(super) use garp::announce;
 

@@ -75,7 +75,9 @@ fn keeps_answers<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<HostId> {
     let behind_director = !matches!(flow.method, Method::Nat | Method::FullNat)
         || flow.director.is_some_and(|director| flow.reply.sent_by(director).is_some());
     let on_its_way = facts.translation(flow).is_none_or(|(translator, ..)| translator == router);
-    (!no_router && behind_director && on_its_way && !facts.forwards(router, hop, false)).then_some(router)
+    // Where the server chose another card and another router than the request's, that choice is the fault (NET015).
+    let by_another_card = super::net015::ways(flow).is_some() && flow.request.sent_by(router).is_none();
+    (!no_router && behind_director && !by_another_card && on_its_way && !facts.forwards(router, hop, false)).then_some(router)
 }
 
 fn answers<'a>(facts: &Facts<'a>, router: HostId, flows: &[&'a Flow]) -> Option<Finding> {
