@@ -11,7 +11,7 @@ macro_rules! sheets {
 
 /// Healthy set-ups that scenarios stand on.
 static BASES: &[(&str, &str)] =
-    sheets!("base/": "dr" "dr-routed" "dr-two-nic" "dr6" "ha" "nat" "nat-ha" "nat-onearm" "nat-wide" "nat6" "tun" "tun-lan");
+    sheets!("base/": "dr" "dr-routed" "dr-two-nic" "dr-vlan" "dr6" "ha" "nat" "nat-ha" "nat-onearm" "nat-wide" "nat6" "tun" "tun-lan");
 
 /// Faults, and what looks like them and is none.
 static SCENARIOS: &[(&str, &str)] = sheets!("":
@@ -66,6 +66,8 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-uplinks"
     "dr-vip-nowhere"
     "dr-vip-on-nic"
+    "dr-vlan-arp-leak"
+    "dr-vlan-ok"
     "dr-volatile-arp"
     "dr6-no-gateway"
     "dr6-no-vip"

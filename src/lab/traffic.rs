@@ -245,7 +245,8 @@ mod tests {
     fn a_question_says_how_long_it_is() {
         assert_eq!(wanted(b"ASK 100 1000 5\nabc"), Some((100, 1000, Duration::from_millis(5))));
         assert_eq!(wanted(b"ASK 1 2 0\n"), Some((10, 2, Duration::ZERO)));
-        for bad in [&b"ASK 100 1000 0"[..], b"GET / HTTP/1.0\n", b"ASK x y 0\n", b"ASK 99999999999 1 0\n", b"ASK 1 1 99999999\n", b"\xff\n"] {
+        for bad in [&b"ASK 100 1000 0"[..], b"GET / HTTP/1.0\n", b"ASK x y 0\n", b"ASK 99999999999 1 0\n", b"ASK 1 1 99999999\n", b"\xff\n"]
+        {
             assert_eq!(wanted(bad), None);
         }
     }

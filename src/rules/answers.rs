@@ -136,7 +136,8 @@ impl Site<'_> {
             return None;
         }
         // It would be on the device that takes packets out of the tunnel.
-        if duty.method == ForwardingMethod::Tunnel && host.links.as_ref().is_some_and(|all| !all.iter().any(|l| l.is_tunnel() && l.is_up())) {
+        if duty.method == ForwardingMethod::Tunnel && host.links.as_ref().is_some_and(|all| !all.iter().any(|l| l.is_tunnel() && l.is_up()))
+        {
             return Some("TUN001");
         }
         let directors = self.director_addresses(duty);

@@ -162,7 +162,11 @@ fn play(args: &Run, out: &mut Output) -> Result<u8, Failure> {
         let played = stage.play(&folder).map_err(failed)?;
         let (reading, fleet) = (reading(&played), fleet(&stage).map_err(failed)?);
         let diagnosis = judge(&reading.trace, &fleet);
-        let inputs: Vec<report::Input> = Vec::new();
+        let mut inputs: Vec<report::Input> = reading.files.iter().cloned().map(super::captures::input).collect();
+        // The folder is the lab's own, unless it is kept.
+        if args.keep.is_none() {
+            inputs.iter_mut().for_each(|input| input.file = input.file.rsplit('/').next().unwrap_or_default().to_string());
+        }
         let report = Report { inputs: &inputs, trace: &reading.trace, diagnosis: Some(&diagnosis), fleet: &fleet };
         if args.format == Format::Json {
             report::json::write_report(report, out)?;
