@@ -209,7 +209,7 @@ fn the_session_of_the_readme() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     let said = text(&output.stdout);
     let steady = |line: &&str| {
-        ["nat-", "clients:", "✗", "  NAT", "  web1, web2", "  Also", "  Remedy", "    now", "    keep", "    undo"]
+        ["nat-", "clients:", "✗", "  NAT", "  web1 ", "  There", "  Also", "  Remedy", "    now", "    keep", "    undo"]
             .iter()
             .any(|start| line.starts_with(start))
     };
@@ -258,7 +258,8 @@ fn the_list_fits_a_terminal() {
 #[test]
 fn every_code_is_played_or_excused() {
     let limits = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/limitations.md")).unwrap();
-    let excuses = limits.split("## What the lab cannot show").nth(1).expect("the section");
+    let section = limits.split("## What the lab cannot show").nth(1).expect("the section");
+    let excuses = section.split("Some scenarios take the kernel's IPVS").next().expect("the list");
     let played: BTreeSet<String> = listed()
         .iter()
         .flat_map(|s| s["codes"].as_array().unwrap().iter().map(|c| c.as_str().unwrap().to_string()).collect::<Vec<_>>())
