@@ -7,11 +7,17 @@ use std::fmt;
 
 /// A filter expression such as `host 192.168.2.100 and port 80` (pcap-filter(7)).
 pub struct Filter {
-    #[cfg_attr(not(feature = "live"), expect(dead_code, reason = "nothing compiles it in a build without libpcap"))]
     expression: String,
     /// Compiled for each link type that has come up; `None` where the expression makes no sense on it.
     #[cfg(feature = "live")]
     programs: HashMap<u16, Option<::pcap::BpfProgram>>,
+}
+
+impl fmt::Display for Filter {
+    /// The expression.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.expression)
+    }
 }
 
 /// Why an expression is no filter.

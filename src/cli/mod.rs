@@ -7,6 +7,7 @@ mod diagnose;
 mod director;
 mod explain;
 mod lab;
+mod live;
 mod manual;
 mod output;
 mod probe;

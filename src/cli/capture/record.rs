@@ -78,7 +78,7 @@ pub(super) fn run(args: &Capture, places: &[Place], filter: Option<String>, out:
 }
 
 /// Opens what can be opened. A right that is missing, or nothing at all, ends it; else the others are captured on.
-fn open(places: &[Place], options: &LiveOptions) -> Result<(Vec<Tap>, bool), Failure> {
+pub(in crate::cli) fn open(places: &[Place], options: &LiveOptions) -> Result<(Vec<Tap>, bool), Failure> {
     let (mut taps, mut wrong) = (Vec::new(), Vec::new());
     for place in places {
         match Tap::open(place, options) {
@@ -103,7 +103,7 @@ fn open(places: &[Place], options: &LiveOptions) -> Result<(Vec<Tap>, bool), Fai
     Ok((taps, !wrong.is_empty()))
 }
 
-fn head(taps: &[Tap], options: &LiveOptions) -> Head {
+pub(in crate::cli) fn head(taps: &[Tap], options: &LiveOptions) -> Head {
     let os = nix::sys::utsname::uname()
         .map(|name| format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy()))
         .unwrap_or_else(|_| "Linux".to_string());
@@ -223,7 +223,7 @@ fn deliver(target: &mut Target, out: &mut Output) -> io::Result<()> {
     }
 }
 
-fn with_comments(live: &Live, counted: &[Drops]) -> Vec<(Drops, Option<String>)> {
+pub(in crate::cli) fn with_comments(live: &Live, counted: &[Drops]) -> Vec<(Drops, Option<String>)> {
     live.taps.iter().zip(counted).map(|(tap, drops)| (*drops, tap.lost.clone())).collect()
 }
 
@@ -238,7 +238,7 @@ fn summary(live: &Live, counted: &[Drops]) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn now() -> Timestamp {
+pub(in crate::cli) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }
