@@ -2,17 +2,18 @@
 
 use super::evidence::{CaptureArg, SourceFile, declare};
 use crate::capture::{CaptureFile, Filter};
+use crate::packet::Frame;
 use crate::trace::Tracer;
 use std::sync::{Mutex, PoisonError};
 
-/// Reads a capture to its end, or until `more` says that no further packet is wanted; it is asked after each packet that passed. `at` is the
-/// number of the input.
+/// Reads a capture to its end, or until `taken`, which is told each packet that passed and its point, says that no more are wanted. `at`
+/// is the number of the input.
 pub fn follow(
     at: usize,
     arg: &CaptureArg,
     tracer: &Mutex<Tracer>,
     mut filter: Option<Filter>,
-    mut more: impl FnMut() -> bool,
+    mut taken: impl FnMut(u32, &Frame<'_>) -> bool,
 ) -> SourceFile {
     let mut source = SourceFile { name: arg.path.display().to_string(), ..SourceFile::default() };
     let mut file = match CaptureFile::open(&arg.path) {
@@ -36,12 +37,11 @@ pub fn follow(
         if source.points.len() < file.interfaces().len() {
             declare(&mut tracer, at, arg, &mut source.points, file.interfaces());
         }
-        if let Some(point) = source.points.get(frame.interface as usize) {
-            tracer.observe(*point, &frame);
-        }
+        let Some(point) = source.points.get(frame.interface as usize).copied() else { continue };
+        tracer.observe(point, &frame);
         drop(tracer);
         source.frames += 1;
-        wanted = more();
+        wanted = taken(point, &frame);
     }
     let mut tracer = lock();
     for (interface, point) in file.interfaces().iter().zip(&source.points) {

@@ -2,7 +2,7 @@
 
 use super::captures::{Captures, Known};
 use super::live::diagnose::Telling;
-use super::live::{self, Session, Taps};
+use super::live::{self, Session, Source, Taps};
 use super::output::Output;
 use super::snapshots::Snapshots;
 use super::{FINDINGS, FINE, Failure, Format, INPUT, NOTHING};
@@ -76,7 +76,9 @@ pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
     let hints = args.known.hints()?;
     let fleet = args.hosts.fleet(&hints.services)?;
     let format = if args.json { Format::Json } else { args.format };
-    if let Some(session) = Session::begin(&args.taps, &args.captures, &hints, false)? {
+    if let Some(session) =
+        Session::begin(Source { taps: &args.taps, captures: &args.captures, packets: false, recent: false, play: None }, &hints)?
+    {
         let telling = Telling { format, macs: args.macs, not_judged: args.not_judged, hints: &hints, fleet: &fleet };
         let ended = live::diagnose::run(session, &telling, |trace| name_hosts(trace, &fleet), out)?;
         return Ok(code(args, &ended.trace, &ended.diagnosis, ended.trouble));

@@ -1,7 +1,7 @@
 //! `lvscope trace`: connections and their hops, without judgement.
 
 use super::captures::{Captures, Known};
-use super::live::{Session, Taps};
+use super::live::{Session, Source, Taps};
 use super::output::Output;
 use super::{FINE, Failure, Format, INPUT, NOTHING};
 use crate::report::{self, Page, Report};
@@ -46,7 +46,10 @@ pub(super) struct Trace {
 
 pub(super) fn run(args: &Trace, out: &mut Output) -> Result<u8, Failure> {
     let hints = args.known.hints()?;
-    let traced = match Session::begin(&args.taps, &args.captures, &hints, args.packets)? {
+    let traced = match Session::begin(
+        Source { taps: &args.taps, captures: &args.captures, packets: args.packets, recent: false, play: None },
+        &hints,
+    )? {
         Some(session) => session.until_end(),
         None => args.captures.trace(hints, args.packets)?,
     };

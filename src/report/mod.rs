@@ -23,6 +23,7 @@ pub use services::{Outcome, Service, services};
 pub use suite::{Check, End, Suite};
 pub use summary::{summary, told};
 pub use text::Page;
+pub use verdict::method_name;
 
 use crate::host::Fleet;
 use crate::rules::Diagnosis;

@@ -3,19 +3,22 @@
 pub(super) mod diagnose;
 mod forgotten;
 mod pipes;
+mod play;
+mod recent;
 #[cfg(feature = "live")]
 mod taps;
 mod tell;
 
 pub(super) use forgotten::Forgotten;
+pub(super) use recent::Recent;
 pub(super) use tell::Teller;
 
 use super::Failure;
 use super::captures::{Captures, Traced};
 use super::output::complain;
-use crate::capture::Filter;
-use crate::case::{CaptureArg, SourceFile, is_stream};
+use crate::case::{SourceFile, is_stream};
 use crate::net::{plural, thousands};
+use crate::packet::Frame;
 use crate::report::Input;
 use crate::trace::{Hints, Options, Trace, Tracer};
 use clap::Args;
@@ -60,7 +63,10 @@ struct Shared {
     /// Inputs from which something can still come.
     open: AtomicUsize,
     inputs: Mutex<Vec<Input>>,
-    trouble: AtomicBool,
+    trouble: Arc<AtomicBool>,
+    /// Packets are kept for a while.
+    keeps_recent: bool,
+    recent: Arc<Mutex<Recent>>,
 }
 
 impl Shared {
@@ -72,8 +78,11 @@ impl Shared {
         self.inputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a packet; false when it was the last one wanted.
-    fn count(&self) -> bool {
+    /// Counts a packet, and perhaps keeps it; false when it was the last one wanted.
+    fn took(&self, point: u32, frame: &Frame<'_>) -> bool {
+        if self.keeps_recent {
+            self.recent.lock().unwrap_or_else(PoisonError::into_inner).push(point, frame);
+        }
         let enough = self.packets.fetch_add(1, Ordering::Relaxed) + 1 >= self.most;
         if enough {
             self.stop.store(true, Ordering::Relaxed);
@@ -86,9 +95,23 @@ impl Shared {
     }
 }
 
+/// What to read, and how.
+pub(super) struct Source<'a> {
+    pub(super) taps: &'a Taps,
+    pub(super) captures: &'a Captures,
+    /// Keep every packet, for journeys.
+    pub(super) packets: bool,
+    /// Keep the latest packets.
+    pub(super) recent: bool,
+    /// Play recordings, so many times faster than they were made; 0: at once. Without it they are not read here.
+    pub(super) play: Option<f64>,
+}
+
 /// A trace that grows.
 pub(super) struct Session {
     shared: Arc<Shared>,
+    /// What was named on the command line.
+    from: Vec<String>,
     /// Every packet is kept.
     packets: bool,
     /// Ends by itself then.
@@ -103,13 +126,14 @@ pub(super) struct Session {
 
 impl Session {
     /// Begins to read what the command line names, if it is interfaces or streams alone; `None` when it is files.
-    pub(super) fn begin(taps: &Taps, captures: &Captures, hints: &Hints, packets: bool) -> Result<Option<Session>, Failure> {
+    pub(super) fn begin(source: Source<'_>, hints: &Hints) -> Result<Option<Session>, Failure> {
+        let Source { taps, captures, packets, recent, play } = source;
         let live = !taps.interfaces.is_empty();
         if live {
             captures.only_a_filter()?;
         }
         let (files, filter) = if live { (Vec::new(), captures.filter()?) } else { captures.sorted()? };
-        if !live && (files.is_empty() || !files.iter().all(is_stream)) {
+        if !live && (files.is_empty() || (play.is_none() && !files.iter().all(is_stream))) {
             return Ok(None);
         }
         let shared = Arc::new(Shared {
@@ -119,15 +143,23 @@ impl Session {
             most: captures.count().unwrap_or(u64::MAX),
             open: AtomicUsize::new(0),
             inputs: Mutex::new(Vec::new()),
-            trouble: AtomicBool::new(false),
+            trouble: Arc::default(),
+            keeps_recent: recent,
+            recent: Arc::default(),
         });
         let now = Instant::now();
         let until = taps.duration.map(|time| now + time);
-        let mut session = Session { shared, packets, until, begun: now, seen: 0, grew: now, writers: Vec::new() };
+        let from = match live {
+            true => taps.interfaces.clone(),
+            false => files.iter().map(|arg| arg.point.clone().unwrap_or_else(|| arg.path.display().to_string())).collect(),
+        };
+        let mut session = Session { shared, from, packets, until, begun: now, seen: 0, grew: now, writers: Vec::new() };
         if live {
             session.tap(taps, filter.map(|filter| filter.to_string()))?;
+        } else if files.iter().all(is_stream) {
+            pipes::begin(files, filter, &session.shared);
         } else {
-            session.pipe(files, filter);
+            play::begin(files, filter, play.unwrap_or(0.0), &session.shared)?;
         }
         session.heed_interrupts();
         Ok(Some(session))
@@ -144,10 +176,6 @@ impl Session {
         Err(Failure::usage(
             "cannot look at interfaces: this lvscope was built without libpcap (cargo feature `live`); pipe `tcpdump -w -` in",
         ))
-    }
-
-    fn pipe(&mut self, files: Vec<CaptureArg>, filter: Option<Filter>) {
-        pipes::begin(files, filter, &self.shared);
     }
 
     fn heed_interrupts(&self) {
@@ -172,8 +200,13 @@ impl Session {
 
     /// Waits for so long at least, and until there is something to look at; or until it is over: true.
     pub(super) fn wait(&mut self, rest: Duration) -> bool {
+        self.wait_or(rest, &AtomicBool::new(false))
+    }
+
+    /// The same, ended by a flag of somebody else's, too.
+    pub(super) fn wait_or(&mut self, rest: Duration, quit: &AtomicBool) -> bool {
         let since = Instant::now();
-        while !self.is_over() {
+        while !self.is_over() && !quit.load(Ordering::Relaxed) {
             if since.elapsed() >= rest && self.has_news() {
                 return false;
             }
@@ -243,13 +276,30 @@ impl Session {
         self.shared.trouble.load(Ordering::Relaxed)
     }
 
-    /// True when packets come about as fast as they were sent: not a recording that is poured through a pipe. `trace` has their times.
+    /// True when packets come about as fast as they were sent, or their sender makes a pause: not a recording that is poured through a pipe.
+    /// `trace` has their times.
     pub(super) fn is_happening(&self, trace: &Trace) -> bool {
         let first = trace.points.iter().filter(|p| p.frames > 0).map(|p| p.first).min();
         let last = trace.points.iter().filter(|p| p.frames > 0).map(|p| p.last).max();
         let span = first.zip(last).map_or(0, |(first, last)| last - first);
         let passed = i64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(i64::MAX);
-        span <= passed.saturating_mul(2).saturating_add(5_000_000_000)
+        let pause = self.grew.elapsed() >= LOOK && self.shared.packets.load(Ordering::Relaxed) == self.seen;
+        pause || span <= passed.saturating_mul(2).saturating_add(5_000_000_000)
+    }
+
+    /// The latest packets, if they are kept.
+    pub(super) fn recent(&self) -> Arc<Mutex<Recent>> {
+        Arc::clone(&self.shared.recent)
+    }
+
+    /// Set when something could not be read.
+    pub(super) fn trouble(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.shared.trouble)
+    }
+
+    /// Where packets come from, in a few words.
+    pub(super) fn from(&self) -> String {
+        self.from.join(" ")
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn begin(files: Vec<CaptureArg>, filter: Option<Filter>, shared: &Arc
         std::thread::spawn(move || {
             // It was compiled once already.
             let filter = expression.and_then(|text| Filter::new(&text).ok());
-            let source = follow(at, &arg, &shared.tracer, filter, || shared.count());
+            let source = follow(at, &arg, &shared.tracer, filter, |point, frame| shared.took(point, frame));
             complain_of(&source);
             if source.unreadable.is_some() {
                 shared.trouble.store(true, Ordering::Relaxed);

@@ -110,14 +110,13 @@ impl Reader {
         let mut take = |frame: &crate::packet::Frame<'_>| {
             // Only now: while nothing comes, others may look.
             let tracer = tracer.get_or_insert_with(|| shared.tracer());
-            if let Some(point) = points.get(frame.interface as usize) {
-                tracer.observe(*point, frame);
-            }
+            let point = points.get(frame.interface as usize).copied().unwrap_or_default();
+            tracer.observe(point, frame);
             if let (Some(recording), Ok(())) = (recording.as_mut(), &written) {
                 written = recording.frame(frame);
             }
             taken += 1;
-            shared.count() || patience.is_none()
+            shared.took(point, frame) || (patience.is_none() && shared.packets.load(Ordering::Relaxed) < shared.most)
         };
         let result = match patience {
             Some(patience) => live.turn(patience, &mut take).map(|_| ()),
