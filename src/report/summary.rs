@@ -4,7 +4,7 @@ use super::page::{damage, finding, footer, severity, verdicts};
 use super::text::pad;
 use super::{Page, Report, services};
 use crate::finding::Finding;
-use crate::net::{Timestamp, plural};
+use crate::net::{Timestamp, plural, thousands};
 use crate::trace::Trace;
 use colored::Colorize;
 use std::io;
@@ -19,7 +19,7 @@ pub fn told(page: &mut Page<'_>, trace: &Trace, found: &Finding, when: Timestamp
     match found.flows.first().and_then(|id| trace.flow(*id)) {
         Some(flow) => {
             let others = found.flows.len() as u64 - 1;
-            let more = if others == 0 { String::new() } else { format!(" and {} like it", plural(others, "connection")) };
+            let more = if others == 0 { String::new() } else { format!(", and {} more", thousands(others)) };
             page.wrapped(
                 &format!("{}  ", time.bold()),
                 "          ",

@@ -56,7 +56,7 @@ fn interrupt(child: &Child) {
 
 #[test]
 fn findings_come_soon_and_once() {
-    for name in ["nat-no-ip-forward", "dr-arp-leak-web1", "dr-rs-service-down"] {
+    for (name, code) in [("nat-no-ip-forward", 1), ("dr-arp-leak-web1", 0), ("dr-rs-service-down", 1)] {
         let mut child = diagnose_stdin(&["--format", "ndjson", "-"]);
         let said = lines(&mut child);
         let mut pipe = child.stdin.take().expect("a pipe");
@@ -80,7 +80,7 @@ fn findings_come_soon_and_once() {
         while let Ok((at, line)) = said.recv_timeout(Duration::from_secs(5)) {
             last.push((at - sent, serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))));
         }
-        assert_eq!(child.wait().expect("it ends").code(), Some(1), "{name}");
+        assert_eq!(child.wait().expect("it ends").code(), Some(code), "{name}");
         assert!(begun.elapsed() < Duration::from_secs(2), "{name}: {:?}", begun.elapsed());
         let mut times: BTreeMap<String, u32> = BTreeMap::new();
         for (_, finding) in told.into_iter().chain(found(&last)) {
@@ -95,7 +95,7 @@ fn findings_come_soon_and_once() {
 /// The page for people ends in a line for each thing told.
 #[test]
 fn it_ends_with_a_summary() {
-    let mut child = diagnose_stdin(&["lab=-"]);
+    let mut child = diagnose_stdin(&["-"]);
     let said = lines(&mut child);
     let mut pipe = child.stdin.take().expect("a pipe");
     pipe.write_all(&stream(&case("nat-no-ip-forward"))).expect("it reads");
@@ -104,7 +104,7 @@ fn it_ends_with_a_summary() {
     interrupt(&child);
     let rest: Vec<String> = said.iter().map(|(_, line)| line).collect();
     assert_eq!(child.wait().expect("it ends").code(), Some(1));
-    let heads = rest.iter().filter(|line| line.contains("NAT002 ")).count();
+    let heads = rest.iter().filter(|line| line.contains("NAT005 director-forwarding-off")).count();
     assert!(heads == 2 && rest.iter().any(|line| line.starts_with('✗')), "once told, once summed up:\n{}", rest.join("\n"));
 }
 

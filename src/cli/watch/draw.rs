@@ -230,11 +230,11 @@ mod tests {
         let broken = moment("faults/dr-arp-leak");
         let (text, buffer) = screen(&view(&broken, &Choice::default(), 80), 80, 24);
         let service = &broken.trace.flows[0].service.to_string();
-        for wanted in [service.as_str(), "web1", "ARP001", "is at", "q end", "the way", "▶", "complete"] {
+        for wanted in [service.as_str(), "web1", "ARP001", "192.168.224.13 is at", "q end", "the way", "▶", "complete"] {
             assert!(text.contains(wanted), "{wanted} is missing:\n{text}");
         }
-        let colours = buffer.content().iter().filter(|cell| cell.fg == Color::Red).count();
-        assert!(colours > 10, "what is wrong is red");
+        let coloured = buffer.content().iter().filter(|cell| matches!(cell.fg, Color::Red | Color::Yellow)).count();
+        assert!(coloured > 10, "what is wrong is seen at once");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::net::{Endpoint, Protocol, Timestamp, plural, thousands};
 use crate::report::{self, Outcome, Page, Report, Service, services};
 use crate::rules::Diagnosis;
 use crate::trace::{Flow, Trace};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// How a line fares.
@@ -135,7 +135,7 @@ pub(super) fn view(moment: &Moment, choice: &Choice, width: usize) -> View {
         flows: flow_rows(trace, &flows),
         selected,
         ladder: flow.map(|flow| ladder(trace, flow, width)).unwrap_or_default(),
-        claims: claims(trace, &all),
+        claims: claims(trace),
         message: choice.message.clone(),
         alone: choice.alone,
         scrolled: choice.scrolled,
@@ -275,11 +275,19 @@ fn whole_findings(moment: &Moment, width: usize) -> Vec<Row> {
     page(width, |page| report::diagnosis(page, &report, false))
 }
 
+/// Addresses of services: what clients dial, and what that becomes on the way, but for the real servers' own.
+fn virtual_addresses(trace: &Trace) -> BTreeSet<IpAddr> {
+    let of = |flow: &Flow| {
+        let own = flow.real_server.map(|server| server.addr);
+        let on_the_way: Vec<IpAddr> = flow.request.hops.iter().map(|hop| hop.dst.addr).filter(|addr| Some(*addr) != own).collect();
+        on_the_way.into_iter().chain([flow.service.addr]).chain(flow.vip.map(|vip| vip.addr))
+    };
+    trace.flows.iter().flat_map(of).collect()
+}
+
 /// Who says to have a service's address.
-fn claims(trace: &Trace, services: &[Service]) -> Vec<Row> {
-    let mut addresses: Vec<IpAddr> = services.iter().flat_map(|s| [Some(s.service.addr), s.vip.map(|vip| vip.addr)]).flatten().collect();
-    addresses.sort();
-    addresses.dedup();
+fn claims(trace: &Trace) -> Vec<Row> {
+    let addresses = virtual_addresses(trace);
     let mut rows = Vec::new();
     for addr in addresses {
         let mut heard: BTreeMap<_, (u64, Timestamp)> = BTreeMap::new();
