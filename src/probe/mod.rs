@@ -10,7 +10,7 @@ mod service;
 pub use local::{Local, LocalError};
 pub use path::{Answer, Attempt, End as AttemptEnd, Kind, PathProbe, Signature, signatures};
 pub use resolution::{Claimant, Pace, Resolution, Voice};
-pub use service::{Method, Outcome, ServiceProbe};
+pub use service::{Method, Outcome, ServiceProbe, Wrap};
 
 use crate::capture::{Arrival, LARGEST, Wire, WireError, WireOptions};
 use crate::net::Timestamp;

@@ -4,6 +4,7 @@ mod places;
 mod plan;
 #[cfg(feature = "live")]
 mod record;
+mod report;
 mod scope;
 pub(super) mod units;
 
@@ -21,6 +22,7 @@ use crate::host::Host;
 use crate::ipvs::{self, VirtualService};
 use crate::net::Endpoint;
 use clap::Args;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ Examples:
   lvscope capture -i eth0 --netns web1 --netns web2 -w servers.pcapng
   ssh web1 lvscope capture -i all -w - | lvscope diagnose web1=-
   lvscope capture --plan --service 192.168.2.59:80 --ipvs rules
+  lvscope diagnose -j *.pcap > report.json; lvscope capture --plan --report report.json
 
 An interface in another network namespace is also written web1/eth0. Without -w
 packets are printed. Ctrl-C ends the capture.")]
@@ -76,8 +79,11 @@ pub(super) struct Capture {
     #[arg(long = "host", value_name = "SNAPSHOT")]
     hosts: Vec<PathBuf>,
     /// Capture nothing: print the commands for each host of the path
-    #[arg(long, requires = "service")]
+    #[arg(long)]
     plan: bool,
+    /// With --plan: what this report (`diagnose --json`) left open, at the hosts where nobody looked
+    #[arg(long, requires = "plan", conflicts_with_all = ["service", "ipvs"], value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Addresses are always numeric; accepted for tcpdump's sake
     #[arg(short = 'n', hide = true, action = clap::ArgAction::Count)]
     numeric: u8,
@@ -88,6 +94,9 @@ pub(super) struct Capture {
 
 pub(super) fn run(args: &Capture, out: &mut Output) -> Result<u8, Failure> {
     let known = args.known()?;
+    if let Some(path) = args.report.as_ref().filter(|_| args.plan) {
+        return plan::of_report(&report::read(path)?, out);
+    }
     if args.plan {
         return plan::print(args.service, &known, out);
     }
@@ -103,6 +112,10 @@ pub(super) fn run(args: &Capture, out: &mut Output) -> Result<u8, Failure> {
 struct Known {
     rules: Vec<VirtualService>,
     hosts: Vec<Host>,
+    /// What hosts with these addresses are called.
+    names: Vec<(IpAddr, String)>,
+    /// Points that have been captured at.
+    seen: Vec<String>,
 }
 
 impl Capture {
@@ -124,7 +137,7 @@ impl Capture {
                 rules.extend(host.ok().and_then(|host| host.ipvs).iter().flat_map(|table| table.rules()));
             }
         }
-        Ok(Known { rules, hosts })
+        Ok(Known { rules, hosts, names: Vec::new(), seen: Vec::new() })
     }
 
     fn filter(&self, known: &Known) -> Option<String> {

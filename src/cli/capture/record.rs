@@ -49,7 +49,11 @@ pub(super) fn run(args: &Capture, places: &[Place], filter: Option<String>, out:
     let to = args.write.as_ref().map(|path| format!(" into {}", path.display())).unwrap_or_default();
     complain(&format!("capturing on {}{to}; Ctrl-C ends it", names.join(" ")));
     let mut live = Live::new(taps);
-    let end = Run { args, names: &names, stop: &stop, left: args.count.unwrap_or(u64::MAX) }.until_end(&mut live, &mut target, out);
+    let end = Run { args, options: &options, names: &names, stop: &stop, left: args.count.unwrap_or(u64::MAX) }.until_end(
+        &mut live,
+        &mut target,
+        out,
+    );
     let counted: Vec<Drops> = live.taps.iter_mut().map(Tap::counted).collect();
     let mut written = Ok(());
     if let (Target::File(recording), true) = (target, end.is_ok()) {
@@ -141,6 +145,7 @@ enum End {
 
 struct Run<'a> {
     args: &'a Capture,
+    options: &'a LiveOptions,
     names: &'a [String],
     stop: &'a AtomicBool,
     /// Packets that are still wanted.
@@ -170,6 +175,10 @@ impl Run<'_> {
                     *said = true;
                     complain(&format!("{}: {why}; captured until then: {}", tap.place, plural(tap.packets, "packet")));
                 }
+            }
+            for at in live.revive(self.options) {
+                lost[at] = false;
+                complain(&format!("{}: is back, and captured again", live.taps[at].place));
             }
             if let Target::File(recording) = target
                 && recording.is_due()

@@ -95,6 +95,18 @@ impl Shared {
     }
 }
 
+/// Held by a thread that reads: should it come to grief, nobody waits for it.
+struct Alive(Arc<Shared>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.trouble.store(true, Ordering::Relaxed);
+            self.0.open.store(0, Ordering::Release);
+        }
+    }
+}
+
 /// What to read, and how.
 pub(super) struct Source<'a> {
     pub(super) taps: &'a Taps,

@@ -1,6 +1,6 @@
 //! Captures that come through pipes: a thread for each, for each waits for its own writer.
 
-use super::{Shared, complain_of, input};
+use super::{Alive, Shared, complain_of, input};
 use crate::capture::Filter;
 use crate::case::{CaptureArg, follow};
 use crate::report::Input;
@@ -16,6 +16,7 @@ pub(super) fn begin(files: Vec<CaptureArg>, filter: Option<Filter>, shared: &Arc
         let (shared, expression) = (Arc::clone(shared), expression.clone());
         // Nobody waits for it: it may sit in a read for ever, and ends with the program.
         std::thread::spawn(move || {
+            let _alive = Alive(Arc::clone(&shared));
             // It was compiled once already.
             let filter = expression.and_then(|text| Filter::new(&text).ok());
             let source = follow(at, &arg, &shared.tracer, filter, |point, frame| shared.took(point, frame));

@@ -1,6 +1,6 @@
 //! Recordings, played: their packets come when they came.
 
-use super::{Shared, complain_of, input};
+use super::{Alive, Shared, complain_of, input};
 use crate::capture::{CaptureFile, Filter, Merged};
 use crate::case::{CaptureArg, SourceFile, declare};
 use crate::cli::Failure;
@@ -31,6 +31,7 @@ pub(super) fn begin(args: Vec<CaptureArg>, mut filter: Option<Filter>, speed: f6
     let shared = Arc::clone(shared);
     shared.open.store(1, Ordering::Release);
     std::thread::spawn(move || {
+        let _alive = Alive(Arc::clone(&shared));
         let mut merged = Merged::new(files);
         let mut pace = Pace { speed, since: None, skipped: Duration::ZERO };
         let mut wanted = !shared.stopped();

@@ -1,6 +1,6 @@
 //! Interfaces: one thread takes what comes on all of them.
 
-use super::{Shared, Taps};
+use super::{Alive, Shared, Taps};
 use crate::capture::{Drops, Live, LiveOptions, Recording, Tap};
 use crate::cli::Failure;
 use crate::cli::capture::{head, now, open, places, with_comments};
@@ -39,7 +39,7 @@ pub(super) fn begin(args: &Taps, filter: Option<String>, shared: &Arc<Shared>) -
     let names: Vec<String> = taps.iter().map(|tap| tap.place.to_string()).collect();
     let to = args.write.as_ref().map(|path| format!(", also into {}", path.display())).unwrap_or_default();
     complain(&format!("looking at {}{to}; Ctrl-C ends it", names.join(" ")));
-    let reader = Reader { live: Live::new(taps), points, recording, file, dropped: Vec::new(), shared: Arc::clone(shared) };
+    let reader = Reader { live: Live::new(taps), points, recording, file, dropped: Vec::new(), options, shared: Arc::clone(shared) };
     Ok(std::thread::spawn(move || reader.run()))
 }
 
@@ -70,11 +70,13 @@ struct Reader {
     file: String,
     /// Told to the tracer already.
     dropped: Vec<u64>,
+    options: LiveOptions,
     shared: Arc<Shared>,
 }
 
 impl Reader {
     fn run(mut self) {
+        let _alive = Alive(Arc::clone(&self.shared));
         let since = now();
         let mut lost = vec![false; self.live.taps.len()];
         let mut looked = since;
@@ -88,6 +90,10 @@ impl Reader {
                     complain(&format!("{}: {why}; seen until then: {}", tap.place, plural(tap.packets, "packet")));
                     self.shared.trouble.store(true, Ordering::Relaxed);
                 }
+            }
+            for at in self.live.revive(&self.options) {
+                lost[at] = false;
+                complain(&format!("{}: is back", self.live.taps[at].place));
             }
             let time = now();
             if time - looked >= HANDED_OVER {

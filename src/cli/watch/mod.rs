@@ -76,7 +76,10 @@ pub(super) fn run(args: &Watch) -> Result<u8, Failure> {
     let latest: Arc<Mutex<Option<Arc<Moment>>>> = Arc::default();
     let looker = {
         let (latest, quit) = (Arc::clone(&latest), Arc::clone(&quit));
-        std::thread::spawn(move || look(session, &hints, &latest, &quit))
+        std::thread::spawn(move || {
+            let _alive = Alive(&quit);
+            look(session, &hints, &latest, &quit);
+        })
     };
     let screen = Screen::open().map_err(|e| Failure::input(format!("cannot draw on this terminal: {e}")))?;
     let ended =
@@ -88,6 +91,17 @@ pub(super) fn run(args: &Watch) -> Result<u8, Failure> {
         complain("the packets were not watched to the end: an error inside lvscope, see above");
     }
     Ok(if panicked || trouble.load(Ordering::Relaxed) { INPUT } else { FINE })
+}
+
+/// Ends the picture when the looker comes to grief: its message stands on the terminal, which must not be drawn over.
+struct Alive<'a>(&'a AtomicBool);
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Looks at the trace again and again.
