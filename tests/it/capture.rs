@@ -276,8 +276,9 @@ fn a_place_that_fails_is_named_and_what_is_there_can_be_read() {
         // A pipe with a name, whose reader has seen enough.
         let pipe = folder.path().join("pipe");
         assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()), "mkfifo(1)");
-        let reader = scope.spawn(|| {
-            let mut file = CaptureFile::open(&pipe).expect("a capture");
+        let read_from = pipe.clone();
+        let reader = scope.spawn(move || {
+            let mut file = CaptureFile::open(&read_from).expect("a capture");
             (0..10).filter(|_| file.advance()).count()
         });
         let child = capture(&["-i".into(), "lo".into(), "-w".into(), pipe.display().to_string()]);
@@ -304,10 +305,9 @@ fn an_interface_that_comes_back_is_captured_again() {
         return;
     }
     let ip = |args: &str| assert!(Command::new("ip").args(args.split(' ')).status().is_ok_and(|status| status.success()), "ip {args}");
-    for args in ["link set lo up", "link add a0 type veth peer name b0", "link set a0 up", "link set b0 up", "addr add 10.9.0.1/24 dev a0"]
-    {
-        ip(args);
-    }
+    let make = || drop(["link add a0 type veth peer name b0", "link set a0 up", "link set b0 up", "addr add 10.9.0.1/24 dev a0"].map(ip));
+    ip("link set lo up");
+    make();
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("x.pcapng");
     let mut child = capture(&words(&format!("-i a0 -i lo -w {}", file.display())));
@@ -324,12 +324,16 @@ fn an_interface_that_comes_back_is_captured_again() {
         std::thread::sleep(Duration::from_millis(300));
     };
     send();
+    // One that is down and comes up again never went away.
     ip("link set a0 down");
-    said("until then");
     ip("link set a0 up");
+    send();
+    ip("link del a0");
+    said("until then");
+    make();
     said("is back");
     send();
     let (output, _) = interrupt(child);
     let (found, file) = frames(&file);
-    assert!(output.status.success() && file.interfaces().len() == 2 && found[0] >= 8, "{found:?} {output:?}");
+    assert!(output.status.success() && file.interfaces().len() == 2 && found[0] >= 12, "{found:?} {output:?}");
 }

@@ -181,12 +181,12 @@ fn each_dead_real_server_is_found() {
     let routed = "service 203.0.113.80:80 -i int --wait 300ms --real-server";
     for (scenario, ask, web1, web2) in [
         ("dr-ok", dr, "192.168.224.11 ok", "192.168.224.12 ok"),
-        ("dr-server-down", dr, "192.168.224.11 bad", "192.168.224.12 ok"),
-        ("dr-rs-drops", dr, "192.168.224.11 bad", "192.168.224.12 ok"),
-        ("dr-rs-rejects", dr, "192.168.224.11 bad", "192.168.224.12 ok"),
-        ("dr-arptables-ok", dr, "192.168.224.11 ok", "192.168.224.12 ok"),
+        ("dr-server-down", routed, "203.0.113.11 ok", "203.0.113.12 bad"),
+        ("dr-rs-drops", routed, "203.0.113.11 ok", "203.0.113.12 bad"),
+        ("dr-rs-rejects", dr, "192.168.224.11 ok", "192.168.224.12 bad"),
+        ("dr-arptables-ok", routed, "203.0.113.11 ok", "203.0.113.12 ok"),
         ("dr-routed-ok", routed, "203.0.113.11 ok", "203.0.113.12 ok"),
-        ("dr-routed-no-vip", routed, "203.0.113.11 bad", "203.0.113.12 ok"),
+        ("dr-routed-no-vip", routed, "203.0.113.11 bad", "203.0.113.12 bad"),
     ] {
         on(scenario, |stage| {
             for want in [web1, web2] {
@@ -223,7 +223,7 @@ fn a_path_is_what_a_client_sees() {
         });
     }
     on("dr-server-down", |stage| {
-        let (code, report) = ask(stage, "192.168.2.59:80");
+        let (code, report) = ask(stage, "203.0.113.80:80");
         assert_eq!((code, report["open"].as_u64(), ends(&report, "refused")), (1, Some(3), 3), "{report}");
     });
     on("nat-rs-no-gateway", |stage| {

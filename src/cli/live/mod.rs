@@ -67,9 +67,19 @@ struct Shared {
     /// Packets are kept for a while.
     keeps_recent: bool,
     recent: Arc<Mutex<Recent>>,
+    /// What there is to say while the terminal belongs to a picture.
+    said: Option<Arc<Mutex<Vec<String>>>>,
 }
 
 impl Shared {
+    /// Says something to the user: now, or where the picture can show it.
+    fn say(&self, text: &str) {
+        match &self.said {
+            Some(said) => said.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_string()),
+            None => complain(text),
+        }
+    }
+
     fn tracer(&self) -> MutexGuard<'_, Tracer> {
         self.tracer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -113,7 +123,7 @@ pub(super) struct Source<'a> {
     pub(super) captures: &'a Captures,
     /// Keep every packet, for journeys.
     pub(super) packets: bool,
-    /// Keep the latest packets.
+    /// Keep the latest packets, for a picture that has the terminal.
     pub(super) recent: bool,
     /// Play recordings, so many times faster than they were made; 0: at once. Without it they are not read here.
     pub(super) play: Option<f64>,
@@ -158,12 +168,13 @@ impl Session {
             trouble: Arc::default(),
             keeps_recent: recent,
             recent: Arc::default(),
+            said: recent.then(Arc::default),
         });
         let now = Instant::now();
         let until = taps.duration.map(|time| now + time);
         let from = match live {
             true => taps.interfaces.clone(),
-            false => files.iter().map(|arg| arg.point.clone().unwrap_or_else(|| arg.path.display().to_string())).collect(),
+            false => files.iter().map(|arg| arg.point.clone().unwrap_or_else(|| base_name(&arg.path))).collect(),
         };
         let mut session = Session { shared, from, packets, until, begun: now, seen: 0, grew: now, writers: Vec::new() };
         if live {
@@ -309,9 +320,18 @@ impl Session {
         Arc::clone(&self.shared.trouble)
     }
 
+    /// What there was to say, where it must not be written to the terminal.
+    pub(super) fn said(&self) -> Arc<Mutex<Vec<String>>> {
+        self.shared.said.clone().unwrap_or_default()
+    }
+
     /// Where packets come from, in a few words.
     pub(super) fn from(&self) -> String {
-        self.from.join(" ")
+        match &self.from[..] {
+            [] => String::new(),
+            [.., _] if self.from.len() > 3 => plural(self.from.len() as u64, "input"),
+            few => few.join(" "),
+        }
     }
 }
 
@@ -325,11 +345,15 @@ fn input(source: SourceFile) -> Input {
     }
 }
 
+fn base_name(path: &std::path::Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Complains about an input that could not be read.
-fn complain_of(source: &SourceFile) {
+fn complain_of(source: &SourceFile, shared: &Shared) {
     if let Some(why) = &source.unreadable {
-        complain(&format!("{}: {why}", source.name));
+        shared.say(&format!("{}: {why}", source.name));
     } else if let Some(damage) = source.damage.first() {
-        complain(&format!("{}: {damage}; {} packets before it were read", source.name, thousands(source.frames)));
+        shared.say(&format!("{}: {damage}; {} packets before it were read", source.name, thousands(source.frames)));
     }
 }

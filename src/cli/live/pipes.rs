@@ -20,7 +20,7 @@ pub(super) fn begin(files: Vec<CaptureArg>, filter: Option<Filter>, shared: &Arc
             // It was compiled once already.
             let filter = expression.and_then(|text| Filter::new(&text).ok());
             let source = follow(at, &arg, &shared.tracer, filter, |point, frame| shared.took(point, frame));
-            complain_of(&source);
+            complain_of(&source, &shared);
             if source.unreadable.is_some() {
                 shared.trouble.store(true, Ordering::Relaxed);
             }

@@ -50,7 +50,7 @@ pub(super) fn begin(args: Vec<CaptureArg>, mut filter: Option<Filter>, speed: f6
         }
         for (source, file) in sources.iter_mut().zip(merged.files()) {
             source.damage = file.damage().to_vec();
-            complain_of(source);
+            complain_of(source, &shared);
         }
         *shared.inputs() = sources.into_iter().map(input).collect();
         shared.open.store(0, Ordering::Release);

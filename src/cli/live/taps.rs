@@ -87,13 +87,13 @@ impl Reader {
             for (tap, said) in self.live.taps.iter().zip(&mut lost) {
                 if let (Some(why), false) = (&tap.lost, *said) {
                     *said = true;
-                    complain(&format!("{}: {why}; seen until then: {}", tap.place, plural(tap.packets, "packet")));
+                    self.shared.say(&format!("{}: {why}; seen until then: {}", tap.place, plural(tap.packets, "packet")));
                     self.shared.trouble.store(true, Ordering::Relaxed);
                 }
             }
             for at in self.live.revive(&self.options) {
                 lost[at] = false;
-                complain(&format!("{}: is back", self.live.taps[at].place));
+                self.shared.say(&format!("{}: is back", self.live.taps[at].place));
             }
             let time = now();
             if time - looked >= HANDED_OVER {
@@ -136,12 +136,12 @@ impl Reader {
             written = recording.deliver();
         }
         if let Err(e) = written {
-            complain(&format!("cannot write {file}: {}; what is in it can be read, and looking goes on without it", reason(&e)));
+            shared.say(&format!("cannot write {file}: {}; what is in it can be read, and looking goes on without it", reason(&e)));
             shared.trouble.store(true, Ordering::Relaxed);
             *recording = None;
         }
         if let Err(errno) = result {
-            complain(&format!("cannot wait for packets: {}", errno.desc().to_lowercase()));
+            shared.say(&format!("cannot wait for packets: {}", errno.desc().to_lowercase()));
             shared.trouble.store(true, Ordering::Relaxed);
             return false;
         }
@@ -170,7 +170,7 @@ impl Reader {
         if let Some(recording) = self.recording.take()
             && let Err(e) = recording.end(now(), &with_comments(&self.live, &counted))
         {
-            complain(&format!("cannot write {}: {}; what is in it can be read", self.file, reason(&e)));
+            self.shared.say(&format!("cannot write {}: {}; what is in it can be read", self.file, reason(&e)));
         }
     }
 }

@@ -170,7 +170,7 @@ fn absent(args: &Service, local: &Local, addr: IpAddr, out: &mut Output) -> Resu
         let report = serde_json::json!({
             "schema": 1, "service": args.service.to_string(), "real_server": words(args.real_server), "outcome": "absent", "fine": false, "causes": [why],
         });
-        serde_json::to_writer_pretty(&mut *out, &report)?;
+        serde_json::to_writer_pretty(&mut *out, &report).map_err(std::io::Error::from)?;
         writeln!(out)?;
     } else {
         writeln!(out, "{} {why}", "✗".red())?;

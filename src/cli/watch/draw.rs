@@ -162,7 +162,7 @@ fn share(body: u16, wanted: [usize; 5]) -> [u16; 5] {
     }
     while left > 0 {
         let before = left;
-        for panel in [3, 2, 3, 0, 1, 4] {
+        for panel in [3, 2, 4, 3, 0, 1] {
             if left > 0 && heights[panel] > 0 && usize::from(heights[panel]) <= wanted[panel] {
                 heights[panel] += 1;
                 left -= 1;

@@ -27,8 +27,8 @@ pub(super) fn export(folder: &Path, moment: &Moment, flow: &Flow, recent: &Recen
     }
     file.flush()?;
     let count = write(io::BufWriter::new(File::create(packets)?), &moment.trace, &tuples(flow), recent)?;
-    let lost = if recent.is_whole() { "" } else { " (older packets are kept no more)" };
-    Ok(format!("written: {name}.txt, {name}.pcapng with {}{lost}", plural(count, "packet")))
+    let lost = if recent.is_whole() { "" } else { ", older ones are gone" };
+    Ok(format!("written: {name}.txt and .pcapng ({}{lost})", plural(count, "packet")))
 }
 
 /// The addresses that its packets have, at any point, in either direction.

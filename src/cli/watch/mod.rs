@@ -72,7 +72,7 @@ pub(super) fn run(args: &Watch) -> Result<u8, Failure> {
         return Err(Failure::usage("nothing to watch: name interfaces (-i), captures, or `-` for standard input"));
     };
     let recent = session.recent();
-    let trouble = session.trouble();
+    let (trouble, said) = (session.trouble(), session.said());
     let latest: Arc<Mutex<Option<Arc<Moment>>>> = Arc::default();
     let looker = {
         let (latest, quit) = (Arc::clone(&latest), Arc::clone(&quit));
@@ -82,10 +82,11 @@ pub(super) fn run(args: &Watch) -> Result<u8, Failure> {
         })
     };
     let screen = Screen::open().map_err(|e| Failure::input(format!("cannot draw on this terminal: {e}")))?;
-    let ended =
-        Watching { choice: Choice::default(), latest: &latest, shown: None, paused: false, recent: &recent }.until_quit(screen, &quit);
+    let ended = Watching { choice: Choice::default(), latest: &latest, shown: None, paused: false, recent: &recent, said: &said, heard: 0 }
+        .until_quit(screen, &quit);
     quit.store(true, Ordering::Relaxed);
     let panicked = looker.join().is_err();
+    said.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|text| complain(text));
     ended.map_err(|e| Failure::input(format!("the terminal is gone: {e}")))?;
     if panicked {
         complain("the packets were not watched to the end: an error inside lvscope, see above");
@@ -161,6 +162,9 @@ struct Watching<'a> {
     shown: Option<Arc<Moment>>,
     paused: bool,
     recent: &'a Arc<Mutex<Recent>>,
+    /// What the threads that read have to say, and how much of it was shown.
+    said: &'a Mutex<Vec<String>>,
+    heard: usize,
 }
 
 impl Watching<'_> {
@@ -175,6 +179,11 @@ impl Watching<'_> {
                     self.shown = latest;
                     stale = true;
                 }
+            }
+            if let Some(text) = self.said.lock().unwrap_or_else(PoisonError::into_inner).get(self.heard) {
+                self.choice.message = Some(text.clone());
+                self.heard += 1;
+                stale = true;
             }
             if std::mem::take(&mut stale) {
                 screen.0.draw(|frame| {

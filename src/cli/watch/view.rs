@@ -302,5 +302,7 @@ fn claims(trace: &Trace) -> Vec<Row> {
             rows.push(Row::new(tone, format!("{addr} is at {mac} ({host})  {}, last {:.8}", plural(count, "time"), last.to_string())));
         }
     }
+    // What is claimed twice comes first.
+    rows.sort_by_key(|row: &Row| row.tone != Tone::Bad);
     rows
 }
