@@ -59,7 +59,7 @@ impl<'a> Facts<'a> {
         for flow in self.flows() {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
             // A router translates for those outside; a test from inside proves nothing (NET005).
-            if self.is_contested(host, hop) || self.tested_from_inside(flow).is_some() {
+            if (flow.director.is_none() && self.is_contested(host, hop)) || self.tested_from_inside(flow).is_some() {
                 continue;
             }
             let verdict = match (refusal, flow.director) {

@@ -128,6 +128,7 @@ mod tests {
     #[test]
     fn a_router_drops_the_tunnel() {
         let mut w = world();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
         w.talk(&conn(40001, 12), "client router director router web2", "web2 router client");
         w.syn(&conn(40002, 11), "client router director router", 3);
         let found = w.expect(&TUN007, Confidence::Likely, "router");
