@@ -105,12 +105,10 @@ impl PathProbe {
             let slice = (Instant::now() + LINGER).min(until);
             let (to, first) = (self.to, self.begun);
             self.ear.listen(slice, |packet, time| {
-                if let Some(answer) = heard(packet, from, to, (time - begun).max(0), (time - first).max(0)) {
-                    if answers.len() < ANSWERS
-                        && !answers.iter().any(|known| known.src == answer.src && known.mac == answer.mac && known.kind == answer.kind)
-                    {
-                        answers.push(answer);
-                    }
+                let answer = heard(packet, from, to, (time - begun).max(0), (time - first).max(0));
+                let again = |a: &Answer| answers.iter().any(|known| (known.src, known.mac, known.kind) == (a.src, a.mac, a.kind));
+                if let Some(answer) = answer.filter(|answer| answers.len() < ANSWERS && !again(answer)) {
+                    answers.push(answer);
                 }
                 true
             })?;

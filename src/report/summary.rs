@@ -53,6 +53,11 @@ pub fn summary(page: &mut Page<'_>, report: &Report<'_>, told: &[Finding], forgo
         )?;
     }
     page.gap()?;
+    for point in report.trace.points.iter().filter(|point| point.dropped.is_some_and(|dropped| dropped > 0)) {
+        let text =
+            format!("{}: {} dropped by the capture itself; a filter helps", point.name, plural(point.dropped.unwrap_or(0), "packet"));
+        page.painted(&format!("{} ", "!".yellow().bold()), "  ", &text, str::to_string)?;
+    }
     if forgotten.0 > 0 {
         let text = format!(
             "the latest connections are counted above; {} before them {} let go, of which {} failed",

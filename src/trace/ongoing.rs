@@ -32,6 +32,12 @@ impl Tracer {
         self.table.conversations.len()
     }
 
+    /// From the first packet to the last, in nanoseconds.
+    pub fn span(&self) -> i64 {
+        let seen = || self.points.points.iter().filter(|p| p.frames > 0);
+        seen().map(|p| p.first).min().zip(seen().map(|p| p.last).max()).map_or(0, |(first, last)| last - first)
+    }
+
     /// Says that a point has been looking from `since` until `now`, whether anything came or not: silence counts only where somebody looked.
     pub fn looked(&mut self, point: u32, since: Timestamp, now: Timestamp) {
         if let Some(point) = self.points.points.get_mut(point as usize) {

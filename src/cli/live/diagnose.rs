@@ -40,6 +40,11 @@ pub(in crate::cli) fn run(
     let mut rest = Duration::ZERO;
     loop {
         let over = session.wait(rest);
+        if !over && !session.is_happening() {
+            // The page at the end tells it all.
+            rest = LOOK;
+            continue;
+        }
         let begun = Instant::now();
         if over {
             session.end();
@@ -50,14 +55,11 @@ pub(in crate::cli) fn run(
         if over {
             return end(&session, telling, (trace, diagnosis), (&mut teller, &forgotten), out);
         }
-        if session.is_happening(&trace) {
-            let inputs = session.inputs();
-            let news: Vec<Finding> = teller.news(&diagnosis, begun, false).into_iter().cloned().collect();
-            diagnosis.findings = news;
-            let report = Report { inputs: &inputs, trace: &trace, diagnosis: Some(&diagnosis), fleet: telling.fleet };
-            tell(telling, &report, out)?;
-            session.forget(&trace, &mut forgotten);
-        }
+        let inputs = session.inputs();
+        diagnosis.findings = teller.news(&diagnosis, begun, false).into_iter().cloned().collect();
+        let report = Report { inputs: &inputs, trace: &trace, diagnosis: Some(&diagnosis), fleet: telling.fleet };
+        tell(telling, &report, out)?;
+        session.forget(&trace, &mut forgotten);
         // A look that takes long comes seldom.
         rest = LOOK.max(begun.elapsed() * 2);
     }

@@ -152,6 +152,9 @@ impl Session {
         let Source { taps, captures, packets, recent, play } = source;
         let live = !taps.interfaces.is_empty();
         if live {
+            if taps.write.as_deref() == Some(std::path::Path::new("-")) {
+                return Err(Failure::usage("-w -: standard output is for the report; `lvscope capture -w -` writes packets there"));
+            }
             captures.only_a_filter()?;
         }
         let (files, filter) = if live { (Vec::new(), captures.filter()?) } else { captures.sorted()? };
@@ -275,11 +278,8 @@ impl Session {
         let mut forgotten = Forgotten::default();
         while !self.wait(LOOK) {
             // What every packet's way is made of cannot be given away.
-            if !self.packets && self.shared.tracer().conversations() > MOST {
-                let trace = self.look();
-                if self.is_happening(&trace) {
-                    self.forget(&trace, &mut forgotten);
-                }
+            if !self.packets && self.shared.tracer().conversations() > MOST && self.is_happening() {
+                self.forget(&self.look(), &mut forgotten);
             }
         }
         self.end();
@@ -300,11 +300,8 @@ impl Session {
     }
 
     /// True when packets come about as fast as they were sent, or their sender makes a pause: not a recording that is poured through a pipe.
-    /// `trace` has their times.
-    pub(super) fn is_happening(&self, trace: &Trace) -> bool {
-        let first = trace.points.iter().filter(|p| p.frames > 0).map(|p| p.first).min();
-        let last = trace.points.iter().filter(|p| p.frames > 0).map(|p| p.last).max();
-        let span = first.zip(last).map_or(0, |(first, last)| last - first);
+    pub(super) fn is_happening(&self) -> bool {
+        let span = self.shared.tracer().span();
         let passed = i64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(i64::MAX);
         let pause = self.grew.elapsed() >= LOOK && self.shared.packets.load(Ordering::Relaxed) == self.seen;
         pause || span <= passed.saturating_mul(2).saturating_add(5_000_000_000)

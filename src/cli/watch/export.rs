@@ -64,3 +64,55 @@ fn write(to: impl Write, trace: &Trace, tuples: &[FiveTuple], recent: &Recent) -
     writer.finish()?.flush()?;
     Ok(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::view::listed;
+    use super::*;
+    use crate::capture::{CaptureFile, Merged};
+    use crate::case::{Case, declare};
+    use crate::host::Fleet;
+    use crate::rules::{Facts, diagnose};
+    use crate::trace::{Hints, Options, Tracer};
+
+    #[test]
+    fn a_connection_and_nothing_else() {
+        colored::control::set_override(false);
+        let case = Case::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/faults/nat-no-ip-forward")).unwrap();
+        let files = case.captures.iter().map(|arg| CaptureFile::open(&arg.path).unwrap()).collect();
+        let (mut tracer, mut recent, mut points) =
+            (Tracer::new(Options::default()), Recent::default(), vec![Vec::new(); case.captures.len()]);
+        let mut merged = Merged::new(files);
+        while let Some(at) = merged.advance() {
+            let file = &merged.files()[at];
+            declare(&mut tracer, at, &case.captures[at], &mut points[at], file.interfaces());
+            let frame = file.frame().unwrap();
+            let point = points[at][frame.interface as usize];
+            recent.push(point, &frame);
+            tracer.observe(point, &frame);
+        }
+        let trace = tracer.finish();
+        let diagnosis = diagnose(&Facts { trace: &trace, hints: &Hints::default(), fleet: &Fleet::default() });
+        let moment = Moment { trace, diagnosis, gone: Vec::new(), from: String::new(), state: "live", forgotten: 0 };
+        let folder = tempfile::tempdir().unwrap();
+        let flow = &listed(&moment.trace, false)[0];
+        let said = export(folder.path(), &moment, flow, &recent).unwrap();
+        let name = format!("lvscope-{}-{}", flow.client.addr, flow.client.port);
+        assert!(said.contains(&name) && said.contains("packets"), "{said}");
+        let text = std::fs::read_to_string(folder.path().join(format!("{name}.txt"))).unwrap();
+        assert!(text.contains(&flow.client.to_string()) && text.contains("NAT005") && text.contains('▶'), "{text}");
+        let mut file = CaptureFile::open(&folder.path().join(format!("{name}.pcapng"))).unwrap();
+        let mut count = 0;
+        while file.advance() {
+            let frame = file.frame().unwrap();
+            let tuple = dissect(&frame).five_tuple().unwrap();
+            assert!(tuple.src.port == flow.client.port || tuple.dst.port == flow.client.port, "{tuple:?}");
+            count += 1;
+        }
+        assert!(count >= 4 && count < moment.trace.packets && file.damage().is_empty(), "{count}");
+        let names: Vec<&str> = file.interfaces().iter().filter_map(|i| i.name.as_deref()).collect();
+        assert!(names.contains(&"director.ext"), "{names:?}");
+        // Where nothing can be written that is said.
+        assert!(export(Path::new("/no/such/folder"), &moment, flow, &recent).is_err());
+    }
+}
