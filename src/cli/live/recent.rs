@@ -30,7 +30,7 @@ const BESIDE: usize = size_of::<Kept>();
 
 impl Recent {
     /// Keeps a packet, and gives up the oldest where there is no room for it.
-    pub(super) fn push(&mut self, point: u32, frame: &Frame<'_>) {
+    pub(in crate::cli) fn push(&mut self, point: u32, frame: &Frame<'_>) {
         self.bytes += frame.bytes.len() + BESIDE;
         self.frames.push_back(Kept {
             point,
