@@ -86,6 +86,9 @@ pub struct FilterRule {
     /// Destination ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dport: Option<(Ports, bool)>,
+    /// Type of an ICMP message, and its code where it matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<((u8, Option<u8>), bool)>,
     /// States of connection tracking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub states: Option<(Vec<String>, bool)>,
@@ -133,6 +136,10 @@ pub enum FilterVerdict {
     Mark(u32),
     /// Puts another sender address into an ARP message.
     Mangle(Option<IpAddr>),
+    /// Lowers the largest segment that a SYN asks for.
+    Mss(Option<u16>),
+    /// Keeps connection tracking away from it.
+    Untracked,
     /// Something else: its name.
     Other(String),
 }
@@ -152,6 +159,8 @@ pub struct Passing<'a> {
     pub iif: Option<&'a str>,
     /// Device of departure.
     pub oif: Option<&'a str>,
+    /// Type and code of an ICMP message.
+    pub icmp: Option<(u8, u8)>,
     /// State in connection tracking.
     pub state: &'a str,
     /// It belongs to IPVS.
@@ -219,6 +228,11 @@ impl FilterRule {
             holds(self.protocol.as_ref(), |protocol| Some(*protocol == p.protocol)),
             holds(self.sport.as_ref(), |ports| port(ports, p.ports.0)),
             holds(self.dport.as_ref(), |ports| port(ports, p.ports.1)),
+            holds(self.icmp.as_ref(), |(kind, code)| match p.icmp {
+                Some((is, with)) => Some(*kind == is && code.is_none_or(|code| code == with)),
+                None if matches!(p.protocol, Protocol::Icmp | Protocol::Icmp6) => None,
+                None => Some(false),
+            }),
             holds(self.states.as_ref(), |states| Some(states.iter().any(|s| s.eq_ignore_ascii_case(p.state)))),
             if self.ipvs && !p.ipvs { Holds::No } else { Holds::Yes },
             if self.unknown.is_some() { Holds::Perhaps } else { Holds::Yes },
@@ -369,6 +383,28 @@ impl Netfilter {
         }
     }
 
+    /// A rule of a filter that a packet meets at a hook, or may meet, and that does this to it: one in doubt counts, for it acquits.
+    pub fn may_do(&self, hook: Hook, packet: &Passing<'_>, does: impl Fn(&FilterVerdict) -> bool) -> Option<&FilterRule> {
+        self.at(packet.dst.is_ipv6(), hook).filter(|c| c.kind != "nat").find_map(|chain| self.doing(chain, packet, &does, DEEP))
+    }
+
+    fn doing<'a>(
+        &'a self,
+        own: &'a Chain,
+        packet: &Passing<'_>,
+        does: &impl Fn(&FilterVerdict) -> bool,
+        deep: u8,
+    ) -> Option<&'a FilterRule> {
+        own.rules.iter().filter(|rule| rule.meets(packet) != Holds::No).find_map(|rule| match &rule.verdict {
+            verdict if does(verdict) => Some(rule),
+            FilterVerdict::Jump(to) | FilterVerdict::Goto(to) if deep > 0 => {
+                let next = self.chains.iter().find(|c| c.name == *to && c.family == own.family && c.table == own.table)?;
+                self.doing(next, packet, does, deep - 1)
+            }
+            _ => None,
+        })
+    }
+
     /// The translation of a source that a packet would meet on its way out; unsure conditions count as met.
     pub fn source_translation(&self, packet: &Passing<'_>) -> Option<&FilterRule> {
         let translates = |r: &&FilterRule| matches!(r.verdict, FilterVerdict::Snat(_) | FilterVerdict::Masquerade);
@@ -398,6 +434,7 @@ mod tests {
             ports: (None, Some(80)),
             iif: Some("eth0"),
             oif: None,
+            icmp: None,
             state: "NEW",
             ipvs: false,
         }

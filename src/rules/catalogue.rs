@@ -30,11 +30,6 @@ pub static CAUSES: &[Cause] = &[
         "The server's queue of half-open connections is full: nstat -az TcpExtListenOverflows TcpExtListenDrops.",
     ),
     cause(
-        "SVC011",
-        "weight0-never-drains",
-        "Clients that use their ports again follow old entries to a server of weight 0: sysctl net.ipv4.vs.conn_reuse_mode.",
-    ),
-    cause(
         "SVC015",
         "mark-or-port-zero-mismatch",
         "The service is for a firewall mark that no rule sets, or for port 0 without persistence: nft list ruleset, ipvsadm -ln.",
@@ -43,11 +38,6 @@ pub static CAUSES: &[Cause] = &[
         "SVC018",
         "threshold-overload-hysteresis",
         "A server is over its upper threshold until it falls below the lower one: ipvsadm -ln --thresholds.",
-    ),
-    cause(
-        "SVC022",
-        "module-missing",
-        "The kernel has no IPVS, not this scheduler, or not in this network namespace: lsmod | grep ip_vs, dmesg.",
     ),
     cause(
         "SVC024",
@@ -60,6 +50,11 @@ pub static CAUSES: &[Cause] = &[
         "A FULLNAT service without local addresses, or a server whose answer comes to another core or card.",
     ),
     cause("TUN006", "fixed-remote-endpoint", "The server's tunnel device accepts packets of one director only: ip -d link show type ipip."),
+    cause(
+        "TUN008",
+        "tun-vip-arp-leak",
+        "A real server on the director's network answers ARP for the VIP of its tunnel device: ARP001, ARP003 and ARP004 say so.",
+    ),
 ];
 
 /// The cause with a code, whatever its case.

@@ -12,6 +12,8 @@ mod remedy;
 mod settle;
 mod site;
 #[cfg(test)]
+mod sketch;
+#[cfg(test)]
 mod testing;
 
 mod arp;
@@ -19,6 +21,7 @@ mod cap;
 mod dr;
 mod ha;
 mod ip6;
+mod k8s;
 mod nat;
 mod net;
 mod svc;
@@ -146,13 +149,19 @@ pub static ALL: &[&Rule] = &[
     &svc::svc007::SVC007,
     &svc::svc008::SVC008,
     &svc::svc010::SVC010,
+    &svc::svc011::SVC011,
     &svc::svc012::SVC012,
     &svc::svc013::SVC013,
+    &svc::svc014::SVC014,
+    &svc::svc019::SVC019,
+    &svc::svc022::SVC022,
     &svc::svc027::SVC027,
     // Failover
     &ha::ha001::HA001,
     &ha::ha002::HA002,
     &ha::ha003::HA003,
+    // Kubernetes
+    &k8s::k8s001::K8S001,
     // IPv6
     &ip6::ip6001::IP6001,
     &ip6::ip6004::IP6004,

@@ -168,6 +168,7 @@ impl<'a> Site<'a> {
             ports: (None, Some(to.port)),
             iif: None,
             oif: way.link(),
+            icmp: None,
             state: "NEW",
             ipvs: true,
         };
@@ -354,6 +355,7 @@ pub(super) fn input_fate<'h>(host: &'h Host, duty: &Duty, device: Option<&str>) 
         ports: (None, Some(at.port)),
         iif: device,
         oif: None,
+        icmp: None,
         state: "NEW",
         ipvs: false,
     };

@@ -49,6 +49,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 ports: (None, Some(at.port)),
                 iif: host.address(at.addr).map(|a| a.link.as_str()),
                 oif: None,
+                icmp: None,
                 state: "NEW",
                 ipvs: false,
             };
