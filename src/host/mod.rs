@@ -5,6 +5,7 @@
 //! a file are ignored (a later version may say more), a later schema is refused (it may mean something else).
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
+mod arp;
 mod fleet;
 mod ipvs;
 mod link;
