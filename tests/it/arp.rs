@@ -3,10 +3,10 @@
 
 use crate::within::inside;
 use lvscope::capture::{Wire, WireOptions};
+use lvscope::collect::{Wanted, collect};
 use lvscope::host::Host;
 use lvscope::lab::build::Network;
 use lvscope::lab::scenario::Scenario;
-use lvscope::lab::survey::survey;
 use lvscope::net::MacAddr;
 use lvscope::packet::{Frame, LinkType};
 use lvscope::packet::{Network as Layer, build, dissect};
@@ -51,7 +51,8 @@ impl Link {
     }
 
     fn web1(&self) -> Host {
-        survey(&self.network).unwrap().into_iter().find(|h| h.name == "web1").unwrap()
+        let wanted = Wanted { netns: None, name: Some("web1".into()) };
+        self.network.host("web1").unwrap().namespace.run(|| collect(&wanted)).unwrap().unwrap()
     }
 
     /// ARP messages that arrive: operation, sender, target.
@@ -113,12 +114,12 @@ fn answers_are_the_kernels() {
     let senders = ["10.0.0.1", "10.5.0.9", "198.51.100.9", "10.0.0.11", "0.0.0.0"].map(|a| a.parse::<Ipv4Addr>().unwrap());
     let questions: Vec<(Ipv4Addr, Ipv4Addr)> = senders.iter().flat_map(|s| [vip, other, rip].map(|t| (*s, t))).collect();
     let places = [
-        ("10.0.0.13/32 dev lo", ""),
-        ("10.0.0.13/32 dev lo scope host", ""),
-        ("10.0.0.13/24 dev lo", ""),
-        ("10.0.0.13/32 dev eth0", ""),
-        ("10.0.0.13/24 dev eth0", ""),
-        ("10.0.0.13/32 dev eth1", ""),
+        "10.0.0.13/32 dev lo",
+        "10.0.0.13/32 dev lo scope host",
+        "10.0.0.13/24 dev lo",
+        "10.0.0.13/32 dev eth0",
+        "10.0.0.13/24 dev eth0",
+        "10.0.0.13/32 dev eth1",
     ];
     // all and eth0 of arp_ignore, of arp_filter, of rp_filter; lo, which never matters.
     let mut states: Vec<[u8; 7]> = Vec::new();
@@ -137,7 +138,7 @@ fn answers_are_the_kernels() {
     }
     states.extend([[0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 8], [0, 2, 0, 0, 0, 0, 8]]);
     let (mut wrong, mut compared, mut answers) = (String::new(), 0, 0);
-    for (place, _) in places {
+    for place in places {
         link.run(&format!("ip addr add {place}"));
         for state @ [all, own, all_filter, own_filter, all_rp, own_rp, lo] in &states {
             link.run(&format!(

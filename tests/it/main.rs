@@ -11,6 +11,7 @@ mod ipvs;
 mod lab;
 mod lab_netlink;
 mod live;
+mod measured;
 mod probe;
 mod replay;
 mod robust;
