@@ -146,7 +146,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let loose = number("net.netfilter.nf_conntrack_tcp_loose") != Some(0);
         let later = if number("net.ipv4.vs.conntrack") == Some(1) || !loose { "INVALID" } else { "NEW" };
         let device = director.address(vip).map(|a| a.link.as_str());
-        stateful(director, duty, source, later, (Hook::Input, device, None), true, checks);
+        let seen = Seen { hook: Hook::Input, iif: device, oif: None, later, sure: true };
+        stateful(site, director, duty, source, &seen, checks);
         for (at, router) in site.playing(Role::Router) {
             // Who translates has to see the answer, and that it does not is the fault then (DR005).
             if site.translators(duty).contains(&at) {
@@ -167,21 +168,26 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             // Requests come through it when a client's way to the service does.
             let clients = site.playing(Role::Client).filter_map(|(_, client)| client.way(&Ask::to(vip)).ok());
             let by_client = clients.flat_map(|way| way.gateways()).any(|g| router.address(g).is_some());
-            stateful(router, duty, source, "INVALID", (Hook::Forward, Some(&outer), Some(&inner)), by_client, checks);
+            let seen = Seen { hook: Hook::Forward, iif: Some(&outer), oif: Some(&inner), later: "INVALID", sure: by_client };
+            stateful(site, router, duty, source, &seen, checks);
         }
     }
 }
 
-/// A host that sees requests and no answers: what its filter makes of the first packet of a connection, and of the later ones.
-fn stateful(
-    host: &Host,
-    duty: &Duty,
-    source: std::net::IpAddr,
-    later: &str,
-    (hook, iif, oif): (Hook, Option<&str>, Option<&str>),
+/// How a host sees requests, and no answers.
+struct Seen<'a> {
+    hook: Hook,
+    iif: Option<&'a str>,
+    oif: Option<&'a str>,
+    /// What connection tracking calls all packets but the first.
+    later: &'a str,
+    /// They surely come through it.
     sure: bool,
-    checks: &mut Checks,
-) {
+}
+
+/// What the filter of such a host makes of the first packet of a connection, and of the later ones.
+fn stateful(site: &Site<'_>, host: &Host, duty: &Duty, source: std::net::IpAddr, seen: &Seen<'_>, checks: &mut Checks) {
+    let Seen { hook, iif, oif, later, sure } = *seen;
     let Some((_, at)) = duty.accepts.filter(|_| duty.vip.is_some()) else { return };
     let Some(filter) = host.netfilter.as_ref() else {
         checks.needs(&host.name, format!("its packet filters: {}", host.why_absent("netfilter")));
@@ -219,7 +225,12 @@ fn stateful(
             );
             let severity = if sure { Severity::Broken } else { Severity::Risky };
             let words = filter_words(&fate).unwrap_or_default();
-            let mut found = proven(host, severity, summary, words, "nft list ruleset").mend([remedy]);
+            let unanswered = |t: &crate::host::Tracking| t.connections.iter().filter(|c| c.unreplied && c.to == at).count();
+            let waiting = host.conntrack.as_ref().map(unanswered).filter(|n| *n > 0);
+            let mut found = proven(host, severity, summary, words, "nft list ruleset")
+                .and(site.tracked(host, &["invalid"]))
+                .and(waiting.map(|n| Evidence::host(&host.name, format!("{n} to {at} UNREPLIED"), format!("conntrack -L -d {}", at.addr))))
+                .mend([remedy]);
             if !sure {
                 found.confidence = Confidence::Likely;
                 found = found
