@@ -82,7 +82,7 @@ pub struct Host {
     #[serde(default)]
     pub netfilter: Option<Netfilter>,
     /// What connection tracking knows; none where nothing is tracked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub conntrack: Option<Tracking>,
     /// Counters of the protocols, under the names of nstat(8).
     #[serde(default)]

@@ -99,6 +99,7 @@ pub static ALL: &[&Rule] = &[
     &dr::dr008::DR008,
     &dr::dr009::DR009,
     &dr::dr010::DR010,
+    &dr::dr011::DR011,
     &dr::dr012::DR012,
     &dr::dr013::DR013,
     &dr::dr016::DR016,
@@ -114,6 +115,7 @@ pub static ALL: &[&Rule] = &[
     &arp::arp005::ARP005,
     &arp::arp006::ARP006,
     &arp::arp007::ARP007,
+    &arp::arp010::ARP010,
     &arp::arp011::ARP011,
     &arp::arp012::ARP012,
     // The path
@@ -153,6 +155,8 @@ pub static ALL: &[&Rule] = &[
     &svc::svc012::SVC012,
     &svc::svc013::SVC013,
     &svc::svc014::SVC014,
+    &svc::svc015::SVC015,
+    &svc::svc018::SVC018,
     &svc::svc019::SVC019,
     &svc::svc022::SVC022,
     &svc::svc027::SVC027,
@@ -164,6 +168,7 @@ pub static ALL: &[&Rule] = &[
     &k8s::k8s001::K8S001,
     // IPv6
     &ip6::ip6001::IP6001,
+    &ip6::ip6002::IP6002,
     &ip6::ip6004::IP6004,
     // What captures make of packets
     &cap::cap001::CAP001,

@@ -14,6 +14,8 @@ pub(super) mod svc011;
 pub(super) mod svc012;
 pub(super) mod svc013;
 pub(super) mod svc014;
+pub(super) mod svc015;
+pub(super) mod svc018;
 pub(super) mod svc019;
 pub(super) mod svc022;
 pub(super) mod svc027;
