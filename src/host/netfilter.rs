@@ -5,6 +5,7 @@
 use crate::net::{Prefix, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 /// Everything that filters or translates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +192,12 @@ pub enum Fate<'a> {
     Unsure(&'a FilterRule),
 }
 
+/// Stands for the rules of a family that are there and could not be read.
+static UNREAD: LazyLock<FilterRule> = LazyLock::new(|| FilterRule {
+    text: "one of the old iptables, which cannot be read here (send what `iptables-save` prints)".to_string(),
+    ..FilterRule::default()
+});
+
 /// Does a condition hold?
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holds {
@@ -291,13 +298,26 @@ impl Netfilter {
     /// What becomes of a packet at a hook. A doubtful rule matters only where it would change the end.
     pub fn fate<'a>(&'a self, hook: Hook, packet: &Passing<'_>) -> Fate<'a> {
         let chains: Vec<&Chain> = self.at(packet.dst.is_ipv6(), hook).filter(|c| c.kind != "nat").collect();
-        self.end(&chains, &|rule: &FilterRule| rule.meets(packet))
+        self.or_unread(if packet.dst.is_ipv6() { "ip6" } else { "ip" }, self.end(&chains, &|rule: &FilterRule| rule.meets(packet)))
     }
 
     /// What becomes of an ARP message.
     pub fn arp_fate<'a>(&'a self, hook: Hook, question: &ArpQuestion<'_>) -> Fate<'a> {
         let chains: Vec<&Chain> = self.chains.iter().filter(|c| c.family == "arp" && c.hook == Some(hook)).collect();
-        self.end(&chains, &|rule: &FilterRule| rule.meets_arp(question, hook == Hook::Input))
+        self.or_unread("arp", self.end(&chains, &|rule: &FilterRule| rule.meets_arp(question, hook == Hook::Input)))
+    }
+
+    /// What passes here may still be dropped by rules that nobody has read; what is dropped stays so.
+    fn or_unread<'a>(&self, family: &str, fate: Fate<'a>) -> Fate<'a> {
+        match fate {
+            Fate::Passes if self.is_unread(family) => Fate::Unsure(&UNREAD),
+            fate => fate,
+        }
+    }
+
+    /// Rules of a family (`ip`, `ip6`, `arp`) are there, and were not read.
+    pub fn is_unread(&self, family: &str) -> bool {
+        self.unread.iter().any(|unread| unread == family)
     }
 
     fn end<'a>(&'a self, chains: &[&'a Chain], meets: &impl Fn(&FilterRule) -> Holds) -> Fate<'a> {
@@ -441,13 +461,27 @@ mod tests {
     }
 
     fn fate(chains: Vec<Chain>) -> String {
-        let filter = Netfilter { chains, unread: vec![] };
+        told(Netfilter { chains, unread: vec![] })
+    }
+
+    fn told(filter: Netfilter) -> String {
         match filter.fate(Hook::Input, &packet()) {
             Fate::Passes => "passes".into(),
             Fate::Dropped(chain, rule) => format!("dropped by {} {}", chain.name, rule.map_or("policy", |_| "rule")),
             Fate::Mangled(_) => "mangled".into(),
             Fate::Unsure(_) => "unsure".into(),
         }
+    }
+
+    /// Silence is not health: what was not read may drop everything.
+    #[test]
+    fn rules_that_nobody_read() {
+        let unread = |family: &str, chains| Netfilter { chains, unread: vec![family.to_string()] };
+        assert_eq!(told(unread("ip", vec![])), "unsure");
+        assert_eq!(told(unread("ip6", vec![])), "passes");
+        assert_eq!(told(unread("ip", vec![chain("INPUT", Some(Hook::Input), true, vec![])])), "dropped by INPUT policy");
+        let question = ArpQuestion { sender: None, target: None, device: "eth0" };
+        assert!(matches!(unread("arp", vec![]).arp_fate(Hook::Input, &question), Fate::Unsure(_)));
     }
 
     #[test]

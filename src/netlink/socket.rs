@@ -299,6 +299,11 @@ mod tests {
         None
     }
 
+    /// The request that an error quotes: its header, of 16 bytes.
+    fn request() -> Vec<u8> {
+        [&16_u32.to_ne_bytes()[..], &[0; 12]].concat()
+    }
+
     fn number(n: i32) -> Vec<u8> {
         n.to_ne_bytes().to_vec()
     }
@@ -322,7 +327,7 @@ mod tests {
         }
         let route = message(ROUTE, MULTI, 9, &[1; 12]);
         assert_eq!(outcome(true, &[route, message(DONE, MULTI, 9, &number(-105))]), Some(Err(105)), "at its end");
-        let refused = [number(-1), vec![0; 16]].concat();
+        let refused = [number(-1), request()].concat();
         assert_eq!(outcome(true, &[message(ERROR, 0, 9, &refused)]), Some(Err(1)));
     }
 
@@ -335,7 +340,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_ends_a_change_and_no_dump() {
-        let done = [number(0), vec![0; 16]].concat();
+        let done = [number(0), request()].concat();
         assert_eq!(outcome(false, &[message(ERROR, 0, 9, &done)]), Some(Ok((0, false))));
         assert_eq!(outcome(true, &[message(ERROR, 0, 9, &done)]), None);
     }

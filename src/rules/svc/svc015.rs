@@ -55,8 +55,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         }
         let Some(mark) = service.fwmark else { continue };
         let family = if service.v6 { "ip6" } else { "ip" };
-        let Some(filter) = host.netfilter.as_ref().filter(|f| !f.unread.iter().any(|unread| unread == family)) else {
-            checks.needs(&host.name, format!("its packet filters: {}", host.why_absent("netfilter")));
+        let Some(filter) = host.netfilter.as_ref().filter(|f| !f.is_unread(family)) else {
+            let why = if host.netfilter.is_some() { "rules of the old iptables cannot be read" } else { host.why_absent("netfilter") };
+            checks.needs(&host.name, format!("its packet filters: {why}"));
             continue;
         };
         // A mark that was not understood may be this one: those of connections, of maps.
@@ -103,8 +104,10 @@ mod tests {
         let other = dr_with("director", |d| d.ipvs(rules).rule(Hook::Prerouting, marks(8)));
         sketch::expect(&other, &SVC015, Severity::Broken, Confidence::Certain, "director");
         sketch::cannot_judge(&with(|d| d.with(|h| h.netfilter = None)), &SVC015, "director");
-        let every = "-A -t 10.0.0.100:0 -s rr\n-a -t 10.0.0.100:0 -r 10.0.0.11:0 -g\n";
-        let found = sketch::expect(&dr_with("director", |d| d.ipvs(every)), &SVC015, Severity::Broken, Confidence::Certain, "director");
+        // ipvsadm refuses it; other programs do not.
+        let every = "-A -t 10.0.0.100:0 -s rr -p 300\n-a -t 10.0.0.100:0 -r 10.0.0.11:0 -g\n";
+        let every = |d: Sketch| d.ipvs(every).with(|h| h.ipvs.as_mut().unwrap().services[0].persistence = None);
+        let found = sketch::expect(&dr_with("director", every), &SVC015, Severity::Broken, Confidence::Certain, "director");
         assert_eq!(found.remedy[0].command, "ipvsadm -E -t 10.0.0.100:0 -s rr -p 300");
     }
 }
