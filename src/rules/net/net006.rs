@@ -3,10 +3,11 @@
 use super::super::facts::ids;
 use super::super::site::{Duty, filter_words, proven};
 use super::super::{Checks, Facts, Site, rule};
+use super::{keeps_answers, knows_nothing_of};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::host::{Ask, Fate, FilterVerdict, Hook, Host, Passing};
 use crate::ipvs::{ForwardingMethod, Role};
-use crate::net::Protocol;
+use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowNote, Hop, HostId, NoteKind, PacketKind, Way};
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ rule! {
     /// # What it sees
     /// The SYN passes a firewall, or the director. The SYN-ACK takes another way to the client. The client's ACK and data arrive at the same
     /// firewall and do not leave it. The client believes that it is connected; the server repeats its SYN-ACK, the client its data.
+    /// Or the SYN-ACK itself ends at a router that forwards others and never saw the SYN.
     ///
     /// # Why it breaks
     /// With direct routing and tunnels, answers do not pass the director, and often not the firewall in front of it. Its connection tracking
@@ -53,7 +55,48 @@ fn check(facts: &Facts<'_>) -> Outcome {
     for cut in facts.flows().filter_map(|f| cut(facts, f)) {
         cuts.entry(cut.host).or_default().push(cut);
     }
-    cuts.values().filter_map(|cuts| finding(facts, cuts)).collect::<Vec<_>>().into()
+    let mut found: Vec<Finding> = cuts.values().filter_map(|cuts| finding(facts, cuts)).collect();
+    let mut strays: BTreeMap<HostId, Vec<(&Flow, &Hop)>> = BTreeMap::new();
+    for flow in facts.flows().filter(|f| f.protocol == Protocol::Tcp && f.from_start) {
+        if let Some((router, hop)) = stray(facts, flow) {
+            strays.entry(router).or_default().push((flow, hop));
+        }
+    }
+    found.extend(strays.iter().map(|(router, flows)| stray_finding(facts, *router, flows)));
+    found.into()
+}
+
+/// The router that drops an answer to a question which it never saw, though it forwards others.
+fn stray<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(HostId, &'a Hop)> {
+    let (router, hop) = keeps_answers(facts, flow).filter(|(router, _)| knows_nothing_of(flow, *router))?;
+    let passes = |f: &Flow| knows_nothing_of(f, router) && f.reply.sent_by(router).is_some();
+    (facts.forwards(router, hop, false) && !facts.flows().any(passes)).then_some((router, hop))
+}
+
+fn stray_finding(facts: &Facts<'_>, router: HostId, flows: &[(&Flow, &Hop)]) -> Finding {
+    let (name, (flow, hop)) = (facts.name(Some(router)), flows[0]);
+    let summary = format!("{name} drops answers from {}: their SYN took another way, unseen by {name}.", hop.src);
+    let swallowed = facts.swallowed(flow, Way::Reply);
+    let watched = swallowed.iter().flat_map(|s| facts.nowhere(&s.watched, &format!("no answer to {}", flow.client)));
+    let all: Vec<&Flow> = flows.iter().map(|(f, _)| *f).collect();
+    Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen(hop))
+        .and(facts.repeats(flow, hop, NoteKind::SynAckRepeat))
+        .and(watched)
+        .unless(&["NET008", "NET015"], format!("on {name}: `conntrack -S` (invalid), `nft list ruleset` (counters), or a snapshot"))
+        .mend([accept(name, "FORWARD", hop.src, ("-s", "--sport"))])
+        .on(ids(&all))
+}
+
+/// A rule that lets packets of the service pass without asking for their state.
+fn accept(name: &str, chain: &str, service: Endpoint, (address, port): (&str, &str)) -> Remedy {
+    let tables = if service.addr.is_ipv6() { "ip6tables" } else { "iptables" };
+    let accept = format!("{address} {} -p tcp {port} {} -j ACCEPT", service.addr, service.port);
+    Remedy::new(
+        name,
+        format!("{tables} -I {chain} 1 {accept}"),
+        format!("the same rule in front of those that ask for state, in the saved rules ({tables}-save) or in nftables.conf"),
+        format!("{tables} -D {chain} {accept}"),
+    )
 }
 
 /// The host that let the SYN of a flow pass and nothing after it, without having seen the answer.
@@ -113,14 +156,6 @@ fn finding(facts: &Facts<'_>, cuts: &[Cut<'_>]) -> Option<Finding> {
     let again = Evidence::frames(cut.repeats[0].point, cut.repeats.iter().map(|n| n.frame).collect(), repeated);
     // What the director receives is delivered to it; what a router receives is forwarded.
     let chain = if flows.iter().any(|f| f.director == Some(cut.host)) { "INPUT" } else { "FORWARD" };
-    let tables = if dst.addr.is_ipv6() { "ip6tables" } else { "iptables" };
-    let accept = format!("-d {} -p tcp --dport {} -j ACCEPT", dst.addr, dst.port);
-    let mended = Remedy::new(
-        name,
-        format!("{tables} -I {chain} 1 {accept}"),
-        format!("the same rule in front of those that ask for state, in the saved rules ({tables}-save) or in nftables.conf"),
-        format!("{tables} -D {chain} {accept}"),
-    );
     Some(
         Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen_with(cut.after, "handed on; nothing after it"))
             .and([
@@ -130,7 +165,7 @@ fn finding(facts: &Facts<'_>, cuts: &[Cut<'_>]) -> Option<Finding> {
             ])
             .and([Evidence::absence(cut.after.point, "no ACK and no data of the connection")])
             .unless(&["NET008"], format!("on {name}: `conntrack -S` (invalid), `nft list ruleset` (counters), or a snapshot"))
-            .mend([mended])
+            .mend([accept(name, chain, dst, ("-d", "--dport"))])
             .on(ids(&flows)),
     )
 }
@@ -146,7 +181,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let loose = number("net.netfilter.nf_conntrack_tcp_loose") != Some(0);
         let later = if number("net.ipv4.vs.conntrack") == Some(1) || !loose { "INVALID" } else { "NEW" };
         let device = director.address(vip).map(|a| a.link.as_str());
-        let seen = Seen { hook: Hook::Input, iif: device, oif: None, later, sure: true };
+        let seen = Seen { hook: Hook::Input, iif: device, oif: None, later, sure: true, answers: false };
         stateful(site, director, duty, source, &seen, checks);
         for (at, router) in site.playing(Role::Router) {
             // Who translates has to see the answer, and that it does not is the fault then (DR005).
@@ -156,81 +191,85 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let out = |to| router.way(&Ask::to(to)).ok().and_then(|way| way.link().map(str::to_string));
             let (Some(outer), Some(inner)) = (out(source), out(vip)) else { continue };
             let Ok(answer) = site.host(duty.member).way(&duty.answer(source)) else { continue };
-            let gateways = answer.gateways();
-            let past = !gateways.is_empty() && !gateways.iter().any(|g| router.address(*g).is_some());
-            if outer == inner || answer.is_local() {
+            if outer == inner || answer.is_local() || answer.gateways().is_empty() {
                 continue;
             }
-            if !past {
-                checks.passed(&router.name, "answers come back through it");
-                continue;
-            }
+            let mine = |gateways: Vec<std::net::IpAddr>| gateways.iter().any(|g| router.address(*g).is_some());
+            let answers = mine(answer.gateways());
             // Requests come through it when a client's way to the service does.
-            let clients = site.playing(Role::Client).filter_map(|(_, client)| client.way(&Ask::to(vip)).ok());
-            let by_client = clients.flat_map(|way| way.gateways()).any(|g| router.address(g).is_some());
-            let seen = Seen { hook: Hook::Forward, iif: Some(&outer), oif: Some(&inner), later: "INVALID", sure: by_client };
-            stateful(site, router, duty, source, &seen, checks);
+            let mut clients = site.playing(Role::Client).filter_map(|(_, client)| client.way(&Ask::to(vip)).ok()).peekable();
+            let known = clients.peek().is_some();
+            let asked = clients.any(|way| mine(way.gateways()));
+            let (iif, oif) = if answers { (&inner, &outer) } else { (&outer, &inner) };
+            let seen =
+                Seen { hook: Hook::Forward, iif: Some(iif), oif: Some(oif), later: "INVALID", sure: known && (asked != answers), answers };
+            match (answers, asked) {
+                (true, true) => checks.passed(&router.name, "requests and answers come through it"),
+                // Where clients are is not known: they may come through it.
+                (true, false) if !known => checks.passed(&router.name, "answers come through it"),
+                _ => stateful(site, router, duty, source, &seen, checks),
+            }
         }
     }
 }
 
-/// How a host sees requests, and no answers.
+/// How a host sees one direction of a connection alone.
 struct Seen<'a> {
     hook: Hook,
     iif: Option<&'a str>,
     oif: Option<&'a str>,
-    /// What connection tracking calls all packets but the first.
+    /// What connection tracking calls all packets but the first; of answers the first one, too.
     later: &'a str,
     /// They surely come through it.
     sure: bool,
+    /// It sees answers, not requests.
+    answers: bool,
 }
 
-/// What the filter of such a host makes of the first packet of a connection, and of the later ones.
+/// What the filter of such a host makes of packets that fit their connection, and of packets that it takes for others.
 fn stateful(site: &Site<'_>, host: &Host, duty: &Duty, source: std::net::IpAddr, seen: &Seen<'_>, checks: &mut Checks) {
-    let Seen { hook, iif, oif, later, sure } = *seen;
+    let Seen { hook, iif, oif, later, sure, answers } = *seen;
     let Some((_, at)) = duty.accepts.filter(|_| duty.vip.is_some()) else { return };
     let Some(filter) = host.netfilter.as_ref() else {
         checks.needs(&host.name, format!("its packet filters: {}", host.why_absent("netfilter")));
         return;
     };
     let packet = |state| Passing {
-        src: Some(source),
-        dst: at.addr,
+        src: Some(if answers { at.addr } else { source }),
+        dst: if answers { source } else { at.addr },
         protocol: Protocol::Tcp,
-        ports: (None, Some(at.port)),
+        ports: if answers { (Some(at.port), None) } else { (None, Some(at.port)) },
         iif,
         oif,
         icmp: None,
         state,
         ipvs: false,
     };
-    let untracked = filter.may_do(Hook::Prerouting, &packet("NEW"), |verdict| *verdict == FilterVerdict::Untracked).is_some();
-    let later = if untracked { "UNTRACKED" } else { later };
-    let first = filter.fate(hook, &packet(if untracked { "UNTRACKED" } else { "NEW" }));
-    match (first, filter.fate(hook, &packet(later))) {
+    let first = if answers { "ESTABLISHED" } else { "NEW" };
+    let untracked = filter.may_do(Hook::Prerouting, &packet(first), |verdict| *verdict == FilterVerdict::Untracked).is_some();
+    let (first, later) = if untracked { ("UNTRACKED", "UNTRACKED") } else { (first, later) };
+    match (filter.fate(hook, &packet(first)), filter.fate(hook, &packet(later))) {
         (Fate::Unsure(rule), _) | (_, Fate::Unsure(rule)) => checks.needs(&host.name, format!("whether this rule holds: {}", rule.text)),
         (Fate::Passes, fate @ Fate::Dropped(..)) => {
             let chain = if hook == Hook::Input { "INPUT" } else { "FORWARD" };
-            let tables = if at.addr.is_ipv6() { "ip6tables" } else { "iptables" };
-            let accept = format!("-d {} -p tcp --dport {} -j ACCEPT", at.addr, at.port);
-            let summary = format!(
-                "It lets the first packet of a connection to {at} pass and drops the next: answers take another way, and to its connection tracking the client's ACK is {}.",
-                later.to_lowercase()
-            );
-            let remedy = Remedy::new(
-                &host.name,
-                format!("{tables} -I {chain} 1 {accept}"),
-                format!("the same rule in front of those that ask for state, in the saved rules ({tables}-save) or in nftables.conf"),
-                format!("{tables} -D {chain} {accept}"),
-            );
+            let state = later.to_lowercase();
+            let summary = match answers {
+                true => format!(
+                    "It drops answers from {at}: requests take another way, and to its connection tracking a SYN-ACK alone is {state}."
+                ),
+                false => format!(
+                    "It lets the first packet of a connection to {at} pass and drops the next: answers take another way, and to its connection tracking the client's ACK is {state}."
+                ),
+            };
             let severity = if sure { Severity::Broken } else { Severity::Risky };
             let words = filter_words(&fate).unwrap_or_default();
             let unanswered = |t: &crate::host::Tracking| t.connections.iter().filter(|c| c.unreplied && c.to == at).count();
             let waiting = host.conntrack.as_ref().map(unanswered).filter(|n| *n > 0);
+            let side = if answers { ("-s", "--sport") } else { ("-d", "--dport") };
             let mut found = proven(host, severity, summary, words, "nft list ruleset")
                 .and(site.tracked(host, &["invalid"]))
                 .and(waiting.map(|n| Evidence::host(&host.name, format!("{n} to {at} UNREPLIED"), format!("conntrack -L -d {}", at.addr))))
-                .mend([remedy]);
+                .mend([accept(&host.name, chain, at, side)]);
             if !sure {
                 found.confidence = Confidence::Likely;
                 found = found
@@ -286,6 +325,22 @@ mod tests {
     }
 
     #[test]
+    fn a_router_that_sees_answers_alone() {
+        let mut site = past(|router| router).to_vec();
+        site[0] = sketch::dr()[0].clone();
+        let second =
+            Sketch::new("router2").card("in", "10.0.0.2/24").card("out", "10.9.0.2/24").rule(Hook::Forward, drops_state("INVALID"));
+        site.push(second);
+        let found = sketch::expect(&site, &NET006, Severity::Broken, Confidence::Certain, "router2");
+        assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -s 10.0.0.100 -p tcp --sport 80 -j ACCEPT");
+        // A client behind it, too: then it sees both ways, of that one's connections.
+        site[4] = site[4]
+            .clone()
+            .with(|h| h.routes.iter_mut().flatten().for_each(|r| r.hops[0].gateway = r.hops[0].gateway.and("10.9.0.2".parse().ok())));
+        sketch::passes(&site, &NET006, "router2");
+    }
+
+    #[test]
     fn a_director_that_tracks_what_it_hands_on() {
         let drops = |director: Sketch| director.rule(Hook::Input, drops_state("INVALID"));
         sketch::passes(&dr_with("director", drops), &NET006, "director");
@@ -319,6 +374,33 @@ mod tests {
         let found = w.expect(&NET006, Confidence::Likely, "fw");
         assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -d 10.2.0.100 -p tcp --dport 80 -j ACCEPT");
         assert_eq!(found.alternatives, ["NET008"]);
+    }
+
+    #[test]
+    fn the_answer_ends_at_a_firewall_that_never_saw_the_question() {
+        let story = |w: &mut World, port: u16, end: &str| {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            for _ in 0..3 {
+                w.syn(&c, "client fw director web1", 1);
+                w.carry(&c, true, SYN_ACK, b"", end);
+                w.wait(1.0);
+            }
+        };
+        let mut w = world();
+        story(&mut w, 40001, "web1 gw");
+        // It may also be no router at all.
+        w.deny(&NET006);
+        assert_eq!(w.expect(&super::super::net001::NET001, Confidence::Likely, "gw").alternatives, ["NET006", "NET008", "NET004"]);
+        // Others pass it, both ways.
+        let other = World::tcp("10.1.0.100:50001", "10.2.0.11:22");
+        w.talk(&other, "client gw web1", "web1 gw client");
+        w.deny(&super::super::net001::NET001);
+        let found = w.expect(&NET006, Confidence::Likely, "gw");
+        assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -s 10.2.0.100 -p tcp --sport 80 -j ACCEPT");
+        // An answer of that kind passes: no filter by state.
+        let c = World::tcp("10.1.0.100:40009", "10.2.0.100:80");
+        w.talk(&c, "client fw director web1", "web1 gw client");
+        w.deny(&NET006);
     }
 
     #[test]
