@@ -440,3 +440,58 @@ fn b21_the_vip_of_ipv6() {
     assert!(["dadfailed", "tentative"].iter().all(|wanted| flags.iter().any(|f| f == wanted)), "B21 on the card: {flags:?}");
     assert!(stand.audit().contains(&"IP6001"), "B21 on the card: {:?}", stand.audit());
 }
+
+/// Filters with sets, as the kernel lists them; and what the kernel then lets through.
+#[test]
+fn filters_with_sets() {
+    if !inside("measured::filters_with_sets") {
+        return;
+    }
+    let rows = [
+        ("-A INPUT -p tcp -m multiport --dports 80,443 -j DROP", false),
+        ("-A INPUT -p tcp -m multiport --dports 22,443 -j DROP", true),
+        ("-A INPUT -p udp -m multiport --dports 80,443 -j DROP", true),
+    ];
+    for (rule, passes) in rows {
+        let stand = Stand::new("dr-routed", &[]);
+        for web in ["web1", "web2"] {
+            stand.run(&format!("{web}: iptables {rule}"));
+        }
+        let filter = stand.host("web1").netfilter.unwrap();
+        let read = filter.chains.iter().flat_map(|c| &c.rules).next().unwrap();
+        assert!(read.unknown.is_none() && read.dport.as_ref().is_some_and(|(ports, not)| ports.len() == 2 && !not), "{rule}: {read:?}");
+        stand.expect(rule, if passes { &[] } else { &["NET008"] });
+        // The kernel refuses what comes to a port without a listener, if it comes through.
+        let mut client = stand.ear("client.eth0");
+        let namespace = &stand.0.host("client").unwrap().namespace;
+        let tried = namespace.run(|| std::net::TcpStream::connect_timeout(&format!("{WEB1}:80").parse().unwrap(), SILENCE)).unwrap();
+        let refused = tried.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(refused, passes, "{rule}");
+        assert!(client.hears_if(passes, is_from(WEB1, CLIENT)), "{rule}");
+    }
+}
+
+/// What a router has translated tells where requests come from.
+#[test]
+fn translations_are_read() {
+    if !inside("measured::translations_are_read") {
+        return;
+    }
+    let stand = Stand::new("dr", &[]);
+    let (client, director) = (&stand.0.host("client").unwrap().namespace, &stand.0.host("director").unwrap().namespace);
+    // A connection that is only refused is forgotten at once.
+    let _listens = director.run(|| std::net::TcpListener::bind("192.168.224.13:80")).unwrap().unwrap();
+    let _open = client.run(|| std::net::TcpStream::connect_timeout(&"192.168.2.59:80".parse().unwrap(), Duration::from_secs(1))).unwrap();
+    let table = stand.host("router").conntrack.expect("a table");
+    let found = table.connections.iter().find(|c| c.to.to_string() == "192.168.2.59:80").unwrap_or_else(|| panic!("{table:?}"));
+    assert_eq!((found.from.addr.to_string().as_str(), found.answers_from.to_string().as_str()), ("192.168.2.100", "192.168.224.13:80"));
+    assert!(found.is_translated() && found.state.is_some(), "{found:?}");
+    let fleet = Fleet::new(stand.hosts(), role_of_name, |_| None, &[]);
+    let sources = fleet.sources(&fleet.services[0]);
+    assert_eq!(
+        sources.iter().map(|s| (s.addr.to_string(), s.by.as_str())).collect::<Vec<_>>(),
+        [("192.168.2.100".to_string(), "connection tracking of router")]
+    );
+    // Who has never been asked anything tracks nothing.
+    assert!(stand.host("web2").conntrack.is_none_or(|t| t.connections.is_empty()));
+}

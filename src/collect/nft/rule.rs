@@ -63,7 +63,9 @@ pub(super) fn rules(expressions: Attrs<'_>, family: &str, sets: &mut Elements<'_
                 let held = registers.get(&register(1)).cloned();
                 let put =
                     |draft: &mut Draft| held.as_ref().is_some_and(|(held, mask)| draft.compare(family, *held, mask.as_deref(), op, value));
-                if !drafts.iter_mut().fold(true, |all, draft| put(draft) && all) {
+                // Every one of them, also behind one that is not understood.
+                let understood = drafts.iter_mut().map(put).filter(|understood| *understood).count();
+                if understood < drafts.len() {
                     unknown.get_or_insert("a comparison".to_string());
                 }
             }
