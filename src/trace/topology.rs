@@ -58,8 +58,11 @@ impl Topology {
         heed_siblings(store, &sample, points, &mut candidates);
         topology.settle_owners(points, &candidates);
         for _ in 0..3 {
-            topology.unite_forwarders(store, &sample);
-            topology.settle_owners(points, &candidates);
+            let united = topology.unite_forwarders(store, &sample);
+            let settled = topology.settle_owners(points, &candidates);
+            if !united && !settled {
+                break;
+            }
         }
         topology.settle_insides(store, &sample, points, &candidates);
         topology.settle_askers(points, claims);
@@ -136,15 +139,15 @@ impl Topology {
         node
     }
 
-    /// Puts two nodes into one host, unless the user named them as two.
-    fn unite(&mut self, a: Node, b: Node) {
+    /// Puts two nodes into one host, unless the user named them as two. True when they were not in one yet.
+    fn unite(&mut self, a: Node, b: Node) -> bool {
         let (a, b) = (self.find(a), self.find(b));
         if a == b {
-            return;
+            return false;
         }
         let (name_a, name_b) = (self.names.get(&a).cloned(), self.names.get(&b).cloned());
         if name_a.is_some() && name_b.is_some() && name_a != name_b {
-            return;
+            return false;
         }
         let (parent, child) = (a.min(b), a.max(b));
         self.parents.insert(parent, parent);
@@ -152,6 +155,7 @@ impl Topology {
         if let Some(name) = name_a.or(name_b) {
             self.names.insert(parent, name);
         }
+        true
     }
 
     /// Question and answer on a link seen at two points: who is nearer to whom.
@@ -226,7 +230,9 @@ impl Topology {
         votes(a, b) - votes(b, a)
     }
 
-    fn settle_owners(&mut self, points: &[CapturePoint], candidates: &[Vec<MacAddr>]) {
+    /// Gives each point its MAC where that can be told by now; true when it could for any.
+    fn settle_owners(&mut self, points: &[CapturePoint], candidates: &[Vec<MacAddr>]) -> bool {
+        let mut any = false;
         loop {
             let mut changed = false;
             for point in 0..points.len() as u32 {
@@ -239,8 +245,9 @@ impl Topology {
                 }
             }
             if !changed {
-                return;
+                return any;
             }
+            any = true;
         }
     }
 
@@ -373,8 +380,8 @@ impl Topology {
         }
     }
 
-    /// A packet that came for one MAC and went on from another, one hop later.
-    fn unite_forwarders(&mut self, store: &Store, sample: &[Sampled]) {
+    /// A packet that came for one MAC and went on from another, one hop later. True when that showed anything new.
+    fn unite_forwarders(&mut self, store: &Store, sample: &[Sampled]) -> bool {
         let mut pairs: HashMap<(MacAddr, MacAddr), u32> = HashMap::new();
         for Sampled { request, reply, .. } in sample {
             for spots in [request, reply] {
@@ -385,9 +392,7 @@ impl Topology {
         }
         let mut pairs: Vec<_> = pairs.into_iter().collect();
         pairs.sort_by_key(|(macs, count)| (Reverse(*count), *macs));
-        for ((came, went), _) in pairs {
-            self.unite(Node::Mac(came), Node::Mac(went));
-        }
+        pairs.into_iter().fold(false, |any, ((came, went), _)| self.unite(Node::Mac(came), Node::Mac(went)) || any)
     }
 
     /// In one direction of one flow: the MAC that a packet came for, and the one it went on from. Only where one link alone has a TTL can
