@@ -1,6 +1,6 @@
 //! Captures → trace: opens the files, makes their interfaces capture points, and lets every packet pass the tracer once.
 
-use crate::capture::{CaptureFile, Damage, Filter, Interface, Merged};
+use crate::capture::{Burst, CaptureFile, Damage, Filter, Interface, Merged, Records};
 use crate::packet::Frame;
 use crate::trace::{Options, Source, Trace, Tracer};
 use std::path::{Path, PathBuf};
@@ -79,7 +79,7 @@ pub struct Reading {
 const STRIDE: u64 = 1 << 14;
 
 /// Reads captures into a trace. A file that cannot be opened is named in the result; the others are read all the same.
-pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut progress: impl FnMut(Progress)) -> Reading {
+pub fn read(captures: &[CaptureArg], options: Options, limits: Limits, progress: impl FnMut(Progress)) -> Reading {
     let mut files: Vec<SourceFile> = Vec::with_capacity(captures.len());
     let mut opened = Vec::new();
     // The place in `files` of each opened one.
@@ -96,76 +96,127 @@ pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut p
         }
         files.push(file);
     }
-    let mut tracer = Tracer::new(options);
-    let meters: Vec<Arc<AtomicU64>> = opened.iter().map(CaptureFile::meter).collect();
-    let size = opened.iter().filter_map(CaptureFile::size).sum();
-    for (capture, at) in opened.iter().zip(&place) {
-        declare(&mut tracer, *at, &captures[*at], &mut files[*at].points, capture.interfaces());
+    let mut intake = Intake {
+        captures,
+        points: opened.iter().map(|_| Vec::new()).collect(),
+        place,
+        tracer: Tracer::new(options),
+        meters: opened.iter().map(CaptureFile::meter).collect(),
+        size: opened.iter().filter_map(CaptureFile::size).sum(),
+        seen: 0,
+        pause: STRIDE,
+        interrupted: false,
+        limits,
+        progress,
+    };
+    for (i, capture) in opened.iter().enumerate() {
+        intake.declare(i, capture.interfaces());
     }
-    let (mut seen, mut interrupted) = (0u64, false);
-    // False: no more are wanted.
-    let mut each = |i: usize, interfaces: &[Interface], frame: &Frame<'_>| {
-        if interrupted {
-            return false;
-        }
-        let at = place[i];
-        let points = &mut files[at].points;
-        if points.len() < interfaces.len() {
-            declare(&mut tracer, at, &captures[at], points, interfaces);
-        }
-        if let Some(filter) = &mut limits.filter
-            && !filter.passes(frame)
-        {
-            return true;
-        }
-        seen += 1;
-        if seen.is_multiple_of(STRIDE) {
-            progress(Progress { packets: seen, bytes: meters.iter().map(|m| m.load(Ordering::Relaxed)).sum(), size });
-            interrupted = limits.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
-        }
-        if let Some(point) = points.get(frame.interface as usize) {
-            tracer.observe(*point, frame);
-        }
-        limits.count.is_none_or(|count| seen < count)
-    };
     let mut merged = Merged::new(opened);
-    let closed = if limits.count.is_none() {
-        merged.for_each(|i, interfaces, frame| _ = each(i, interfaces, frame))
-    } else {
+    let closed = match intake.limits.count {
+        None => merged.for_each(|i, interfaces, burst| match burst {
+            Burst::One(frame) => intake.take(i, interfaces, &frame),
+            Burst::Window(records) => intake.take_all(i, records),
+        }),
         // A pipe may have no end: reading stops with the last packet that is wanted, not with the file.
-        let mut more = limits.count != Some(0);
-        while more && let Some(i) = merged.advance() {
-            let file = &merged.files()[i];
-            more = file.frame().is_none_or(|frame| each(i, file.interfaces(), &frame));
+        Some(count) => {
+            let mut more = count != 0;
+            while more && let Some(i) = merged.advance() {
+                let file = &merged.files()[i];
+                more = file.frame().is_none_or(|frame| intake.take(i, file.interfaces(), &frame)) && intake.seen < count;
+            }
+            merged.into_files()
         }
-        merged.into_files()
     };
-    for (capture, at) in closed.iter().zip(&place) {
-        let file = &mut files[*at];
-        declare(&mut tracer, *at, &captures[*at], &mut file.points, capture.interfaces());
-        for (interface, point) in capture.interfaces().iter().zip(&file.points) {
+    for (i, capture) in closed.iter().enumerate() {
+        intake.declare(i, capture.interfaces());
+        for (interface, point) in capture.interfaces().iter().zip(&intake.points[i]) {
             if let Some(drops) = interface.drops {
-                tracer.dropped(*point, drops.total());
+                intake.tracer.dropped(*point, drops.total());
             }
         }
+        let file = &mut files[intake.place[i]];
+        file.points = std::mem::take(&mut intake.points[i]);
         file.frames = capture.frames();
         file.damage = capture.damage().to_vec();
     }
-    Reading { trace: tracer.finish(), files, interrupted }
+    Reading { trace: intake.tracer.finish(), files, interrupted: intake.interrupted }
 }
 
-/// Makes interfaces that have come up since capture points.
-fn declare(tracer: &mut Tracer, file: usize, arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
-    for interface in &interfaces[points.len().min(interfaces.len())..] {
-        points.push(tracer.point(&Source {
-            file,
-            file_name: arg.path.display().to_string(),
-            given: arg.point.clone(),
-            interface_name: interface.name.clone(),
-            one_of_several: interfaces.len() > 1,
-            link_type: interface.link_type,
-            snap_len: interface.snap_len,
-        }));
+/// What packets pass on their way from the opened files into the tracer.
+struct Intake<'a, P> {
+    captures: &'a [CaptureArg],
+    /// Of each opened file: its place among all captures, and its capture points.
+    place: Vec<usize>,
+    points: Vec<Vec<u32>>,
+    tracer: Tracer,
+    meters: Vec<Arc<AtomicU64>>,
+    size: u64,
+    limits: Limits,
+    progress: P,
+    /// Packets that passed the filter.
+    seen: u64,
+    /// When so many are there, progress is due.
+    pause: u64,
+    interrupted: bool,
+}
+
+impl<P: FnMut(Progress)> Intake<'_, P> {
+    /// One packet; false: no more are wanted.
+    #[inline(never)]
+    fn take(&mut self, i: usize, interfaces: &[Interface], frame: &Frame<'_>) -> bool {
+        if self.points[i].len() < interfaces.len() {
+            self.declare(i, interfaces);
+        }
+        if self.limits.filter.as_mut().is_none_or(|filter| filter.passes(frame)) {
+            self.seen += 1;
+            if let Some(point) = self.points[i].get(frame.interface as usize) {
+                self.tracer.observe(*point, frame);
+            }
+        }
+        self.goes_on()
+    }
+
+    /// All that a window holds, of a file with one interface: in a large capture nearly every packet comes this way, so what is the same
+    /// for all of them is looked up once.
+    fn take_all(&mut self, i: usize, records: &mut Records<'_>) -> bool {
+        let Some(&point) = self.points[i].first() else { return false };
+        for frame in records {
+            if self.limits.filter.as_mut().is_none_or(|filter| filter.passes(&frame)) {
+                self.seen += 1;
+                self.tracer.observe(point, &frame);
+            }
+        }
+        self.goes_on()
+    }
+
+    #[inline]
+    fn goes_on(&mut self) -> bool {
+        if self.seen >= self.pause {
+            self.pause = self.seen + STRIDE;
+            let bytes = self.meters.iter().map(|meter| meter.load(Ordering::Relaxed)).sum();
+            (self.progress)(Progress { packets: self.seen, bytes, size: self.size });
+            self.interrupted = self.limits.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+        }
+        !self.interrupted
+    }
+
+    /// Makes interfaces that have come up since capture points.
+    #[cold]
+    fn declare(&mut self, i: usize, interfaces: &[Interface]) {
+        let (points, file) = (&mut self.points[i], self.place[i]);
+        let arg = &self.captures[file];
+        for interface in &interfaces[points.len().min(interfaces.len())..] {
+            points.push(self.tracer.point(&Source {
+                file,
+                file_name: arg.path.display().to_string(),
+                given: arg.point.clone(),
+                interface_name: interface.name.clone(),
+                one_of_several: interfaces.len() > 1,
+                link_type: interface.link_type,
+                snap_len: interface.snap_len,
+            }));
+        }
     }
 }
 
