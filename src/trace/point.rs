@@ -1,6 +1,7 @@
 //! Capture points: whose interface a packet was seen on.
 
 use super::balance::role_of_name;
+use super::wire::Wires;
 use crate::ipvs::Role;
 use crate::net::Timestamp;
 use crate::packet::LinkType;
@@ -105,7 +106,6 @@ impl Points {
     #[inline]
     pub(super) fn saw(&mut self, point: u32, time: Timestamp) {
         let point = &mut self.points[point as usize];
-        point.frames += 1;
         point.first = point.first.min(time);
         point.last = point.last.max(time);
     }
@@ -129,8 +129,11 @@ impl Points {
         number
     }
 
-    /// Makes every name say one point only.
-    pub(super) fn settle(&mut self) {
+    /// Counts the frames of each point, which are those of its wires, and makes every name say one point only.
+    pub(super) fn settle(&mut self, wires: &Wires) {
+        for (wire, frames) in wires.iter() {
+            self.points[wire.point as usize].frames += frames;
+        }
         let mut seen: HashMap<String, u32> = HashMap::new();
         for point in &mut self.points {
             let count = seen.entry(point.name.clone()).and_modify(|n| *n += 1).or_insert(1);
