@@ -27,5 +27,5 @@ pub use pcap::Records;
 pub use place::{Place, PlaceError, interfaces, within};
 pub use recording::{Head, Recording, Rotate};
 pub use sink::Sink;
-pub use wire::{Arrival, LARGEST, VNET_HEADER, Wire, WireError, WireOptions};
+pub use wire::{Arrival, BATCH, Batch, LARGEST, Outbox, VNET_HEADER, Wire, WireError, WireOptions};
 pub use write::{Described, PcapngWriter};

@@ -1,6 +1,7 @@
 //! From records to a [`Flow`]: one at a time, for those who ask.
 
 use super::balance::Balance;
+use super::delivery::Ear;
 use super::error::ErrorSeen;
 use super::flow::{Flow, FlowError, FlowNote, FlowState, Way};
 use super::host::Hosts;
@@ -27,6 +28,8 @@ pub(super) struct Assembler {
     pub(super) errors_of: HashMap<u32, Vec<usize>>,
     /// When the last frame was seen at each point, on the common clock.
     pub(super) ends: Vec<i64>,
+    /// What was taken down at each point.
+    pub(super) ears: Vec<Ear>,
 }
 
 /// A flow before all flows together say who balances.
@@ -42,7 +45,7 @@ pub(super) struct Draft {
 /// The mark of data that was sent again, in [`Tally::kinds`].
 const REPEATED: u32 = 1 << NoteKind::DataRepeat as u32;
 /// An unanswered question counts as unanswered, not as cut off by the end of the capture, after so long.
-const PATIENCE: i64 = 1_000_000_000;
+pub(super) const PATIENCE: i64 = 1_000_000_000;
 
 impl Assembler {
     /// Both directions of a flow, without what needs the other flows.
@@ -91,6 +94,7 @@ impl Assembler {
                 seen.add(conversation.from_client(leg.seen.from_b()), leg.seen, leg.packets, || self.waited(point, leg.first_time()));
             }
         }
+        seen.astray = self.is_astray(protocol, &seen, members);
         let state = state(protocol, &seen, self.tally(flow));
         Flow {
             id: flow + 1,
@@ -228,6 +232,7 @@ impl Assembler {
                 seen.add(request, leg.seen, leg.packets, || self.waited(point, leg.first_time()));
             }
         }
+        seen.astray = self.is_astray(protocol, &seen, members);
         let state = state(protocol, &seen, tally);
         let stalled = if tally.kinds & REPEATED != 0 { self.stalled_in(state, members) } else { None };
         let plain = stalled.is_none() && state.is_complete() && !tally.reset_by_client && !tally.reset_by_server && tally.errors == 0;
@@ -239,6 +244,11 @@ impl Assembler {
         let marks = stall << 40 | u64::from(kinds) << 2 | u64::from(tally.reset_by_client) << 1 | u64::from(tally.reset_by_server);
         let begins = mix(u64::from(protocol.number()), state as u64);
         (mix(mix(sum.wrapping_add(begins), tally.errors), marks), plain && kinds == 0)
+    }
+
+    /// What has no connection says by nothing else that its answers do not arrive.
+    fn is_astray(&self, protocol: Protocol, seen: &Gist, members: &[u32]) -> bool {
+        seen.replied && !matches!(protocol, Protocol::Tcp | Protocol::Sctp) && self.went_astray(members)
     }
 
     /// Only an open connection stalls.
@@ -261,6 +271,8 @@ struct Gist {
     replied: bool,
     /// A question was asked long enough before its capture ended.
     waited: bool,
+    /// The answer did not arrive.
+    astray: bool,
 }
 
 impl Gist {
@@ -294,7 +306,7 @@ fn state(protocol: Protocol, seen: &Gist, tally: Tally) -> FlowState {
         _ => FlowState::SynOnly,
     };
     if !matches!(protocol, Protocol::Tcp | Protocol::Sctp) {
-        return if seen.replied { FlowState::Answered } else { silent(seen.requests > 1) };
+        return if seen.replied && !seen.astray { FlowState::Answered } else { silent(seen.requests > 1 || seen.astray) };
     }
     let went_on = [Ack, Data, Fin].iter().any(|kind| seen.requested(*kind) || seen.replied(*kind));
     if went_on {

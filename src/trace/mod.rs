@@ -26,9 +26,11 @@ mod balance;
 mod claims;
 mod clock;
 mod correlate;
+mod delivery;
 mod error;
 mod flow;
 mod group;
+mod heard;
 mod host;
 mod journal;
 mod journey;
@@ -70,6 +72,7 @@ use balance::Balance;
 use hashbrown::{HashMap, HashSet};
 use host::Hosts;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use store::Store;
 use topology::Topology;
 
@@ -116,6 +119,8 @@ pub struct Trace {
     /// Group of each flow.
     group_of: Vec<u32>,
     journal: journal::Journal,
+    /// By host, when somebody asks.
+    heard: OnceLock<Vec<Option<Timestamp>>>,
 }
 
 impl Trace {
@@ -139,7 +144,8 @@ impl Trace {
         if homeless > 0 {
             unplaced.insert("ICMP errors about connections that were not captured".to_string(), homeless);
         }
-        let mut assembler = Assembler { store, topology, hosts, places, balance, errors: errors.errors, errors_of, ends };
+        let ears = delivery::ears(&store, &places, &hosts, &claims, points.points.len());
+        let mut assembler = Assembler { store, topology, hosts, places, balance, errors: errors.errors, errors_of, ends, ears };
         let (mut groups, group_of) = group::group(&assembler);
         let drafts: Vec<Draft> = group::examples(&groups, &group_of).iter().map(|flow| assembler.draft(*flow)).collect();
         assembler.learn(&drafts);
@@ -169,6 +175,7 @@ impl Trace {
             assembler,
             group_of,
             journal,
+            heard: OnceLock::new(),
         }
     }
 

@@ -113,6 +113,11 @@ impl Store {
         self.table.find(tuple).map(|c| self.flow_of[c as usize])
     }
 
+    /// Every leg's wire, and the time of its last packet on that point's clock, to a millisecond.
+    pub(super) fn last_seen(&self) -> impl Iterator<Item = (u32, i64)> {
+        self.table.legs.iter().map(|leg| (leg.wire, self.table.time_of(leg.last_tick)))
+    }
+
     /// Time of a conversation's last packet, to a millisecond.
     pub(super) fn last_time(&self, c: u32) -> i64 {
         self.table.time_of(self.conversation(c).last_tick)

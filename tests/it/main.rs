@@ -5,6 +5,7 @@ mod capture;
 mod cases;
 mod cli;
 mod director;
+mod director_live;
 mod docs;
 mod ipvs;
 mod lab;

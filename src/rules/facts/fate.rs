@@ -216,6 +216,11 @@ impl<'a> Facts<'a> {
         p.frames == 0 || (time(p.first) - at <= OTHER_TIME && at - time(p.last) <= OTHER_TIME)
     }
 
+    /// True when frames were captured at a point after this time of the common clock.
+    pub fn goes_on_after(&self, point: u32, at: Timestamp) -> bool {
+        self.trace.common_time(point, self.trace.points[point as usize].last) > at
+    }
+
     /// The host at which a request waits for a neighbour that does not answer.
     pub(in crate::rules) fn unresolved(&self, flow: &'a Flow, way: Way) -> Option<Unresolved<'a>> {
         let (path, answered) = match way {

@@ -56,15 +56,17 @@ impl<'a> Facts<'a> {
     /// Requests that ended at a host on the way, of which `code` is the likeliest cause; those with the same story together.
     pub(in crate::rules) fn losses(&self, code: &str) -> Vec<Loss<'a>> {
         let mut stories: BTreeMap<(HostId, Vec<&'static str>, Severity, Confidence), Loss> = BTreeMap::new();
-        for flow in self.flows().filter(|f| f.director.is_none()) {
+        for flow in self.flows() {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
             // A router translates for those outside; a test from inside proves nothing (NET005).
-            if self.is_contested(host, hop) || self.tested_from_inside(flow).is_some() {
+            if (flow.director.is_none() && self.is_contested(host, hop)) || self.tested_from_inside(flow).is_some() {
                 continue;
             }
-            let verdict = match refusal {
-                None => self.swallowed_by(flow, host, hop),
-                Some(_) => self.refused_by(flow, host, hop),
+            let verdict = match (refusal, flow.director) {
+                (None, None) => self.swallowed_by(flow, host, hop),
+                (Some(_), None) => self.refused_by(flow, host, hop),
+                (None, Some(director)) if director != host => self.swallowed_behind(host, hop),
+                (_, Some(_)) => None,
             };
             let Some((_, others, mut confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
             let mut severity = Severity::Broken;
@@ -118,6 +120,20 @@ impl<'a> Facts<'a> {
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
         };
         Some(verdict)
+    }
+
+    /// On the way from the director to a real server that is not its neighbour.
+    fn swallowed_behind(&self, host: HostId, hop: &Hop) -> Option<Verdict> {
+        if self.holds(host, hop) || !matches!(self.role(Some(host)), Role::Router | Role::Unknown) {
+            return None;
+        }
+        let verdict = match (hop.outer.is_some(), self.forwards(host, hop, false)) {
+            (true, true) => ("TUN007", vec!["NET008", "NET007"]),
+            (true, false) => ("NET001", vec!["TUN007", "NET008"]),
+            (false, true) => ("NET008", vec!["NET007"]),
+            (false, false) => ("NET001", vec!["NET008", "NET007"]),
+        };
+        Some((verdict.0, verdict.1, Confidence::Likely))
     }
 
     /// True when the client itself sent the request to the host at which it ended: no forwarder whose choice is not known stands between.

@@ -54,7 +54,8 @@ impl Facts<'_> {
 
     /// Repeats of a packet at the hop's point, as evidence: `the same SYN again after 1.0 s and 3.1 s`.
     pub fn repeats(&self, flow: &Flow, hop: &Hop, kind: NoteKind) -> Option<Evidence> {
-        let same = |n: &&FlowNote| n.point == hop.point && (n.src, n.dst) == (hop.src, hop.dst);
+        // At a host with one interface the packet stands twice: as it comes, and as it goes on.
+        let same = |n: &&FlowNote| (n.point, n.src, n.dst, n.from) == (hop.point, hop.src, hop.dst, hop.from);
         let notes: Vec<&FlowNote> = flow.noted(kind).filter(same).collect();
         let after: Vec<String> = notes.iter().take(3).map(|n| seconds(n.time - hop.time)).collect();
         let word = match kind {

@@ -18,7 +18,7 @@ use super::Facts;
 use super::facts::is_initial;
 use crate::ipvs::Role;
 use crate::packet::IcmpKind;
-use crate::trace::{Flow, FlowError, FlowState, HostId, Way};
+use crate::trace::{Flow, FlowError, FlowState, Hop, HostId, Method, Way};
 
 /// What a rule about routers lacks: a request was last seen on its way into a host that may be one, and not all around it was captured.
 fn half_seen_router(facts: &Facts<'_>) -> Option<String> {
@@ -31,6 +31,29 @@ fn half_seen_router(facts: &Facts<'_>) -> Option<String> {
         .filter_map(|f| f.request.last()?.to)
         .find(|host| may_route(*host))?;
     Some(format!("captures on all interfaces of {}, and behind it", facts.name(Some(host))))
+}
+
+/// The router into which the answers of a flow go and do not come out of, and where they arrive there.
+fn keeps_answers<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(HostId, &'a Hop)> {
+    let swallowed = facts.swallowed(flow, Way::Reply)?;
+    let (router, hop) = (swallowed.host, swallowed.hop);
+    let no_router = Some(router) == flow.director
+        || Some(router) == flow.server_host
+        || Some(router) == flow.client_host
+        || matches!(facts.role(Some(router)), Role::RealServer | Role::Client | Role::Director)
+        || facts.is_director(router)
+        || facts.trace.hosts[router].addresses.contains(&hop.dst.addr);
+    // An answer that has to pass somebody else first is lost for that reason (NAT002, NAT003, DR005).
+    let behind_director = !matches!(flow.method, Method::Nat | Method::FullNat)
+        || flow.director.is_some_and(|director| flow.reply.sent_by(director).is_some());
+    let on_its_way = facts.translation(flow).is_none_or(|(translator, ..)| translator == router);
+    (!no_router && behind_director && on_its_way).then_some((router, hop))
+}
+
+/// True when no request packet of a flow was seen to come by a host: whoever filters by state there takes the answer for a stray.
+fn knows_nothing_of(flow: &Flow, host: HostId) -> bool {
+    let touches = |hop: &Hop| [hop.from, hop.to, hop.at].contains(&Some(host));
+    !flow.request.is_empty() && !flow.request.hops.iter().chain(&flow.request.strays).any(touches)
 }
 
 /// The word of a packet filter that rejects a request, at the host that says it. A kernel without a listener answers TCP with a reset, so

@@ -5,10 +5,10 @@ use super::super::remedy::forward;
 use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
-use super::half_seen_router;
+use super::{half_seen_router, keeps_answers, knows_nothing_of};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::ipvs::Role;
-use crate::trace::{Flow, Hop, HostId, Method, NoteKind, Way};
+use crate::trace::{Flow, Hop, HostId, NoteKind, Way};
 use std::collections::BTreeMap;
 
 rule! {
@@ -53,29 +53,14 @@ fn check(facts: &Facts<'_>) -> Outcome {
     }
     let mut stuck: BTreeMap<HostId, Vec<&Flow>> = BTreeMap::new();
     for flow in facts.flows() {
-        if let Some(router) = keeps_answers(facts, flow) {
+        if let Some((router, hop)) = keeps_answers(facts, flow)
+            && !facts.forwards(router, hop, false)
+        {
             stuck.entry(router).or_default().push(flow);
         }
     }
     found.extend(stuck.into_iter().filter_map(|(router, flows)| answers(facts, router, &flows)));
     Outcome::or_need(found, half_seen_router(facts))
-}
-
-/// The router into which the answers of a flow go and do not come out of.
-fn keeps_answers<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<HostId> {
-    let swallowed = facts.swallowed(flow, Way::Reply)?;
-    let (router, hop) = (swallowed.host, swallowed.hop);
-    let no_router = Some(router) == flow.director
-        || Some(router) == flow.server_host
-        || Some(router) == flow.client_host
-        || matches!(facts.role(Some(router)), Role::RealServer | Role::Client | Role::Director)
-        || facts.is_director(router)
-        || facts.trace.hosts[router].addresses.contains(&hop.dst.addr);
-    // An answer that has to pass somebody else first is lost for that reason (NAT002, NAT003, DR005).
-    let behind_director = !matches!(flow.method, Method::Nat | Method::FullNat)
-        || flow.director.is_some_and(|director| flow.reply.sent_by(director).is_some());
-    let on_its_way = facts.translation(flow).is_none_or(|(translator, ..)| translator == router);
-    (!no_router && behind_director && on_its_way && !facts.forwards(router, hop, false)).then_some(router)
 }
 
 fn answers<'a>(facts: &Facts<'a>, router: HostId, flows: &[&'a Flow]) -> Option<Finding> {
@@ -84,11 +69,13 @@ fn answers<'a>(facts: &Facts<'a>, router: HostId, flows: &[&'a Flow]) -> Option<
     let hop = swallowed.hop;
     let summary = format!("Answers from {} arrive at {name} and do not leave it.", hop.src);
     let silence = facts.nowhere(&swallowed.watched, &format!("no answer to {}", flow.client));
+    // A filter by state drops an answer to a question that it never saw.
+    let open: &[&str] = if knows_nothing_of(flow, router) { &["NET006", "NET008", "NET004"] } else { &["NET008", "NET004"] };
     Some(
         Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen(hop))
             .and(facts.repeats(flow, hop, NoteKind::SynAckRepeat))
             .and(silence)
-            .unless(&["NET008", "NET004"], settle(name, hop))
+            .unless(open, settle(name, hop))
             .mend([forward(name, hop.dst.addr.is_ipv6(), facts.entrance(router, hop))])
             .on(ids(flows)),
     )
@@ -181,6 +168,7 @@ mod tests {
         }
         let found = w.expect(&NET001, Confidence::Likely, "router");
         assert!(found.summary.starts_with("Answers"), "{}", found.summary);
+        assert_eq!(found.alternatives, ["NET008", "NET004"]);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use super::super::facts::ids;
 use super::super::{Facts, rule};
+use super::{keeps_answers, knows_nothing_of};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
-use crate::net::Protocol;
+use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowNote, Hop, HostId, NoteKind, PacketKind, Way};
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ rule! {
     /// # What it sees
     /// The SYN passes a firewall, or the director. The SYN-ACK takes another way to the client. The client's ACK and data arrive at the same
     /// firewall and do not leave it. The client believes that it is connected; the server repeats its SYN-ACK, the client its data.
+    /// Or the SYN-ACK itself ends at a router that forwards others and never saw the SYN.
     ///
     /// # Why it breaks
     /// With direct routing and tunnels, answers do not pass the director, and often not the firewall in front of it. Its connection tracking
@@ -50,7 +52,48 @@ fn check(facts: &Facts<'_>) -> Outcome {
     for cut in facts.flows().filter_map(|f| cut(facts, f)) {
         cuts.entry(cut.host).or_default().push(cut);
     }
-    cuts.values().filter_map(|cuts| finding(facts, cuts)).collect::<Vec<_>>().into()
+    let mut found: Vec<Finding> = cuts.values().filter_map(|cuts| finding(facts, cuts)).collect();
+    let mut strays: BTreeMap<HostId, Vec<(&Flow, &Hop)>> = BTreeMap::new();
+    for flow in facts.flows().filter(|f| f.protocol == Protocol::Tcp && f.from_start) {
+        if let Some((router, hop)) = stray(facts, flow) {
+            strays.entry(router).or_default().push((flow, hop));
+        }
+    }
+    found.extend(strays.iter().map(|(router, flows)| stray_finding(facts, *router, flows)));
+    found.into()
+}
+
+/// The router that drops an answer to a question which it never saw, though it forwards others.
+fn stray<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(HostId, &'a Hop)> {
+    let (router, hop) = keeps_answers(facts, flow).filter(|(router, _)| knows_nothing_of(flow, *router))?;
+    let passes = |f: &Flow| knows_nothing_of(f, router) && f.reply.sent_by(router).is_some();
+    (facts.forwards(router, hop, false) && !facts.flows().any(passes)).then_some((router, hop))
+}
+
+fn stray_finding(facts: &Facts<'_>, router: HostId, flows: &[(&Flow, &Hop)]) -> Finding {
+    let (name, (flow, hop)) = (facts.name(Some(router)), flows[0]);
+    let summary = format!("{name} drops answers from {}: their SYN took another way, unseen by {name}.", hop.src);
+    let swallowed = facts.swallowed(flow, Way::Reply);
+    let watched = swallowed.iter().flat_map(|s| facts.nowhere(&s.watched, &format!("no answer to {}", flow.client)));
+    let all: Vec<&Flow> = flows.iter().map(|(f, _)| *f).collect();
+    Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen(hop))
+        .and(facts.repeats(flow, hop, NoteKind::SynAckRepeat))
+        .and(watched)
+        .unless(&["NET008", "NET015"], format!("on {name}: `conntrack -S` (invalid), `nft list ruleset` (counters), or a snapshot"))
+        .mend([accept(name, "FORWARD", hop.src, ("-s", "--sport"))])
+        .on(ids(&all))
+}
+
+/// A rule that lets packets of the service pass without asking for their state.
+fn accept(name: &str, chain: &str, service: Endpoint, (address, port): (&str, &str)) -> Remedy {
+    let tables = if service.addr.is_ipv6() { "ip6tables" } else { "iptables" };
+    let accept = format!("{address} {} -p tcp {port} {} -j ACCEPT", service.addr, service.port);
+    Remedy::new(
+        name,
+        format!("{tables} -I {chain} 1 {accept}"),
+        format!("the same rule in front of those that ask for state, in the saved rules ({tables}-save) or in nftables.conf"),
+        format!("{tables} -D {chain} {accept}"),
+    )
 }
 
 /// The host that let the SYN of a flow pass and nothing after it, without having seen the answer.
@@ -110,14 +153,6 @@ fn finding(facts: &Facts<'_>, cuts: &[Cut<'_>]) -> Option<Finding> {
     let again = Evidence::frames(cut.repeats[0].point, cut.repeats.iter().map(|n| n.frame).collect(), repeated);
     // What the director receives is delivered to it; what a router receives is forwarded.
     let chain = if flows.iter().any(|f| f.director == Some(cut.host)) { "INPUT" } else { "FORWARD" };
-    let tables = if dst.addr.is_ipv6() { "ip6tables" } else { "iptables" };
-    let accept = format!("-d {} -p tcp --dport {} -j ACCEPT", dst.addr, dst.port);
-    let mended = Remedy::new(
-        name,
-        format!("{tables} -I {chain} 1 {accept}"),
-        format!("the same rule in front of those that ask for state, in the saved rules ({tables}-save) or in nftables.conf"),
-        format!("{tables} -D {chain} {accept}"),
-    );
     Some(
         Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen_with(cut.after, "handed on; nothing after it"))
             .and([
@@ -127,7 +162,7 @@ fn finding(facts: &Facts<'_>, cuts: &[Cut<'_>]) -> Option<Finding> {
             ])
             .and([Evidence::absence(cut.after.point, "no ACK and no data of the connection")])
             .unless(&["NET008"], format!("on {name}: `conntrack -S` (invalid), `nft list ruleset` (counters), or a snapshot"))
-            .mend([mended])
+            .mend([accept(name, chain, dst, ("-d", "--dport"))])
             .on(ids(&flows)),
     )
 }
@@ -170,6 +205,33 @@ mod tests {
         let found = w.expect(&NET006, Confidence::Likely, "fw");
         assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -d 10.2.0.100 -p tcp --dport 80 -j ACCEPT");
         assert_eq!(found.alternatives, ["NET008"]);
+    }
+
+    #[test]
+    fn the_answer_ends_at_a_firewall_that_never_saw_the_question() {
+        let story = |w: &mut World, port: u16, end: &str| {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            for _ in 0..3 {
+                w.syn(&c, "client fw director web1", 1);
+                w.carry(&c, true, SYN_ACK, b"", end);
+                w.wait(1.0);
+            }
+        };
+        let mut w = world();
+        story(&mut w, 40001, "web1 gw");
+        // It may also be no router at all.
+        w.deny(&NET006);
+        assert_eq!(w.expect(&super::super::net001::NET001, Confidence::Likely, "gw").alternatives, ["NET006", "NET008", "NET004"]);
+        // Others pass it, both ways.
+        let other = World::tcp("10.1.0.100:50001", "10.2.0.11:22");
+        w.talk(&other, "client gw web1", "web1 gw client");
+        w.deny(&super::super::net001::NET001);
+        let found = w.expect(&NET006, Confidence::Likely, "gw");
+        assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -s 10.2.0.100 -p tcp --sport 80 -j ACCEPT");
+        // An answer of that kind passes: no filter by state.
+        let c = World::tcp("10.1.0.100:40009", "10.2.0.100:80");
+        w.talk(&c, "client fw director web1", "web1 gw client");
+        w.deny(&NET006);
     }
 
     #[test]

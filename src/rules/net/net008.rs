@@ -7,14 +7,14 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::rejection;
 use crate::finding::{Confidence, Finding, Outcome, Severity};
-use crate::trace::{Flow, HostId, Method};
+use crate::trace::{Flow, FlowNote, FlowState, Hop, HostId, Method, NoteKind, PacketKind};
 use std::collections::BTreeMap;
 
 rule! {
     /// # What it sees
     /// A host rejects requests with ICMP "administratively prohibited", or TCP with "port unreachable", which no kernel without a filter
     /// does. Or the request arrives at a real server and nothing comes back, while the same server serves other connections of the same
-    /// kind. Or a router that forwards other connections drops these.
+    /// kind. Or a router that forwards other connections drops these. Or the answer arrives at the client itself, which goes on asking.
     ///
     /// # Why it breaks
     /// Rules often allow RIP:80 and forget VIP:80, which is what arrives with direct routing and tunnels; or they allow TCP and forget
@@ -54,6 +54,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
         let finding = loss.finding(facts, summary, &format!("on {name}: `nft list ruleset` (counters of drops in FORWARD), or a snapshot"));
         found.push(finding.mend([look(name, RULES, format!("then accept {} in FORWARD, and save the rules", loss.service()))]));
     }
+    found.extend(deaf_clients(facts));
     let methods = [Method::Nat, Method::FullNat, Method::DirectRouting, Method::Tunnel];
     Outcome::or_need(found, facts.unwatched_server(&methods))
 }
@@ -88,6 +89,34 @@ fn rejected(facts: &Facts<'_>) -> Vec<Finding> {
     hosts.into_iter().filter_map(finding).collect()
 }
 
+/// Clients at whose own interface right answers arrive, and that ask again as if there had been none.
+fn deaf_clients(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut clients: BTreeMap<HostId, Vec<(&Flow, &Hop)>> = BTreeMap::new();
+    for flow in facts.flows().filter(|f| f.state == FlowState::Unanswered && f.from_start) {
+        let Some(client) = flow.client_host else { continue };
+        let Some(answer) = flow.reply.received_by(client).filter(|hop| hop.src == flow.service && hop.first == PacketKind::SynAck) else {
+            continue;
+        };
+        let again = |n: &&FlowNote| n.from == Some(client) && n.point == answer.point && n.time > answer.time;
+        if flow.noted(NoteKind::SynRepeat).filter(again).count() > 0 && flow.noted(NoteKind::SynAckRepeat).any(|n| n.point == answer.point)
+        {
+            clients.entry(client).or_default().push((flow, answer));
+        }
+    }
+    let finding = |(client, flows): (HostId, Vec<(&Flow, &Hop)>)| {
+        let (name, (flow, answer)) = (facts.name(Some(client)), flows[0]);
+        let summary = format!("Answers of {} arrive at {name}, which drops them and asks again.", flow.service);
+        let chain = format!("then accept answers of {} in INPUT, and save the rules", flow.service.addr);
+        Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen(answer))
+            .and(facts.repeats(flow, answer, NoteKind::SynAckRepeat))
+            .and(flow.noted(NoteKind::SynRepeat).find(|n| n.time > answer.time).map(|n| facts.noted(n, "the SYN again, after the answer")))
+            .unless(&[], format!("on {name}: `nft list ruleset` (counters), `nstat -az TcpInCsumErrors IPReversePathFilter`"))
+            .mend([look(name, RULES, chain)])
+            .on(flows.iter().map(|(f, _)| f.id))
+    };
+    clients.into_iter().map(finding).collect()
+}
+
 /// On real servers: what their filters do to requests.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     use crate::host::Fate;
@@ -120,7 +149,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 #[cfg(test)]
 mod tests {
     use super::super::super::svc::svc004::SVC004;
-    use super::super::super::testing::World;
+    use super::super::super::testing::{SYN_ACK, World};
     use super::super::net001::NET001;
     use super::*;
 
@@ -155,6 +184,28 @@ mod tests {
         w.syn(&nat(40002), "client director web1", 1);
         w.wait(1.0);
         w.talk(&nat(40002), "client director web1", "web1 director client");
+        w.deny(&NET008);
+    }
+
+    #[test]
+    fn a_client_that_does_not_take_answers() {
+        let story = |times: usize| {
+            let mut w = World::nat();
+            for _ in 0..times {
+                w.syn(&nat(40001), "client director web1", 1);
+                w.carry(&nat(40001), true, SYN_ACK, b"", "web1 director client");
+                w.wait(1.0);
+            }
+            w
+        };
+        let found = story(3).expect(&NET008, Confidence::Likely, "client");
+        assert!(found.remedy[0].permanent.contains("answers of 10.1.0.1"), "{}", found.remedy[0].permanent);
+        // Its capture ends before it could go on, or is not there.
+        story(1).deny(&NET008);
+        story(3).without(&["client"]).deny(&NET008);
+        // The second one is taken: the first was lost behind the capture.
+        let mut w = story(2);
+        w.talk(&nat(40001), "client director web1", "web1 director client");
         w.deny(&NET008);
     }
 

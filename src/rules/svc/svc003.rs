@@ -16,7 +16,7 @@ rule! {
     /// # What it sees
     /// A share of the connections goes to one server that is dead, while other servers of the same service serve. Dead is a server that the
     /// director asks for by ARP in vain, or for which it sends ICMP host unreachable, that refuses every connection, or whose MAC is sent
-    /// requests and never says a word, not even ARP.
+    /// requests and never says a word, not even ARP. Or it served, and then fell silent for good: requests leave for it and do not arrive.
     ///
     /// # Why it breaks
     /// IPVS itself checks nothing. A server keeps its weight, and its share of the connections, until somebody takes it out: a health check
@@ -103,10 +103,11 @@ fn unreached<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Loss<'a>> {
     if let Some(error) = flow.errors.iter().find(host) {
         return Some(((Some(director), flow.protocol.number(), vip, Server::Somewhere), (flow, facts.error(error))));
     }
-    // Handed to a MAC that never speaks.
+    // Handed to a MAC that never speaks, or not any more.
     let (server, sent) = (flow.server_host?, flow.request.sent_by(director)?);
     let repeats = flow.noted(NoteKind::SynRepeat).any(|n| n.point == sent.point) || facts.waited(flow, sent);
-    if flow.director.is_none() || !flow.errors.is_empty() || !is_mute(facts, server) || !repeats || !would_show(facts, flow, sent) {
+    let mute = || is_mute(facts, server) && would_show(facts, flow, sent);
+    if flow.director.is_none() || !flow.errors.is_empty() || !repeats || !(mute() || has_fallen_silent(facts, flow, server, sent)) {
         return None;
     }
     let what = format!("{}, and no answer", facts.to_whom(sent));
@@ -126,6 +127,21 @@ fn is_mute(facts: &Facts<'_>, host: HostId) -> bool {
         && !claims.claims.iter().any(|c| known.macs.contains(&c.mac))
         && !claims.questions.iter().any(|q| known.macs.contains(&q.mac))
         && !facts.flows().any(speaks)
+}
+
+/// True when a server had served, and was not heard again once this request had left for it, nor did that arrive at its own interface.
+fn has_fallen_silent(facts: &Facts<'_>, flow: &Flow, server: HostId, sent: &Hop) -> bool {
+    let at = facts.trace.common_time(sent.point, sent.time);
+    let silent = facts.trace.last_heard(server).is_some_and(|last| last < at);
+    silent && facts.reached(&flow.request, server).is_none() && served_before(facts, flow, server).is_some()
+}
+
+/// The answer of an earlier connection of the same service by which a server showed that it was alive, at a place where it would be seen
+/// again.
+fn served_before<'a>(facts: &Facts<'a>, flow: &Flow, server: HostId) -> Option<&'a Hop> {
+    let served = |f: &&Flow| f.server_host == Some(server) && f.vip == flow.vip && f.state.is_complete() && f.first < flow.first;
+    let shows = |hop: &&Hop| hop.from == Some(server) && facts.is_whole(hop.point) && facts.goes_on_after(hop.point, flow.first);
+    facts.flows().filter(served).find_map(|f| f.reply.hops.iter().find(shows))
 }
 
 /// True when an answer would have been seen: answers of other servers were, at a place that was captured then too.
@@ -150,8 +166,15 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
     let (began, last) = (first.first, lost.iter().map(|(f, _)| f.first).max()?);
     let served: Vec<&Flow> =
         facts.flows().filter(|f| (f.protocol, f.vip) == (protocol, Some(vip)) && f.state.is_complete() && is_other(f, server)).collect();
-    // Others must have served while this one did not, and it must not have come back.
-    let meanwhile = served.iter().find(|f| f.last >= began)?;
+    // Others must have served while this one did not, or it must have served itself before; and it must not have come back.
+    let meanwhile = served.iter().find(|f| f.last >= began);
+    let before = match server {
+        Server::Host(host) if !first.is_answered() && facts.reached(&first.request, host).is_none() => served_before(facts, first, host),
+        _ => None,
+    };
+    if meanwhile.is_none() && before.is_none() {
+        return None;
+    }
     if came_back(facts, story, began) {
         return None;
     }
@@ -177,7 +200,8 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
     let known = server != Server::Somewhere && (!mute || empty.is_some());
     let confidence = match weight {
         Some(0) => Confidence::Possible,
-        _ if last - began >= PATIENCE && known && !checked && afterwards < IN_A_ROW => Confidence::Likely,
+        // Nobody being served at all may have other reasons than one dead server.
+        _ if last - began >= PATIENCE && known && !checked && afterwards < IN_A_ROW && meanwhile.is_some() => Confidence::Likely,
         _ => Confidence::Possible,
     };
     let mut open = match weight {
@@ -194,16 +218,21 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
         // Its MAC may be somebody's who is no more.
         open.push("DR009");
     }
-    if mute || server == Server::Somewhere {
+    if before.is_some() && matches!(server, Server::Host(host) if facts.trace.hosts[host].points.is_empty()) {
+        open.push("NET008");
+    }
+    if mute || before.is_some() || server == Server::Somewhere {
         open.insert(0, "ARP011");
     }
     let times = plural(lost.len(), "connection");
     let span = if lost.len() > 1 { format!(" within {}", seconds(last - began)) } else { String::new() };
-    let summary = format!("{name} gives {times}{span} to {who}, which is dead, while others serve {vip}: nothing has taken it out.");
+    let dead = if before.is_some() { "has fallen silent" } else { "is dead" };
+    let others = if meanwhile.is_some() { format!(", while others serve {vip}") } else { String::new() };
+    let summary = format!("{name} gives {times}{span} to {who}, which {dead}{others}: nothing has taken it out.");
     let service = service_option(protocol, vip);
-    let port = first.real_server.or(meanwhile.real_server).map_or(vip.port, |rs| rs.port);
+    let port = first.real_server.or(meanwhile.and_then(|f| f.real_server)).map_or(vip.port, |rs| rs.port);
     let target = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
-    let option = method_option(meanwhile.method);
+    let option = method_option(meanwhile.map_or(first.method, |f| f.method));
     let mend = Remedy::new(
         name,
         format!("ipvsadm -e {service} -r {target} {option} -w 0"),
@@ -213,7 +242,8 @@ fn finding(facts: &Facts<'_>, story: Story, lost: &[(&Flow, Evidence)]) -> Optio
     let flows: Vec<&Flow> = lost.iter().map(|(f, _)| *f).collect();
     let found = Finding::new(name, Severity::Degraded, confidence, summary, proof.clone())
         .and(lost.iter().skip(1).map(|(_, proof)| proof.clone()).filter(|p| p != proof).take(2))
-        .and(meanwhile.reply.first().map(|hop| facts.seen_with(hop, "another server serves meanwhile")))
+        .and(meanwhile.and_then(|f| f.reply.first()).map(|hop| facts.seen_with(hop, "another server serves meanwhile")))
+        .and(before.map(|hop| facts.seen_with(hop, "it served before")))
         .and(empty.map(|(_, point)| Evidence::absence(point, "no frame at all")))
         .and(weight.map(|w| stated(format!("{service}: server {target} has weight {w}"))))
         .unless(&open, format!("on {name}: `ipvsadm -ln` (its weight), `systemctl status keepalived ldirectord`, or a snapshot"));
@@ -372,6 +402,36 @@ mod tests {
         // Its own capture is empty: nothing came there.
         let found = unplugged.expect(&SVC003, Confidence::Likely, "director");
         assert!(found.summary.contains("to web1, which is dead"), "{}", found.summary);
+    }
+
+    #[test]
+    fn a_server_that_falls_silent() {
+        let story = |others: bool| {
+            let mut w = World::dr();
+            w.who_has("router", "int", "10.2.0.100", &["director"]);
+            let c = |port: u16| World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+            w.talk(&c(40001), "client router director web1", "web1 router client");
+            w.talk(&c(40002), "client router director web2", "web2 router client");
+            for port in [40003, 40005] {
+                w.wait(4.0);
+                w.syn(&c(port), "client router director web1", 2);
+                if others {
+                    w.talk(&c(port + 1), "client router director web2", "web2 router client");
+                }
+            }
+            w
+        };
+        let found = story(true).without(&["web1"]).expect(&SVC003, Confidence::Likely, "director");
+        assert!(found.summary.contains("rs1, which has fallen silent, while others"), "{}", found.summary);
+        assert_eq!((found.flows.as_slice(), found.alternatives.contains(&"NET008")), (&[3, 5][..], true));
+        // Nobody served meanwhile: it may be the network.
+        story(false).without(&["web1"]).expect(&SVC003, Confidence::Possible, "director");
+        // Requests do arrive there: why it is silent is for others to say.
+        story(true).deny(&SVC003);
+        // It goes on being heard, by its ARP.
+        let mut w = story(true);
+        w.who_has("web1", "int", "10.2.0.1", &["router"]);
+        w.without(&["web1"]).deny(&SVC003);
     }
 
     #[test]

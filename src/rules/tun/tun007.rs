@@ -2,15 +2,16 @@
 
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use crate::finding::{Need, Outcome, Severity};
+use crate::finding::{Finding, Need, Outcome, Remedy, Severity};
 use crate::host::{Fate, Hook, Passing};
 use crate::ipvs::ForwardingMethod;
 use crate::net::Protocol;
+use crate::packet::TunnelKind;
 
 rule! {
     /// # What it sees
-    /// A packet filter of a real server drops IP protocol 4 (or what else the tunnel is made of) from the director, in the chain for
-    /// input.
+    /// A router between director and real server, which forwards other packets, drops those in the tunnel. Or a packet filter of a real
+    /// server drops IP protocol 4 (or what else the tunnel is made of) from the director, in the chain for input.
     ///
     /// # Why it breaks
     /// Rules usually allow the service's port. A tunnelled packet has none: outside it is a packet of protocol 4 from the director's
@@ -33,9 +34,30 @@ rule! {
     TUN007 "proto4-filtered" check hosts
 }
 
-/// Packets do not show it.
-fn check(_: &Facts<'_>) -> Outcome {
-    Outcome::NotJudged(Need("a snapshot of a real server".to_string()))
+/// Packets show it on a router; a real server that is silent may be so for many reasons (TUN002).
+fn check(facts: &Facts<'_>) -> Outcome {
+    let mut found: Vec<Finding> = Vec::new();
+    for loss in facts.losses("TUN007") {
+        let (name, Some((kind, from, to))) = (facts.name(Some(loss.host)), loss.hop.outer) else { continue };
+        let summary = format!("{name} forwards other packets, and drops those in the tunnel ({kind}) from {from} to {to}.");
+        let finding = loss.finding(facts, summary, &format!("on {name}: `nft list ruleset` (counters of drops in FORWARD), or a snapshot"));
+        let tables = if from.is_ipv6() { "ip6tables" } else { "iptables" };
+        let protocol = match kind {
+            TunnelKind::IpIp if loss.hop.dst.addr.is_ipv6() => "41",
+            TunnelKind::IpIp => "4",
+            TunnelKind::Gre => "47",
+            TunnelKind::Gue | TunnelKind::Vxlan | TunnelKind::Geneve => "udp",
+        };
+        let rule = format!("FORWARD -p {protocol} -s {from} -d {to} -j ACCEPT");
+        let remedy = Remedy::new(
+            name,
+            format!("{tables} -I {rule}"),
+            format!("the same rule where the firewall is kept ({tables}-save, firewalld, nftables.conf)"),
+            format!("{tables} -D {rule}"),
+        );
+        found.push(finding.mend([remedy]));
+    }
+    if found.is_empty() { Outcome::NotJudged(Need("a snapshot of a real server".to_string())) } else { found.into() }
 }
 
 /// On real servers: what the filter for input does to the outer packet.
@@ -77,5 +99,43 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             }
             _ => checks.passed(&host.name, "its filters let the tunnel in"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::net::net001::NET001;
+    use super::super::super::testing::World;
+    use super::*;
+    use crate::finding::Confidence;
+
+    /// Real servers in a network of their own behind the router.
+    fn world() -> World {
+        World::new()
+            .plug("client.eth0", "ext", "10.1.0.100")
+            .plug("router.ext", "ext", "10.1.0.1")
+            .plug("router.int", "int", "10.2.0.1")
+            .plug("router.farm", "farm", "10.3.0.1")
+            .plug("director.eth0", "int", "10.2.0.100")
+            .plug("web1.eth0", "farm", "10.3.0.11")
+            .plug("web2.eth0", "farm", "10.3.0.12")
+    }
+
+    fn conn(port: u16, web: u8) -> super::super::super::testing::Conn {
+        World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80").tunnel("director", 4, "10.2.0.100", &format!("10.3.0.{web}"))
+    }
+
+    #[test]
+    fn a_router_drops_the_tunnel() {
+        let mut w = world();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        w.talk(&conn(40001, 12), "client router director router web2", "web2 router client");
+        w.syn(&conn(40002, 11), "client router director router", 3);
+        let found = w.expect(&TUN007, Confidence::Likely, "router");
+        assert_eq!((found.flows.as_slice(), found.alternatives.contains(&"NET008")), (&[2][..], true));
+        assert_eq!(found.remedy[0].command, "iptables -I FORWARD -p 4 -s 10.2.0.100 -d 10.3.0.11 -j ACCEPT");
+        w.deny(&NET001);
+        // One side of the router proves nothing.
+        w.without(&["router.farm", "web1", "web2"]).deny(&TUN007);
     }
 }
