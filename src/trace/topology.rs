@@ -399,7 +399,7 @@ impl Topology {
     /// it be told who is next to whom.
     fn handovers(&self, store: &Store, spots: &[Spot]) -> Vec<(MacAddr, MacAddr)> {
         let first = spots.iter().map(|s| s.first).min();
-        let mut levels: BTreeMap<Reverse<u8>, Vec<(MacAddr, MacAddr)>> = BTreeMap::new();
+        let mut links: Vec<(u8, (MacAddr, MacAddr))> = Vec::with_capacity(spots.len());
         for spot in spots.iter().filter(|s| Some(s.first) == first) {
             let wire = store.wire(spot.wire);
             if let (Some(src), Some(dst)) = (wire.src, wire.dst)
@@ -407,19 +407,21 @@ impl Topology {
                 && dst.is_unicast()
                 && !self.is_bystander(wire)
             {
-                let links = levels.entry(Reverse(spot.ttl)).or_default();
-                if !links.contains(&(src, dst)) {
-                    links.push((src, dst));
+                let link = (spot.ttl, (src, dst));
+                if !links.contains(&link) {
+                    links.push(link);
                 }
             }
         }
+        links.sort_by_key(|(ttl, _)| Reverse(*ttl));
         let mut handovers = Vec::new();
         let mut before: Option<(u8, MacAddr)> = None;
-        for (Reverse(ttl), links) in levels {
+        for level in links.chunk_by(|a, b| a.0 == b.0) {
+            let ttl = level[0].0;
             // A director that leaves the TTL alone makes two links with one TTL; the one that goes on from the host before comes first.
-            let (into, out_of) = match links[..] {
-                [only] => (only, only),
-                [a, b] => match before.filter(|(t, _)| t.wrapping_sub(ttl) == 1) {
+            let (into, out_of) = match *level {
+                [(_, only)] => (only, only),
+                [(_, a), (_, b)] => match before.filter(|(t, _)| t.wrapping_sub(ttl) == 1) {
                     Some((_, mac)) if a.0 == mac || self.same_host(a.0, mac) => (a, b),
                     Some((_, mac)) if b.0 == mac || self.same_host(b.0, mac) => (b, a),
                     _ => {
