@@ -2,7 +2,8 @@
 
 use crate::capture::{Burst, CaptureFile, Damage, Filter, Interface, Merged, Records};
 use crate::packet::Frame;
-use crate::trace::{Options, Source, Trace, Tracer};
+use crate::trace::{Options, Source, Trace, Tracer, unrotated};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +27,24 @@ impl CaptureArg {
             _ => CaptureArg { path: text.into(), point: None },
         }
     }
+}
+
+/// Of each capture that is one of several files of a rotated one: the first of these. They are read as one: one point, and packets
+/// numbered throughout, in the order of their times, as `mergecap` would put them into one file.
+pub fn begins(captures: &[CaptureArg]) -> Vec<Option<usize>> {
+    let whole = |arg: &CaptureArg| unrotated(&arg.path.to_string_lossy());
+    let mut sets: HashMap<(Option<&str>, String), Vec<usize>> = HashMap::new();
+    for (at, arg) in captures.iter().enumerate() {
+        let name = whole(arg).unwrap_or_else(|| arg.path.to_string_lossy().into_owned());
+        sets.entry((arg.point.as_deref(), name)).or_default().push(at);
+    }
+    let mut begins = vec![None; captures.len()];
+    for set in sets.into_values().filter(|set| set.len() > 1 && set.iter().any(|at| whole(&captures[*at]).is_some())) {
+        for at in &set {
+            begins[*at] = Some(set[0]);
+        }
+    }
+    begins
 }
 
 /// What to read, and when to stop.
@@ -100,6 +119,8 @@ pub fn read(captures: &[CaptureArg], options: Options, limits: Limits, progress:
         captures,
         points: opened.iter().map(|_| Vec::new()).collect(),
         place,
+        begins: begins(captures),
+        numbers: HashMap::new(),
         tracer: Tracer::new(options),
         meters: opened.iter().map(CaptureFile::meter).collect(),
         size: opened.iter().filter_map(CaptureFile::size).sum(),
@@ -149,6 +170,10 @@ struct Intake<'a, P> {
     /// Of each opened file: its place among all captures, and its capture points.
     place: Vec<usize>,
     points: Vec<Vec<u32>>,
+    /// See [`begins`].
+    begins: Vec<Option<usize>>,
+    /// Packets of each rotated capture so far.
+    numbers: HashMap<usize, u64>,
     tracer: Tracer,
     meters: Vec<Arc<AtomicU64>>,
     size: u64,
@@ -168,6 +193,13 @@ impl<P: FnMut(Progress)> Intake<'_, P> {
         if self.points[i].len() < interfaces.len() {
             self.declare(i, interfaces);
         }
+        let mut frame = *frame;
+        if let Some(first) = self.begins[self.place[i]] {
+            let number = self.numbers.entry(first).or_insert(0);
+            *number += 1;
+            frame.number = *number;
+        }
+        let frame = &frame;
         if self.limits.filter.as_mut().is_none_or(|filter| filter.passes(frame)) {
             self.seen += 1;
             if let Some(point) = self.points[i].get(frame.interface as usize) {
@@ -181,6 +213,9 @@ impl<P: FnMut(Progress)> Intake<'_, P> {
     /// for all of them is looked up once.
     fn take_all(&mut self, i: usize, records: &mut Records<'_>) -> bool {
         let Some(&point) = self.points[i].first() else { return false };
+        if self.begins[self.place[i]].is_some() {
+            return records.all(|frame| self.take(i, &[], &frame));
+        }
         for frame in records {
             if self.limits.filter.as_mut().is_none_or(|filter| filter.passes(&frame)) {
                 self.seen += 1;
@@ -205,14 +240,15 @@ impl<P: FnMut(Progress)> Intake<'_, P> {
     #[cold]
     fn declare(&mut self, i: usize, interfaces: &[Interface]) {
         let (points, file) = (&mut self.points[i], self.place[i]);
-        let arg = &self.captures[file];
+        let (arg, first) = (&self.captures[file], self.begins[file]);
         for interface in &interfaces[points.len().min(interfaces.len())..] {
             points.push(self.tracer.point(&Source {
-                file,
+                file: first.unwrap_or(file),
                 file_name: arg.path.display().to_string(),
                 given: arg.point.clone(),
                 interface_name: interface.name.clone(),
                 one_of_several: interfaces.len() > 1,
+                part: first.is_some(),
                 link_type: interface.link_type,
                 snap_len: interface.snap_len,
             }));
@@ -245,6 +281,45 @@ mod tests {
         };
         assert_eq!([read(Some(0)).0, read(Some(1)).0], [0, 1]);
         assert_eq!([read(Some(3)), read(Some(9)), read(None), read(Some(10))], [(3, 3, 0), (9, 9, 0), (9, 9, 1), (9, 9, 1)]);
+    }
+
+    #[test]
+    fn rotated_captures_are_one() {
+        let args: Vec<CaptureArg> =
+            ["w_00001.pcapng", "d.pcap", "w_00002.pcapng", "d.pcap2", "x.pcap", "y.pcap1", "x=w_00003.pcapng", "d.pcap1", "x.pcap"]
+                .map(CaptureArg::new)
+                .to_vec();
+        let (w, d) = (Some(0), Some(1));
+        assert_eq!(begins(&args), [w, d, w, d, None, None, None, d, None]);
+    }
+
+    #[test]
+    fn packets_of_a_rotated_capture_are_numbered_throughout() {
+        let folder = tempfile::tempdir().unwrap();
+        // ARP questions, one a second, in three files of which the second one is given first.
+        let file = |name: &str, seconds: std::ops::Range<u8>| {
+            let mut bytes = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+            for second in seconds {
+                bytes.extend([second, 0, 0, 0, 0, 0, 0, 0, 42, 0, 0, 0, 42, 0, 0, 0]);
+                bytes.extend([255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1]);
+                bytes.extend([10, 0, 0, 99, 0, 0, 0, 0, 0, 0, 10, 0, 0, second]);
+            }
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            CaptureArg { path, point: None }
+        };
+        let args = [file("web1.eth0.pcap1", 4..6), file("web1.eth0.pcap", 1..4), file("web1.eth0.pcap2", 6..9), file("web2.pcap", 5..7)];
+        let Reading { trace, files, .. } = read(&args, Options::default(), Limits::default(), |_| {});
+        let points: Vec<(&str, u64)> = trace.points.iter().map(|p| (p.name.as_str(), p.frames)).collect();
+        assert_eq!(points, [("web1.eth0", 8), ("web2", 2)]);
+        assert_eq!(files.iter().map(|f| (f.frames, f.points[0])).collect::<Vec<_>>(), [(2, 0), (3, 0), (3, 0), (2, 1)]);
+        let asked = trace.claims.questions.iter().filter(|q| q.point == 0);
+        assert!(asked.clone().all(|q| q.times.frames()
+            == [match q.target {
+                std::net::IpAddr::V4(a) => a.octets()[3].into(),
+                _ => 0,
+            }]));
+        assert_eq!(asked.count(), 8);
     }
 
     #[test]

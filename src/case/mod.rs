@@ -10,7 +10,7 @@ mod replay;
 mod snapshot;
 
 pub use difference::{Difference, Line};
-pub use evidence::{CaptureArg, Limits, Progress, Reading, SourceFile, read};
+pub use evidence::{CaptureArg, Limits, Progress, Reading, SourceFile, begins, read};
 pub use expectation::{Code, Expectation, ExpectedFinding, FlowGroup, accuses};
 pub use folder::{Case, CaseError, MANIFEST, find};
 pub use manifest::{Manifest, ManifestError, Provenance, read_toml};
