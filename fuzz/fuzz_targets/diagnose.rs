@@ -32,6 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
                 given: None,
                 interface_name: interface.name.clone(),
                 one_of_several: interfaces.len() > 1,
+                part: false,
                 link_type: interface.link_type,
                 snap_len: interface.snap_len,
             }));

@@ -1,6 +1,6 @@
 //! A capture read packet by packet and in one go: both have to come to the same.
 
-use lvscope::capture::{CaptureFile, Interface, Merged};
+use lvscope::capture::{Burst, CaptureFile, Interface, Merged};
 use lvscope::packet::Frame;
 use std::io::Cursor;
 
@@ -32,7 +32,13 @@ pub fn read(bytes: &[u8]) {
     }
     let Ok(again) = open() else { panic!("opened once and not twice") };
     let mut drained = Vec::new();
-    let closed = Merged::new(vec![again]).for_each(|_, _: &[Interface], frame| drained.push(item(frame)));
+    let closed = Merged::new(vec![again]).for_each(|_, _: &[Interface], burst| {
+        match burst {
+            Burst::One(frame) => drained.push(item(&frame)),
+            Burst::Window(records) => drained.extend(records.map(|frame| item(&frame))),
+        }
+        true
+    });
     assert!(stepped == drained, "packet by packet and in one go differ");
     assert_eq!(closed[0].damage(), file.damage());
 }

@@ -1,7 +1,7 @@
 //! One capture file, of whatever format.
 
 use super::input::Input;
-use super::pcap::PcapFormat;
+use super::pcap::{PcapFormat, Records};
 use super::pcapng::PcapngFormat;
 use crate::net::{Timestamp, thousands};
 use crate::packet::{Frame, Heading, LinkType};
@@ -156,6 +156,14 @@ impl Step {
     }
 }
 
+/// Packets of one file that come before those of all others.
+pub enum Burst<'b, 'a> {
+    /// One.
+    One(Frame<'a>),
+    /// At least one, all on the file's only interface.
+    Window(&'b mut Records<'a>),
+}
+
 /// A capture file, read from front to back: pcap or pcapng, plain or compressed.
 pub struct CaptureFile {
     name: String,
@@ -269,20 +277,24 @@ impl CaptureFile {
         self.end(step)
     }
 
-    /// Hands over all packets that are left.
+    /// Hands over the packet that `advance` went to, and with it, where the format is a common one, all others that are whole in the
+    /// window. What `take` leaves is lost.
     #[inline(always)]
-    pub(super) fn drain(&mut self, mut each: impl FnMut(&[Interface], &Frame<'_>)) {
-        // One by one over the borders of the window, then as many as it holds in one go.
-        while self.advance() {
-            if let Some(frame) = self.frame() {
-                each(&self.interfaces, &frame);
-            }
-            if let Format::Pcap(format) = &self.format {
-                self.input.consume(self.record.consume);
-                self.at_packet = false;
-                format.walk(&mut self.input, &mut self.frames, self.record.link_type, |frame| each(&self.interfaces, frame));
-            }
-        }
+    pub(super) fn hand_over<T>(&mut self, take: impl FnOnce(&[Interface], Burst<'_, '_>) -> T) -> Option<T> {
+        let records = match &self.format {
+            // It was counted already, and begins the window.
+            Format::Pcap(format) if self.at_packet => format.records(self.input.data(), self.frames - 1, self.record.link_type),
+            _ => None,
+        };
+        let Some(mut records) = records else {
+            return self.frame().map(|frame| take(&self.interfaces, Burst::One(frame)));
+        };
+        let taken = take(&self.interfaces, Burst::Window(&mut records));
+        let (left, frames) = (records.rest.len(), records.frames);
+        self.frames = frames;
+        self.input.consume(self.input.data().len() - left);
+        self.at_packet = false;
+        Some(taken)
     }
 
     #[cold]

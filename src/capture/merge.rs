@@ -1,7 +1,6 @@
 //! Several files as one stream in the order of time, without loading them.
 
-use super::file::{CaptureFile, Interface};
-use crate::packet::Frame;
+use super::file::{Burst, CaptureFile, Interface};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::binary_heap::PeekMut;
@@ -44,18 +43,20 @@ impl Merged {
         self.current
     }
 
-    /// Hands over all packets in the order of time, each with the number of its file and the interfaces described there so far. Gives the
-    /// files back, for their damage and their counts.
+    /// Hands over all packets in the order of time, with the number of their file and the interfaces described there so far, until `take`
+    /// says false. Gives the files back, for their damage and their counts.
     #[inline(always)]
-    pub fn for_each(mut self, mut each: impl FnMut(usize, &[Interface], &Frame<'_>)) -> Vec<CaptureFile> {
+    pub fn for_each(mut self, mut take: impl FnMut(usize, &[Interface], Burst<'_, '_>) -> bool) -> Vec<CaptureFile> {
         while let Some(i) = self.advance() {
             let file = &mut self.files[i];
-            if let Some(frame) = file.frame() {
-                each(i, file.interfaces(), &frame);
-            }
-            if self.heads.len() == 1 {
-                // Nobody is left to be merged with.
-                file.drain(|interfaces, frame| each(i, interfaces, frame));
+            let more = if self.heads.len() == 1 {
+                // Nobody is left to be merged with: as many as are at hand, in one go.
+                file.hand_over(|interfaces, burst| take(i, interfaces, burst))
+            } else {
+                file.frame().map(|frame| take(i, file.interfaces(), Burst::One(frame)))
+            };
+            if more == Some(false) {
+                break;
             }
         }
         self.files

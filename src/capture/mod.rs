@@ -20,11 +20,12 @@ mod syntax;
 mod wire;
 mod write;
 
-pub use file::{CaptureFile, Damage, Drops, Interface, OpenError};
+pub use file::{Burst, CaptureFile, Damage, Drops, Interface, OpenError};
 pub use filter::{Filter, FilterError};
 #[cfg(feature = "live")]
 pub use live::{Live, LiveError, LiveOptions, Tap};
 pub use merge::Merged;
+pub use pcap::Records;
 pub use place::{Place, PlaceError, interfaces, within};
 pub use recording::{Head, Recording, Rotate};
 pub use sink::Sink;

@@ -22,6 +22,39 @@ pub(super) struct PcapFormat {
     fcs: u32,
 }
 
+/// The packets that are whole in a window, one after the other. What ends them (the end of the window or of the file, damage) is for
+/// [`PcapFormat::step`] to tell apart.
+pub struct Records<'a> {
+    /// What of the window is still to come.
+    pub(super) rest: &'a [u8],
+    /// Packets of the file passed.
+    pub(super) frames: u64,
+    link_type: LinkType,
+    big_endian: bool,
+    scale: i64,
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Frame<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Frame<'a>> {
+        let (&[s0, s1, s2, s3, f0, f1, f2, f3, a0, a1, a2, a3, b0, b1, b2, b3], rest) = self.rest.split_first_chunk::<16>()?;
+        let word = |bytes: [u8; 4]| if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
+        let (seconds, fraction) = (word([s0, s1, s2, s3]), word([f0, f1, f2, f3]));
+        let (captured, original) = (word([a0, a1, a2, a3]), word([b0, b1, b2, b3]));
+        if captured > MAX_PACKET {
+            return None;
+        }
+        let (bytes, rest) = rest.split_at_checked(captured as usize)?;
+        self.rest = rest;
+        self.frames += 1;
+        let nanos = i64::from(seconds) * 1_000_000_000 + i64::from(fraction) * self.scale;
+        let (wire_len, link_type, time) = (original.max(captured), self.link_type, Timestamp(nanos));
+        Some(Frame { bytes, wire_len, link_type, time, number: self.frames, interface: 0, heading: None })
+    }
+}
+
 #[derive(Default, Clone, Copy)]
 enum Lengths {
     #[default]
@@ -76,31 +109,13 @@ impl PcapFormat {
         if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
     }
 
-    /// Hands over the packets that are whole in the window, one after the other, and drops them from it. What stops it (the end of the
-    /// window or of the file, damage) is for [`PcapFormat::step`] to tell apart.
-    #[inline(always)]
-    pub(super) fn walk(&self, input: &mut Input, frames: &mut u64, link_type: u16, mut each: impl FnMut(&Frame<'_>)) {
+    /// The packets that are whole in the window; `frames` were read before. `None` for rare formats, which go record by record.
+    pub(super) fn records<'a>(&self, data: &'a [u8], frames: u64, link_type: u16) -> Option<Records<'a>> {
         if self.modified || !matches!(self.lengths, Lengths::CapturedFirst) || self.fcs != 0 {
-            return; // rare formats go record by record
+            return None;
         }
-        let (mut at, data, mut number) = (0, input.data(), *frames);
         let scale = if self.nanoseconds { 1 } else { 1000 };
-        while let Some((header, rest)) = data.get(at..).and_then(|rest| rest.split_first_chunk::<16>()) {
-            let &[s0, s1, s2, s3, f0, f1, f2, f3, a0, a1, a2, a3, b0, b1, b2, b3] = header;
-            let word = |bytes: [u8; 4]| if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) };
-            let (captured, original) = (word([a0, a1, a2, a3]), word([b0, b1, b2, b3]));
-            if captured > MAX_PACKET {
-                break;
-            }
-            let Some(bytes) = rest.get(..captured as usize) else { break };
-            number += 1;
-            let nanos = i64::from(word([s0, s1, s2, s3])) * 1_000_000_000 + i64::from(word([f0, f1, f2, f3])) * scale;
-            let (wire_len, link_type, time) = (original.max(captured), LinkType(link_type), Timestamp(nanos));
-            each(&Frame { bytes, wire_len, link_type, time, number, interface: 0, heading: None });
-            at += 16 + captured as usize;
-        }
-        *frames = number;
-        input.consume(at);
+        Some(Records { rest: data, frames, link_type: LinkType(link_type), big_endian: self.big_endian, scale })
     }
 
     #[inline]

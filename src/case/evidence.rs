@@ -1,8 +1,9 @@
 //! Captures → trace: opens the files, makes their interfaces capture points, and lets every packet pass the tracer once.
 
-use crate::capture::{CaptureFile, Damage, Filter, Interface, Merged};
+use crate::capture::{Burst, CaptureFile, Damage, Filter, Interface, Merged, Records};
 use crate::packet::Frame;
-use crate::trace::{Options, Source, Trace, Tracer};
+use crate::trace::{Options, Source, Trace, Tracer, unrotated};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,6 +27,24 @@ impl CaptureArg {
             _ => CaptureArg { path: text.into(), point: None },
         }
     }
+}
+
+/// Of each capture that is one of several files of a rotated one: the first of these. They are read as one: one point, and packets
+/// numbered throughout, in the order of their times, as `mergecap` would put them into one file.
+pub fn begins(captures: &[CaptureArg]) -> Vec<Option<usize>> {
+    let whole = |arg: &CaptureArg| unrotated(&arg.path.to_string_lossy());
+    let mut sets: HashMap<(Option<&str>, String), Vec<usize>> = HashMap::new();
+    for (at, arg) in captures.iter().enumerate() {
+        let name = whole(arg).unwrap_or_else(|| arg.path.to_string_lossy().into_owned());
+        sets.entry((arg.point.as_deref(), name)).or_default().push(at);
+    }
+    let mut begins = vec![None; captures.len()];
+    for set in sets.into_values().filter(|set| set.len() > 1 && set.iter().any(|at| whole(&captures[*at]).is_some())) {
+        for at in &set {
+            begins[*at] = Some(set[0]);
+        }
+    }
+    begins
 }
 
 /// What to read, and when to stop.
@@ -79,7 +98,7 @@ pub struct Reading {
 const STRIDE: u64 = 1 << 14;
 
 /// Reads captures into a trace. A file that cannot be opened is named in the result; the others are read all the same.
-pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut progress: impl FnMut(Progress)) -> Reading {
+pub fn read(captures: &[CaptureArg], options: Options, limits: Limits, progress: impl FnMut(Progress)) -> Reading {
     let mut files: Vec<SourceFile> = Vec::with_capacity(captures.len());
     let mut opened = Vec::new();
     // The place in `files` of each opened one.
@@ -96,66 +115,142 @@ pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut p
         }
         files.push(file);
     }
-    let mut tracer = Tracer::new(options);
-    let meters: Vec<Arc<AtomicU64>> = opened.iter().map(CaptureFile::meter).collect();
-    let size = opened.iter().filter_map(CaptureFile::size).sum();
-    for (capture, at) in opened.iter().zip(&place) {
-        declare(&mut tracer, *at, &captures[*at], &mut files[*at].points, capture.interfaces());
+    let mut intake = Intake {
+        captures,
+        points: opened.iter().map(|_| Vec::new()).collect(),
+        place,
+        begins: begins(captures),
+        numbers: HashMap::new(),
+        tracer: Tracer::new(options),
+        meters: opened.iter().map(CaptureFile::meter).collect(),
+        size: opened.iter().filter_map(CaptureFile::size).sum(),
+        seen: 0,
+        pause: STRIDE,
+        interrupted: false,
+        limits,
+        progress,
+    };
+    for (i, capture) in opened.iter().enumerate() {
+        intake.declare(i, capture.interfaces());
     }
-    let (mut seen, mut interrupted) = (0u64, false);
-    // False: no more are wanted.
-    let mut each = |i: usize, interfaces: &[Interface], frame: &Frame<'_>| {
-        if interrupted {
-            return false;
-        }
-        let at = place[i];
-        let points = &mut files[at].points;
-        if points.len() < interfaces.len() {
-            declare(&mut tracer, at, &captures[at], points, interfaces);
-        }
-        if let Some(filter) = &mut limits.filter
-            && !filter.passes(frame)
-        {
-            return true;
-        }
-        seen += 1;
-        if seen.is_multiple_of(STRIDE) {
-            progress(Progress { packets: seen, bytes: meters.iter().map(|m| m.load(Ordering::Relaxed)).sum(), size });
-            interrupted = limits.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
-        }
-        if let Some(point) = points.get(frame.interface as usize) {
-            tracer.observe(*point, frame);
-        }
-        limits.count.is_none_or(|count| seen < count)
-    };
     let mut merged = Merged::new(opened);
-    let closed = if limits.count.is_none() {
-        merged.for_each(|i, interfaces, frame| _ = each(i, interfaces, frame))
-    } else {
+    let closed = match intake.limits.count {
+        None => merged.for_each(|i, interfaces, burst| match burst {
+            Burst::One(frame) => intake.take(i, interfaces, &frame),
+            Burst::Window(records) => intake.take_all(i, records),
+        }),
         // A pipe may have no end: reading stops with the last packet that is wanted, not with the file.
-        let mut more = limits.count != Some(0);
-        while more && let Some(i) = merged.advance() {
-            let file = &merged.files()[i];
-            more = file.frame().is_none_or(|frame| each(i, file.interfaces(), &frame));
+        Some(count) => {
+            let mut more = count != 0;
+            while more && let Some(i) = merged.advance() {
+                let file = &merged.files()[i];
+                more = file.frame().is_none_or(|frame| intake.take(i, file.interfaces(), &frame)) && intake.seen < count;
+            }
+            merged.into_files()
         }
-        merged.into_files()
     };
-    for (capture, at) in closed.iter().zip(&place) {
-        let file = &mut files[*at];
-        declare(&mut tracer, *at, &captures[*at], &mut file.points, capture.interfaces());
-        for (interface, point) in capture.interfaces().iter().zip(&file.points) {
+    for (i, capture) in closed.iter().enumerate() {
+        intake.declare(i, capture.interfaces());
+        for (interface, point) in capture.interfaces().iter().zip(&intake.points[i]) {
             if let Some(drops) = interface.drops {
-                tracer.dropped(*point, drops.total());
+                intake.tracer.dropped(*point, drops.total());
             }
         }
+        let file = &mut files[intake.place[i]];
+        file.points = std::mem::take(&mut intake.points[i]);
         file.frames = capture.frames();
         file.damage = capture.damage().to_vec();
     }
-    Reading { trace: tracer.finish(), files, interrupted }
+    Reading { trace: intake.tracer.finish(), files, interrupted: intake.interrupted }
 }
 
-/// Makes interfaces that have come up since capture points.
+/// What packets pass on their way from the opened files into the tracer.
+struct Intake<'a, P> {
+    captures: &'a [CaptureArg],
+    /// Of each opened file: its place among all captures, and its capture points.
+    place: Vec<usize>,
+    points: Vec<Vec<u32>>,
+    /// See [`begins`].
+    begins: Vec<Option<usize>>,
+    /// Packets of each rotated capture so far.
+    numbers: HashMap<usize, u64>,
+    tracer: Tracer,
+    meters: Vec<Arc<AtomicU64>>,
+    size: u64,
+    limits: Limits,
+    progress: P,
+    /// Packets that passed the filter.
+    seen: u64,
+    /// When so many are there, progress is due.
+    pause: u64,
+    interrupted: bool,
+}
+
+impl<P: FnMut(Progress)> Intake<'_, P> {
+    /// One packet; false: no more are wanted.
+    #[inline(never)]
+    fn take(&mut self, i: usize, interfaces: &[Interface], frame: &Frame<'_>) -> bool {
+        if self.points[i].len() < interfaces.len() {
+            self.declare(i, interfaces);
+        }
+        let mut frame = *frame;
+        if let Some(first) = self.begins[self.place[i]] {
+            let number = self.numbers.entry(first).or_insert(0);
+            *number += 1;
+            frame.number = *number;
+        }
+        let frame = &frame;
+        if self.limits.filter.as_mut().is_none_or(|filter| filter.passes(frame)) {
+            self.seen += 1;
+            if let Some(point) = self.points[i].get(frame.interface as usize) {
+                self.tracer.observe(*point, frame);
+            }
+        }
+        self.goes_on()
+    }
+
+    /// All that a window holds, of a file with one interface: in a large capture nearly every packet comes this way, so what is the same
+    /// for all of them is looked up once.
+    fn take_all(&mut self, i: usize, records: &mut Records<'_>) -> bool {
+        let Some(&point) = self.points[i].first() else { return false };
+        if self.begins[self.place[i]].is_some() {
+            return records.all(|frame| self.take(i, &[], &frame));
+        }
+        for frame in records {
+            if self.limits.filter.as_mut().is_none_or(|filter| filter.passes(&frame)) {
+                self.seen += 1;
+                self.tracer.observe(point, &frame);
+            }
+        }
+        self.goes_on()
+    }
+
+    #[inline]
+    fn goes_on(&mut self) -> bool {
+        if self.seen >= self.pause {
+            self.pause = self.seen + STRIDE;
+            let bytes = self.meters.iter().map(|meter| meter.load(Ordering::Relaxed)).sum();
+            (self.progress)(Progress { packets: self.seen, bytes, size: self.size });
+            self.interrupted = self.limits.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed));
+        }
+        !self.interrupted
+    }
+
+    #[cold]
+    fn declare(&mut self, i: usize, interfaces: &[Interface]) {
+        let (points, file) = (&mut self.points[i], self.place[i]);
+        let first = self.begins[file];
+        introduce(&mut self.tracer, (first.unwrap_or(file), first.is_some()), &self.captures[file], points, interfaces);
+    }
+}
+
+/// Makes interfaces of a capture that have come up since capture points.
 pub fn declare(tracer: &mut Tracer, file: usize, arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
+    introduce(tracer, (file, false), arg, points, interfaces);
+}
+
+/// The same of the capture `file`, or of a part of it.
+fn introduce(tracer: &mut Tracer, (file, part): (usize, bool), arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
     for interface in &interfaces[points.len().min(interfaces.len())..] {
         points.push(tracer.point(&Source {
             file,
@@ -163,6 +258,7 @@ pub fn declare(tracer: &mut Tracer, file: usize, arg: &CaptureArg, points: &mut 
             given: arg.point.clone(),
             interface_name: interface.name.clone(),
             one_of_several: interfaces.len() > 1,
+            part,
             link_type: interface.link_type,
             snap_len: interface.snap_len,
         }));
@@ -194,6 +290,45 @@ mod tests {
         };
         assert_eq!([read(Some(0)).0, read(Some(1)).0], [0, 1]);
         assert_eq!([read(Some(3)), read(Some(9)), read(None), read(Some(10))], [(3, 3, 0), (9, 9, 0), (9, 9, 1), (9, 9, 1)]);
+    }
+
+    #[test]
+    fn rotated_captures_are_one() {
+        let args: Vec<CaptureArg> =
+            ["w_00001.pcapng", "d.pcap", "w_00002.pcapng", "d.pcap2", "x.pcap", "y.pcap1", "x=w_00003.pcapng", "d.pcap1", "x.pcap"]
+                .map(CaptureArg::new)
+                .to_vec();
+        let (w, d) = (Some(0), Some(1));
+        assert_eq!(begins(&args), [w, d, w, d, None, None, None, d, None]);
+    }
+
+    #[test]
+    fn packets_of_a_rotated_capture_are_numbered_throughout() {
+        let folder = tempfile::tempdir().unwrap();
+        // ARP questions, one a second, in three files of which the second one is given first.
+        let file = |name: &str, seconds: std::ops::Range<u8>| {
+            let mut bytes = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+            for second in seconds {
+                bytes.extend([second, 0, 0, 0, 0, 0, 0, 0, 42, 0, 0, 0, 42, 0, 0, 0]);
+                bytes.extend([255, 255, 255, 255, 255, 255, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 1]);
+                bytes.extend([10, 0, 0, 99, 0, 0, 0, 0, 0, 0, 10, 0, 0, second]);
+            }
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            CaptureArg { path, point: None }
+        };
+        let args = [file("web1.eth0.pcap1", 4..6), file("web1.eth0.pcap", 1..4), file("web1.eth0.pcap2", 6..9), file("web2.pcap", 5..7)];
+        let Reading { trace, files, .. } = read(&args, Options::default(), Limits::default(), |_| {});
+        let points: Vec<(&str, u64)> = trace.points.iter().map(|p| (p.name.as_str(), p.frames)).collect();
+        assert_eq!(points, [("web1.eth0", 8), ("web2", 2)]);
+        assert_eq!(files.iter().map(|f| (f.frames, f.points[0])).collect::<Vec<_>>(), [(2, 0), (3, 0), (3, 0), (2, 1)]);
+        let asked = trace.claims.questions.iter().filter(|q| q.point == 0);
+        assert!(asked.clone().all(|q| q.times.frames()
+            == [match q.target {
+                std::net::IpAddr::V4(a) => a.octets()[3].into(),
+                _ => 0,
+            }]));
+        assert_eq!(asked.count(), 8);
     }
 
     #[test]

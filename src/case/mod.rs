@@ -11,7 +11,7 @@ mod snapshot;
 mod stream;
 
 pub use difference::{Difference, Line};
-pub use evidence::{CaptureArg, Limits, Progress, Reading, SourceFile, declare, read};
+pub use evidence::{CaptureArg, Limits, Progress, Reading, SourceFile, begins, declare, read};
 pub use expectation::{Code, Expectation, ExpectedFinding, FlowGroup, accuses};
 pub use folder::{Case, CaseError, MANIFEST, find};
 pub use manifest::{Manifest, ManifestError, Provenance, read_toml};

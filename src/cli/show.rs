@@ -4,13 +4,14 @@ use super::captures::Captures;
 use super::output::{Output, complain};
 use super::{FINE, Failure, Format, INPUT};
 use crate::capture::{CaptureFile, Interface, Merged};
-use crate::case::CaptureArg;
+use crate::case::{self, CaptureArg};
 use crate::net::thousands;
 use crate::packet::{Frame, Packet, dissect};
 use crate::trace::Source;
 use clap::Args;
 use colored::Colorize;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::io::{self, Write};
 
 #[derive(Args)]
@@ -64,13 +65,20 @@ pub(super) fn run(args: &Show, out: &mut Output) -> Result<u8, Failure> {
     let mut names: Vec<Vec<String>> = vec![Vec::new(); files.len()];
     let mut written = Written::new(out, format);
     let most = args.captures.count().unwrap_or(u64::MAX);
+    let (begins, mut numbers) = (case::begins(&args_of), HashMap::<usize, u64>::new());
     let mut merged = Merged::new(files);
     while let Some(at) = merged.advance() {
         if written.shown >= most || written.result.is_err() {
             break;
         }
         let file = &merged.files()[at];
-        let Some(frame) = file.frame() else { continue };
+        let Some(mut frame) = file.frame() else { continue };
+        // Of a rotated capture as in the report; a line that names the file has the file's own numbers.
+        if let (Some(first), Format::Table) = (begins[at], format) {
+            let number = numbers.entry(first).or_insert(0);
+            *number += 1;
+            frame.number = *number;
+        }
         if filter.as_mut().is_some_and(|f| !f.passes(&frame)) {
             continue;
         }
@@ -98,6 +106,7 @@ fn point_name(arg: &CaptureArg, interface: &Interface, interfaces: usize) -> Str
         given: arg.point.clone(),
         interface_name: interface.name.clone(),
         one_of_several: interfaces > 1,
+        part: false,
         link_type: interface.link_type,
         snap_len: interface.snap_len,
     };

@@ -374,9 +374,19 @@ pub(super) fn footer(page: &mut Page<'_>, report: &Report<'_>) -> io::Result<()>
 
 /// Points that share a file are not called as it is: a frame number needs the file's name.
 fn several_points(page: &mut Page<'_>, report: &Report<'_>) -> io::Result<()> {
-    for input in report.inputs.iter().filter(|input| input.points.len() > 1) {
+    // The files of a rotated capture have their points in common.
+    let mut told: Vec<u32> = Vec::new();
+    for input in report.inputs.iter().filter(|input| !input.points.is_empty()) {
+        let parts: Vec<&super::Input> = report.inputs.iter().filter(|other| other.points.first() == input.points.first()).collect();
+        if (input.points.len() < 2 && parts.len() < 2) || input.points.iter().any(|point| told.contains(point)) {
+            continue;
+        }
+        told.extend(&input.points);
         let names: Vec<&str> = input.points.iter().filter_map(|p| report.trace.points.get(*p as usize)).map(|p| p.name.as_str()).collect();
-        let text = format!("{} in {}", names.join(", "), input.file);
+        let text = match parts[..] {
+            [.., last] if parts.len() > 1 => format!("{} count through {} … {}", names.join(", "), input.file, last.file),
+            _ => format!("{} in {}", names.join(", "), input.file),
+        };
         page.painted("  frame numbers of ", "    ", &text, |line| line.dimmed().to_string())?;
     }
     Ok(())

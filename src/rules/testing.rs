@@ -529,6 +529,7 @@ impl World {
                 given: None,
                 interface_name: None,
                 one_of_several: false,
+                part: false,
                 link_type: quirk.link.unwrap_or(LinkType::ETHERNET),
                 snap_len: quirk.snap.unwrap_or(0) as u32,
             };

@@ -9,8 +9,9 @@
 use super::table::Seen;
 use super::tuple::Tuple;
 
-/// What following a leg needs.
+/// What following a leg needs. Aligned, or every other record would lie across two cache lines.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
 pub(super) struct Live {
     /// [`leg_hash`]; 0 marks a free slot.
     pub(super) hash: u64,
@@ -35,6 +36,8 @@ pub(super) struct Live {
 pub(super) struct LiveLegs {
     /// A power of two.
     slots: Vec<Live>,
+    /// The first slot that begins a cache line: 0 or 1.
+    first: usize,
     used: usize,
 }
 
@@ -66,20 +69,32 @@ impl Live {
 
 impl LiveLegs {
     pub(super) fn new() -> Self {
-        LiveLegs { slots: vec![Live::default(); 1 << 12], used: 0 }
+        Self::with(1 << 12)
+    }
+
+    fn with(size: usize) -> Self {
+        let slots = vec![Live::default(); size];
+        let first = slots.as_ptr().addr() / size_of::<Live>() % 2;
+        LiveLegs { slots, first, used: 0 }
+    }
+
+    /// Where the leg with this hash should be: in a slot that begins a cache line, so that the second probe costs nothing.
+    #[inline(always)]
+    fn home(&self, hash: u64) -> usize {
+        (hash as usize & (self.slots.len() - 2)) | self.first
     }
 
     /// Reads from where the leg with this hash should be, so that the cache has it.
     #[inline(always)]
     pub(super) fn touch(&self, hash: u64) -> u64 {
-        self.slots[hash as usize & (self.slots.len() - 1)].hash
+        self.slots[self.home(hash)].hash
     }
 
     /// Where the leg with this hash is.
     #[inline(always)]
     pub(super) fn find(&self, hash: u64) -> Option<usize> {
         let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
+        let mut at = self.home(hash);
         loop {
             match self.slots[at].hash {
                 found if found == hash => return Some(at),
@@ -99,7 +114,7 @@ impl LiveLegs {
         self.slots[at].leg
     }
 
-    /// Three quarters: two records share a cache line, so that the second probe is nearly free.
+    /// Three quarters: two records share a cache line, and few are not found in their first line.
     fn is_crowded(&self) -> bool {
         self.used * 4 >= self.slots.len() * 3
     }
@@ -119,9 +134,9 @@ impl LiveLegs {
     /// Makes the table bigger: by much as long as it is small.
     fn grow(&mut self) {
         let factor = if self.slots.len() < SWEPT / 2 { 4 } else { 2 };
-        let bigger = vec![Live::default(); self.slots.len() * factor];
-        for leg in std::mem::replace(&mut self.slots, bigger).into_iter().filter(|leg| leg.hash != 0) {
-            self.place(leg);
+        let bigger = LiveLegs { used: self.used, ..Self::with(self.slots.len() * factor) };
+        for leg in std::mem::replace(self, bigger).iter() {
+            self.place(*leg);
         }
     }
 
@@ -136,7 +151,7 @@ impl LiveLegs {
 
     fn place(&mut self, leg: Live) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = leg.hash as usize & mask;
+        let mut at = self.home(leg.hash);
         while self.slots[at].hash != 0 {
             at = (at + 1) & mask;
         }
@@ -151,7 +166,7 @@ impl LiveLegs {
         self.used -= 1;
         let mut at = (hole + 1) & mask;
         while self.slots[at].hash != 0 {
-            let home = self.slots[at].hash as usize & mask;
+            let home = self.home(self.slots[at].hash);
             // It may move back only if its home is not behind the hole, going round.
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
                 self.slots[hole] = self.slots[at];

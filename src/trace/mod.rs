@@ -63,7 +63,7 @@ pub use host::TracedHost;
 pub use journey::{Journey, Part, Sighting as JourneySighting};
 pub use ongoing::Spent;
 pub use path::{Hop, HostId, PacketKinds, Path, Rewrite};
-pub use point::{CapturePoint, Naming, Source};
+pub use point::{CapturePoint, Naming, Source, unrotated};
 pub use table::{NoteKind, PacketKind};
 pub use tracer::Tracer;
 

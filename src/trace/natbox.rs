@@ -233,6 +233,7 @@ impl NatBox {
                 given: None,
                 interface_name: None,
                 one_of_several: false,
+                part: false,
                 link_type: LinkType::ETHERNET,
                 snap_len: 0,
             });

@@ -121,6 +121,7 @@ mod tests {
             given: Some("client.eth0".into()),
             interface_name: None,
             one_of_several: false,
+            part: false,
             link_type: LinkType::ETHERNET,
             snap_len: 0,
         };

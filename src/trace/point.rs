@@ -1,6 +1,7 @@
 //! Capture points: whose interface a packet was seen on.
 
 use super::balance::role_of_name;
+use super::wire::Wires;
 use crate::ipvs::Role;
 use crate::net::Timestamp;
 use crate::packet::LinkType;
@@ -55,6 +56,8 @@ pub struct Source {
     pub interface_name: Option<String>,
     /// True when the file has other interfaces beside this one.
     pub one_of_several: bool,
+    /// True when the file is one of several of a rotated capture; `file` is the number of the first one of them.
+    pub part: bool,
     /// Link type.
     pub link_type: LinkType,
     /// Snap length.
@@ -81,7 +84,8 @@ impl Points {
         let (name, host, naming) = name(source);
         // A rotated or concatenated file describes the same interface again.
         let again = |p: &&CapturePoint| {
-            source.interface_name.is_some() && p.file == source.file && p.name == name && p.link_type == source.link_type
+            let described_again = source.part || source.interface_name.is_some();
+            described_again && p.file == source.file && p.name == name && p.link_type == source.link_type
         };
         if let Some(at) = self.points.iter().position(|p| again(&p)) {
             return at as u32;
@@ -105,7 +109,6 @@ impl Points {
     #[inline]
     pub(super) fn saw(&mut self, point: u32, time: Timestamp) {
         let point = &mut self.points[point as usize];
-        point.frames += 1;
         point.first = point.first.min(time);
         point.last = point.last.max(time);
     }
@@ -129,8 +132,11 @@ impl Points {
         number
     }
 
-    /// Makes every name say one point only.
-    pub(super) fn settle(&mut self) {
+    /// Counts the frames of each point, which are those of its wires, and makes every name say one point only.
+    pub(super) fn settle(&mut self, wires: &Wires) {
+        for (wire, frames) in wires.iter() {
+            self.points[wire.point as usize].frames += frames;
+        }
         let mut seen: HashMap<String, u32> = HashMap::new();
         for point in &mut self.points {
             let count = seen.entry(point.name.clone()).and_modify(|n| *n += 1).or_insert(1);
@@ -177,11 +183,28 @@ fn strip_host<'a>(interface: &'a str, host: &str) -> &'a str {
 /// The file's name without folders and without `.pcap`, `.pcapng`, `.cap`, `.gz`, `.zst`.
 fn stem(file_name: &str) -> String {
     let base = file_name.rsplit('/').next().unwrap_or(file_name);
-    let mut stem = base;
+    let whole = unrotated(base);
+    let mut stem = whole.as_deref().unwrap_or(base);
     for extension in [".gz", ".zst", ".zstd", ".pcapng", ".pcap", ".cap", ".dmp", ".ntar"] {
         stem = stem.strip_suffix(extension).unwrap_or(stem);
     }
     if stem.is_empty() { base.to_string() } else { stem.to_string() }
+}
+
+/// What a file of a rotated capture would be called without its number: `web1.pcapng` for `web1_00001.pcapng` (dumpcap, which may add the
+/// time, and `lvscope capture`), `web1.pcap` for `web1.pcap3` (tcpdump -C). `None` for a file without such a number. Times in a name
+/// (tcpdump -G) are whatever the user made them, and stay.
+pub fn unrotated(file_name: &str) -> Option<String> {
+    let numeric = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let bare = [".gz", ".zst", ".zstd"].iter().find_map(|packed| file_name.strip_suffix(packed)).unwrap_or(file_name);
+    let unnumbered = bare.trim_end_matches(|c: char| c.is_ascii_digit());
+    if unnumbered.len() < bare.len() && [".pcapng", ".pcap", ".cap", ".dmp"].iter().any(|end| unnumbered.ends_with(end)) {
+        return Some(unnumbered.to_string());
+    }
+    let (name, extension) = bare.rsplit_once('.').filter(|(_, end)| matches!(*end, "pcapng" | "pcap" | "cap" | "dmp"))?;
+    let name = name.rsplit_once('_').filter(|(_, time)| time.len() == 14 && numeric(time)).map_or(name, |(name, _)| name);
+    let (name, _) = name.rsplit_once('_').filter(|(name, number)| number.len() == 5 && numeric(number) && !name.is_empty())?;
+    (!name.ends_with('/')).then(|| format!("{name}.{extension}"))
 }
 
 /// File names that people give to captures without thinking of a host: one or two letters, numbers, `capture3`, `eth0`.
@@ -224,6 +247,7 @@ mod tests {
             given: None,
             interface_name: interface.map(str::to_string),
             one_of_several: several,
+            part: false,
             link_type: LinkType::ETHERNET,
             snap_len: 0,
         }
@@ -251,11 +275,50 @@ mod tests {
             ("lb.pcap", None, false, "lb", Some("lb")),
             ("capture-2024.pcap", None, false, "capture-2024", None),
             ("-", None, false, "-", None),
+            ("web1_00001.pcapng", Some("eth0"), false, "web1.eth0", Some("web1")),
+            ("d/web1.eth0_00012_20261126184000.pcapng.gz", Some("eth0"), false, "web1.eth0", Some("web1")),
+            ("web1.eth0.pcap10", None, false, "web1.eth0", Some("web1")),
+            ("web1_20261126.pcap", None, false, "web1_20261126", Some("web1_20261126")),
         ];
         for (file, interface, several, expect, host) in cases {
             let (found, found_host, _) = name(&source(file, interface, several));
             assert_eq!((found.as_str(), found_host.as_deref()), (expect, host), "{file}");
         }
+    }
+
+    #[test]
+    fn files_of_a_rotated_capture() {
+        let cases = [
+            ("d/web1_00001.pcapng", Some("d/web1.pcapng")),
+            ("web1_00002_20261126184000.pcap.gz", Some("web1.pcap")),
+            ("d/web1.pcap7", Some("d/web1.pcap")),
+            ("web1.pcap007.zst", Some("web1.pcap")),
+            ("web1.pcap", None),
+            ("web1_2026.pcap", None),
+            ("web1_2026-11-26_18:40:00.pcap", None),
+            ("d/_00001.pcap", None),
+            ("_00001.pcap", None),
+            ("notes_00001.txt", None),
+            ("web2", None),
+            ("-", None),
+        ];
+        for (name, expect) in cases {
+            assert_eq!(unrotated(name).as_deref(), expect, "{name}");
+        }
+    }
+
+    #[test]
+    fn parts_are_one_point() {
+        let mut points = Points::default();
+        let part = |file: &str, of: usize| Source { file: of, part: true, ..source(file, None, false) };
+        let found: Vec<u32> = [part("web1.pcap", 0), part("web1.pcap1", 0), part("web2.pcap1", 2), part("web2.pcap2", 2)]
+            .iter()
+            .map(|source| points.add(source))
+            .collect();
+        assert_eq!(found, [0, 0, 1, 1]);
+        let other = Source { link_type: LinkType::RAW, ..part("web1.pcap2", 0) };
+        assert_eq!(points.add(&other), 2, "another kind of frames is another place");
+        assert_eq!(points.add(&source("web1.pcap", None, false)), 3, "the same name does not make it the same capture");
     }
 
     #[test]

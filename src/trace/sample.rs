@@ -52,9 +52,9 @@ impl Generation {
         })
     }
 
-    /// Each key once.
+    /// Each key once, in the order in which they came: what came together lies together in memory, here and in the table.
     pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
-        self.heads.iter().map(|&at| self.samples[at as usize].key)
+        self.samples.iter().filter(|sample| sample.next == NONE).map(|sample| sample.key)
     }
 
     fn add(&mut self, sample: Sample) {
@@ -95,6 +95,12 @@ impl Samples {
         }
         self.new.add(sample);
         true
+    }
+
+    /// Brings what is there under these keys into the cache, all at once, like [`super::table::Table::warm`].
+    pub(super) fn warm(&self, keys: impl Iterator<Item = u64>) {
+        let touched = keys.fold(0, |touched, key| self.new.chain(key).next().map_or(touched, |sample| touched ^ sample.next));
+        std::hint::black_box(touched);
     }
 
     /// True when the older generation must be judged and given up.

@@ -363,6 +363,8 @@ pub(super) struct Table {
     pub(super) legs: Vec<Leg>,
     pub(super) notes: Vec<Note>,
     live: LiveLegs,
+    /// Working memory of [`Table::warm_records`].
+    warming: Vec<u32>,
     /// Time of the trace's first packet.
     epoch: i64,
     max_conversations: usize,
@@ -376,6 +378,7 @@ impl Table {
             legs: Vec::new(),
             notes: Vec::new(),
             live: LiveLegs::new(),
+            warming: Vec::new(),
             epoch: i64::MAX,
             max_conversations: max_conversations.min(NONE as usize - 1),
         }
@@ -393,30 +396,59 @@ impl Table {
         self.epoch.saturating_add(i64::from(tick) << TICK)
     }
 
-    /// Brings the records of these packets into the cache, all at once.
+    /// Brings the live legs of these packets into the cache, all at once.
     pub(super) fn warm<'a>(&self, packets: impl Iterator<Item = &'a Sighting>) {
         // Independent loads: the processor has them all under way before the first arrives.
         let touched = packets.fold(0, |touched, s| touched ^ self.live.touch(s.hash));
         std::hint::black_box(touched);
     }
 
+    /// The same with what packets need that are not to be passed over: their leg's record and its conversation, or the conversation that
+    /// gets a new leg.
+    pub(super) fn warm_records<'a>(&mut self, packets: impl Iterator<Item = &'a Sighting>) {
+        let mut touched = 0;
+        self.warming.clear();
+        for s in packets {
+            match self.live.find(s.hash) {
+                Some(at) => self.warming.push(self.live.leg(at)),
+                None => touched ^= self.find(s.tuple).unwrap_or(0),
+            }
+        }
+        for number in &mut self.warming {
+            *number = self.legs[*number as usize].conversation;
+        }
+        touched = self.warming.iter().fold(touched, |touched, &c| touched ^ self.conversations[c as usize].last_tick);
+        std::hint::black_box(touched);
+    }
+
     /// Takes in one packet.
-    #[inline]
     pub(super) fn see(&mut self, s: &Sighting) -> Look {
-        let Some(at) = self.live.find(s.hash) else {
-            return self.first_of_leg(s);
-        };
+        if self.pass(s) {
+            return Look::Done;
+        }
+        match self.live.find(s.hash) {
+            Some(at) => self.unusual(s, at),
+            None => self.first_of_leg(s),
+        }
+    }
+
+    /// Takes in a packet if it is one of a known leg that means nothing in particular, as nearly all do; false if it has to be looked at.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, s: &Sighting) -> bool {
+        let Some(at) = self.live.find(s.hash) else { return false };
         let now = self.tick(s.time);
         let leg = self.live.get(at);
+        if s.gate != leg.gate || now.wrapping_sub(leg.last_tick) >= SILENCE || leg.packets == u16::MAX {
+            return false;
+        }
         let end = s.seq.wrapping_add(s.payload_len);
         let ahead = end.wrapping_sub(leg.high_seq).cast_signed();
-        let ordinary = s.gate == leg.gate && now.wrapping_sub(leg.last_tick) < SILENCE && leg.packets < u16::MAX;
-        if !ordinary || (s.payload_len > 0 && ahead <= 0 && s.is_tcp()) {
-            if ordinary && s.id != 0 && ((ahead == 0 && s.id == leg.last_id) || s.id == leg.other_id) {
+        if s.payload_len > 0 && ahead <= 0 && s.is_tcp() {
+            let again = s.id != 0 && ((ahead == 0 && s.id == leg.last_id) || s.id == leg.other_id);
+            if again {
                 leg.last_tick = now; // the same packet again: seen on a bridge and its port, or at both ends of a wire
-                return Look::Done;
             }
-            return self.unusual(s, at);
+            return again;
         }
         leg.packets += 1;
         leg.longest = leg.longest.max(s.payload_len.min(0xffff) as u16);
@@ -424,7 +456,7 @@ impl Table {
         leg.saw_id(s.id);
         leg.high_seq = if ahead > 0 { end } else { leg.high_seq };
         leg.seen.add(if s.payload_len > 0 { PacketKind::Data } else { PacketKind::Ack });
-        Look::Done
+        true
     }
 
     /// A packet of a known leg that may mean something.

@@ -58,8 +58,11 @@ impl Topology {
         heed_siblings(store, &sample, points, &mut candidates);
         topology.settle_owners(points, &candidates);
         for _ in 0..3 {
-            topology.unite_forwarders(store, &sample);
-            topology.settle_owners(points, &candidates);
+            let united = topology.unite_forwarders(store, &sample);
+            let settled = topology.settle_owners(points, &candidates);
+            if !united && !settled {
+                break;
+            }
         }
         topology.settle_insides(store, &sample, points, &candidates);
         topology.settle_askers(points, claims);
@@ -136,15 +139,15 @@ impl Topology {
         node
     }
 
-    /// Puts two nodes into one host, unless the user named them as two.
-    fn unite(&mut self, a: Node, b: Node) {
+    /// Puts two nodes into one host, unless the user named them as two. True when they were not in one yet.
+    fn unite(&mut self, a: Node, b: Node) -> bool {
         let (a, b) = (self.find(a), self.find(b));
         if a == b {
-            return;
+            return false;
         }
         let (name_a, name_b) = (self.names.get(&a).cloned(), self.names.get(&b).cloned());
         if name_a.is_some() && name_b.is_some() && name_a != name_b {
-            return;
+            return false;
         }
         let (parent, child) = (a.min(b), a.max(b));
         self.parents.insert(parent, parent);
@@ -152,6 +155,7 @@ impl Topology {
         if let Some(name) = name_a.or(name_b) {
             self.names.insert(parent, name);
         }
+        true
     }
 
     /// Question and answer on a link seen at two points: who is nearer to whom.
@@ -226,7 +230,9 @@ impl Topology {
         votes(a, b) - votes(b, a)
     }
 
-    fn settle_owners(&mut self, points: &[CapturePoint], candidates: &[Vec<MacAddr>]) {
+    /// Gives each point its MAC where that can be told by now; true when it could for any.
+    fn settle_owners(&mut self, points: &[CapturePoint], candidates: &[Vec<MacAddr>]) -> bool {
+        let mut any = false;
         loop {
             let mut changed = false;
             for point in 0..points.len() as u32 {
@@ -239,8 +245,9 @@ impl Topology {
                 }
             }
             if !changed {
-                return;
+                return any;
             }
+            any = true;
         }
     }
 
@@ -373,8 +380,8 @@ impl Topology {
         }
     }
 
-    /// A packet that came for one MAC and went on from another, one hop later.
-    fn unite_forwarders(&mut self, store: &Store, sample: &[Sampled]) {
+    /// A packet that came for one MAC and went on from another, one hop later. True when that showed anything new.
+    fn unite_forwarders(&mut self, store: &Store, sample: &[Sampled]) -> bool {
         let mut pairs: HashMap<(MacAddr, MacAddr), u32> = HashMap::new();
         for Sampled { request, reply, .. } in sample {
             for spots in [request, reply] {
@@ -385,16 +392,14 @@ impl Topology {
         }
         let mut pairs: Vec<_> = pairs.into_iter().collect();
         pairs.sort_by_key(|(macs, count)| (Reverse(*count), *macs));
-        for ((came, went), _) in pairs {
-            self.unite(Node::Mac(came), Node::Mac(went));
-        }
+        pairs.into_iter().fold(false, |any, ((came, went), _)| self.unite(Node::Mac(came), Node::Mac(went)) || any)
     }
 
     /// In one direction of one flow: the MAC that a packet came for, and the one it went on from. Only where one link alone has a TTL can
     /// it be told who is next to whom.
     fn handovers(&self, store: &Store, spots: &[Spot]) -> Vec<(MacAddr, MacAddr)> {
         let first = spots.iter().map(|s| s.first).min();
-        let mut levels: BTreeMap<Reverse<u8>, Vec<(MacAddr, MacAddr)>> = BTreeMap::new();
+        let mut links: Vec<(u8, (MacAddr, MacAddr))> = Vec::with_capacity(spots.len());
         for spot in spots.iter().filter(|s| Some(s.first) == first) {
             let wire = store.wire(spot.wire);
             if let (Some(src), Some(dst)) = (wire.src, wire.dst)
@@ -402,19 +407,21 @@ impl Topology {
                 && dst.is_unicast()
                 && !self.is_bystander(wire)
             {
-                let links = levels.entry(Reverse(spot.ttl)).or_default();
-                if !links.contains(&(src, dst)) {
-                    links.push((src, dst));
+                let link = (spot.ttl, (src, dst));
+                if !links.contains(&link) {
+                    links.push(link);
                 }
             }
         }
+        links.sort_by_key(|(ttl, _)| Reverse(*ttl));
         let mut handovers = Vec::new();
         let mut before: Option<(u8, MacAddr)> = None;
-        for (Reverse(ttl), links) in levels {
+        for level in links.chunk_by(|a, b| a.0 == b.0) {
+            let ttl = level[0].0;
             // A director that leaves the TTL alone makes two links with one TTL; the one that goes on from the host before comes first.
-            let (into, out_of) = match links[..] {
-                [only] => (only, only),
-                [a, b] => match before.filter(|(t, _)| t.wrapping_sub(ttl) == 1) {
+            let (into, out_of) = match *level {
+                [(_, only)] => (only, only),
+                [(_, a), (_, b)] => match before.filter(|(t, _)| t.wrapping_sub(ttl) == 1) {
                     Some((_, mac)) if a.0 == mac || self.same_host(a.0, mac) => (a, b),
                     Some((_, mac)) if b.0 == mac || self.same_host(b.0, mac) => (b, a),
                     _ => {

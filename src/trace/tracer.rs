@@ -14,8 +14,8 @@ use super::wire::Wires;
 use super::{Options, Trace};
 use crate::net::{FiveTuple, Protocol, Timestamp};
 use crate::packet::{
-    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport,
-    checksum_state, dissect, glance, is_partial,
+    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, PlainIp, PlainTransport, StopReason, TcpFlags, TcpOptions,
+    Transport, checksum_state, dissect, glance, is_partial,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -43,6 +43,8 @@ pub struct Tracer {
     /// Plain packets whose look-up has not been made yet.
     batch: Vec<Pending>,
     heads: Vec<u8>,
+    /// Those in `batch` that have to be looked at.
+    closer: Vec<usize>,
 }
 
 /// A plain packet, waiting for its look-up in the table.
@@ -132,6 +134,7 @@ impl Tracer {
             packets: 0,
             batch: Vec::with_capacity(BATCH),
             heads: Vec::with_capacity(BATCH * HEAD),
+            closer: Vec::with_capacity(BATCH),
         }
     }
 
@@ -149,28 +152,46 @@ impl Tracer {
 
     /// Takes in one packet seen at `point`.
     #[inline(always)]
-    pub fn observe(&mut self, mut point: u32, frame: &Frame<'_>) {
+    pub fn observe(&mut self, point: u32, frame: &Frame<'_>) {
         self.packets += 1;
+        match glance(frame) {
+            // Most packets are IPv4 and TCP: their way is free of all questions of what else they might be.
+            Some(plain @ Glance { ip: PlainIp::V4(_), transport: PlainTransport::Tcp(_), .. }) if frame.heading.is_none() => {
+                self.plain(point, frame, plain);
+            }
+            Some(plain) if frame.heading.is_none() => self.plain_other(point, frame, plain),
+            _ => self.not_plain(point, frame),
+        }
+    }
+
+    #[inline(never)]
+    fn plain_other(&mut self, point: u32, frame: &Frame<'_>, plain: Glance<'_>) {
+        self.plain(point, frame, plain);
+    }
+
+    #[inline(always)]
+    fn at(&mut self, point: u32, frame: &Frame<'_>) -> At {
+        let time = Timestamp(frame.time.0.clamp(0, LATEST));
+        self.points.saw(point, time);
+        At { point, frame: frame.number, time }
+    }
+
+    #[cold]
+    fn not_plain(&mut self, mut point: u32, frame: &Frame<'_>) {
         if frame.link_type == LinkType::LINUX_SLL2
             && let Some(index) = frame.bytes.get(4..8).and_then(|b| b.first_chunk::<4>())
         {
             point = self.points.of_interface_index(point, u32::from_be_bytes(*index));
         }
-        let time = Timestamp(frame.time.0.clamp(0, LATEST));
-        self.points.saw(point, time);
-        let at = At { point, frame: frame.number, time };
-        match glance(frame) {
-            Some(plain) if frame.heading.is_none() => self.plain(at, frame, plain),
-            _ => {
-                self.look_up();
-                self.dissected(at, frame, &dissect(frame));
-            }
-        }
+        let at = self.at(point, frame);
+        self.look_up();
+        self.dissected(at, frame, &dissect(frame));
     }
 
     #[inline(always)]
-    fn plain(&mut self, at: At, frame: &Frame<'_>, plain: Glance<'_>) {
-        let wire = self.wires.of_glance(at.point, *plain.macs, plain.vlan);
+    fn plain(&mut self, point: u32, frame: &Frame<'_>, plain: Glance<'_>) {
+        let at = self.at(point, frame);
+        let wire = self.wires.of_glance(at.point, plain.macs, plain.vlan);
         self.wires.count(wire);
         let tuple = self.addresses.tuple_of(&plain);
         let (seq, ack, flags) = plain.sequence();
@@ -205,11 +226,25 @@ impl Tracer {
         }
     }
 
-    /// Takes the waiting packets to the table.
+    /// Takes the waiting packets to the table: first those that can be passed over, then, in their order, the others.
     pub(super) fn look_up(&mut self) {
         let (mut batch, mut heads) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.heads));
+        let mut closer = std::mem::take(&mut self.closer);
         self.table.warm(batch.iter().map(|pending| &pending.sighting));
-        for pending in &batch {
+        // What comes behind a packet of its own leg that has to be looked at waits for it. Of each leg's hash six bits are enough to know it
+        // by: mistaken for another one, a packet waits in vain.
+        let mut held = 0u64;
+        for (at, Pending { sighting, .. }) in batch.iter().enumerate() {
+            let leg = 1 << (sighting.hash >> 58);
+            if held & leg != 0 || self.journal.wanted() || !self.table.pass(sighting) {
+                held |= leg;
+                closer.push(at);
+            }
+        }
+        let sightings = || closer.iter().map(|at| &batch[*at].sighting);
+        self.table.warm_records(sightings());
+        self.samples.warm(sightings().filter(|s| s.flags.opens()).map(|s| handshake_key(s.tuple.protocol(), s.seq)));
+        for pending in closer.iter().map(|at| &batch[*at]) {
             match self.table.see(&pending.sighting) {
                 Look::Done if !self.journal.wanted() => {}
                 look => {
@@ -221,10 +256,10 @@ impl Tracer {
         }
         batch.clear();
         heads.clear();
-        (self.batch, self.heads) = (batch, heads);
+        closer.clear();
+        (self.batch, self.heads, self.closer) = (batch, heads, closer);
     }
 
-    #[cold]
     fn dissected(&mut self, at: At, frame: &Frame<'_>, packet: &Packet<'_>) {
         let wire = self.wires.of_packet(at.point, &packet.link, frame.heading, &packet.tunnels);
         self.wires.count(wire);
@@ -403,7 +438,7 @@ impl Tracer {
     pub fn finish(mut self) -> Trace {
         self.look_up();
         self.table.settle();
-        self.points.settle();
+        self.points.settle(&self.wires);
         correlate::join(&mut self.table, &self.samples, true);
         self.samples = Samples::default();
         correlate::join_by_toa(&mut self.table, &self.told_clients);

@@ -47,10 +47,10 @@ const RECENT: usize = 4096;
 impl Wires {
     /// The wire of a plain Ethernet frame: `macs` is destination then source, `vlan` has bit 12 set when there is a tag.
     #[inline]
-    pub(super) fn of_glance(&mut self, point: u32, macs: [u8; 12], vlan: u16) -> u32 {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
-        let tail = u64::from(u32::from_le_bytes([i, j, k, l]));
-        let key = (u64::from_le_bytes([a, b, c, d, e, f, g, h]), tail << 32 | u64::from(vlan) << 16 | u64::from(point as u16));
+    pub(super) fn of_glance(&mut self, point: u32, macs: &[u8; 12], vlan: u16) -> u32 {
+        let head = macs.first_chunk().map_or(0, |head| u64::from_le_bytes(*head));
+        let tail = macs.last_chunk().map_or(0, |tail| u32::from_le_bytes(*tail));
+        let key = (head, u64::from(tail) << 32 | u64::from(vlan) << 16 | u64::from(point as u16));
         let slot = mix(key.0, key.1) as usize % RECENT;
         match self.recent.get(slot) {
             // More points than a word has room for are looked up the long way.
@@ -60,7 +60,7 @@ impl Wires {
     }
 
     #[cold]
-    fn find_glance(&mut self, slot: usize, key: (u64, u64), point: u32, macs: [u8; 12], vlan: u16) -> u32 {
+    fn find_glance(&mut self, slot: usize, key: (u64, u64), point: u32, macs: &[u8; 12], vlan: u16) -> u32 {
         let (dst, src) = macs.split_at(6);
         let mac = |bytes: &[u8]| bytes.first_chunk::<6>().map(|mac| MacAddr(*mac));
         let mut vlans = Vlans::default();

@@ -3,7 +3,7 @@
 use crate::support::{Random, fixtures, plain, records};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use lvscope::capture::{CaptureFile, Interface, Merged};
+use lvscope::capture::{Burst, CaptureFile, Interface, Merged};
 use lvscope::case::{self, CaptureArg, Case, Limits, Reading, SourceFile};
 use lvscope::net::Timestamp;
 use lvscope::packet::{Frame, LinkType, dissect, glance};
@@ -209,7 +209,13 @@ fn content(bytes: &[u8]) -> Option<Content> {
         assert!(damage.packet == file.frames() + 1 && !damage.to_string().is_empty());
     }
     let mut drained = Vec::new();
-    let closed = Merged::new(vec![open().ok()?]).for_each(|_, _: &[Interface], frame| drained.push(item(frame)));
+    let closed = Merged::new(vec![open().ok()?]).for_each(|_, _: &[Interface], burst| {
+        match burst {
+            Burst::One(frame) => drained.push(item(&frame)),
+            Burst::Window(records) => drained.extend(records.map(|frame| item(&frame))),
+        }
+        true
+    });
     assert_eq!(stepped, drained);
     assert_eq!(closed[0].damage(), file.damage());
     Some((stepped, complaint))

@@ -1,11 +1,12 @@
 //! Packets as they come: findings soon, each once; nothing said too early; Ctrl-C answers at once.
 
 use crate::support::{fixtures, text};
-use lvscope::capture::{CaptureFile, Merged, PcapngWriter};
+use lvscope::capture::{Burst, CaptureFile, Merged, PcapngWriter};
 use lvscope::case::Case;
 use lvscope::finding::{Confidence, Severity};
 use lvscope::host::Fleet;
 use lvscope::net::Timestamp;
+use lvscope::packet::Frame;
 use lvscope::rules::{Facts, diagnose};
 use lvscope::trace::{Hints, Options, Source, Tracer};
 use nix::sys::signal::{Signal, kill};
@@ -26,8 +27,13 @@ fn stream(case: &Path) -> Vec<u8> {
         let name = arg.path.file_name().unwrap().to_string_lossy().split(".pcap").next().unwrap().to_string();
         writer.interface(arg.point.as_deref().unwrap_or(&name), file.interfaces()[0].link_type).expect("memory");
     }
-    Merged::new(files).for_each(|at, _, frame| {
-        writer.packet(at as u32, frame.time, frame.bytes, frame.wire_len, None).expect("memory");
+    Merged::new(files).for_each(|at, _, burst| {
+        let mut put = |frame: &Frame<'_>| writer.packet(at as u32, frame.time, frame.bytes, frame.wire_len, None).expect("memory");
+        match burst {
+            Burst::One(frame) => put(&frame),
+            Burst::Window(records) => records.for_each(|frame| put(&frame)),
+        }
+        true
     });
     writer.finish().expect("memory")
 }
@@ -146,6 +152,7 @@ fn nothing_is_said_too_early() {
                     given: None,
                     interface_name: interface.name.clone(),
                     one_of_several: true,
+                    part: false,
                     link_type: interface.link_type,
                     snap_len: 0,
                 });

@@ -58,6 +58,7 @@ fn source(tap: &Tap, file: &str, several: bool) -> Source {
         given: Some(name),
         interface_name: None,
         one_of_several: several,
+        part: false,
         link_type: tap.link_type,
         snap_len: 0,
     }

@@ -319,10 +319,12 @@ impl<'a> Document<'a> {
             let damage = input.damage.as_deref();
             for number in &input.points {
                 let Some(p) = self.0.trace.points.get(*number as usize) else { continue };
+                // The files of a rotated capture have their points in common.
+                let shared = self.0.inputs.iter().filter(|other| other.points.contains(number)).count() > 1;
                 inputs.push(Input {
                     file: &input.file,
                     point: Some(&p.name),
-                    frames: p.frames,
+                    frames: if shared { input.frames } else { p.frames },
                     link_type: Some(p.link_type.to_string()),
                     snap_len: (p.snap_len != 0).then_some(p.snap_len),
                     dropped: p.dropped,

@@ -42,7 +42,8 @@ rule! {
 fn check(facts: &Facts<'_>) -> Outcome {
     let hood = facts.neighbourhood();
     let found: Vec<Finding> = leaks(&hood, ClaimKind::Reply).iter().filter_map(|leak| finding(&hood, leak)).collect();
-    let heard = facts.trace.claims.questions.iter().any(|q| facts.vips().contains(&q.target));
+    let vips = facts.vips();
+    let heard = facts.trace.claims.questions.iter().any(|q| vips.contains(&q.target));
     let need = || "a capture on the servers' network that shows who answers ARP for the VIP, or a snapshot of a real server".to_string();
     Outcome::or_need(found, (!heard).then(need))
 }

@@ -44,14 +44,21 @@ struct Outbound<'a> {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let all: Vec<Outbound> = facts.flows().filter_map(|f| outbound(facts, f)).collect();
+    // The first director that hands connections to each server.
+    let mut directors: BTreeMap<HostId, HostId> = BTreeMap::new();
+    for flow in facts.balanced(Method::Nat) {
+        if let (Some(server), Some(director)) = (flow.server_host, flow.director.filter(|d| Some(*d) != flow.server_host)) {
+            directors.entry(server).or_insert(director);
+        }
+    }
+    let all: Vec<Outbound> = facts.flows().filter_map(|f| outbound(facts, &directors, f)).collect();
     let mut found = Vec::new();
     let mut lost: BTreeMap<HostId, Vec<&Outbound>> = BTreeMap::new();
     for o in &all {
         // Outside knows the way back to this network.
-        let routed = all.iter().any(|other| other.director == o.director && returns(other));
+        let routed = || all.iter().any(|other| other.director == o.director && returns(other));
         let lost_way = o.flow.state == FlowState::Unanswered || !o.flow.reply.is_empty();
-        if !returns(o) && !routed && lost_way && !o.flow.state.is_complete() && o.flow.errors.is_empty() {
+        if !returns(o) && lost_way && !o.flow.state.is_complete() && o.flow.errors.is_empty() && !routed() {
             lost.entry(o.director).or_default().push(o);
         }
     }
@@ -61,10 +68,9 @@ fn check(facts: &Facts<'_>) -> Outcome {
 
 /// A connection that a real server of a NAT service opened to somebody outside and that its director forwarded by another interface, with
 /// the source as it was.
-fn outbound<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Outbound<'a>> {
+fn outbound<'a>(facts: &Facts<'a>, directors: &BTreeMap<HostId, HostId>, flow: &'a Flow) -> Option<Outbound<'a>> {
     let client = flow.client_host?;
-    let served = |f: &&Flow| f.server_host == Some(client) && f.director != Some(client);
-    let director = facts.balanced(Method::Nat).find(served)?.director?;
+    let director = *directors.get(&client)?;
     let came = flow.request.towards(director).find(|hop| hop.from == Some(client))?;
     let left = flow.request.sent_by(director)?;
     let plain = (came.src, came.dst) == (left.src, left.dst) && left.outer.is_none();
