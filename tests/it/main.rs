@@ -14,6 +14,7 @@ mod live;
 mod probe;
 mod replay;
 mod robust;
+mod stream;
 mod support;
 mod tidy;
 mod within;

@@ -6,18 +6,20 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::net::MacAddr;
-use crate::trace::{Claim, Flow, Hop};
-use std::collections::BTreeMap;
+use crate::trace::{Claim, Flow, Hop, HostId, Method};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 rule! {
     /// # What it sees
     /// Frames for a real server carry another MAC than the one that the real server itself claims. Nobody answers them, and their sender
-    /// never asks who has that address.
+    /// never asks who has that address. Or somebody sends requests for the VIP straight to a real server, past the director, although that
+    /// server never said that the VIP was its own.
     ///
     /// # Why it breaks
     /// A permanent neighbour entry (`arp -s`, `ip neigh … nud permanent`) is never checked. After the real server's network card was
-    /// exchanged, frames go to a MAC that no longer exists.
+    /// exchanged, frames go to a MAC that no longer exists. An entry for the VIP, or a route, that leads to a real server goes round the
+    /// scheduler: that server gets all, also when it is taken out.
     ///
     /// # Confirm it by hand
     /// On the sender: `ip neigh show RIP` says PERMANENT; compare with `ip link` on the real server.
@@ -26,7 +28,7 @@ rule! {
     /// Delete the entry, or correct it. The need for such entries usually has a better cure (DR008).
     ///
     /// # When it is not a fault
-    /// Never while frames go nowhere.
+    /// Never while frames go nowhere. A test of each real server by hand goes round the director on purpose.
     ///
     /// # Reproduce
     /// A healthy service; on the director `ip neigh replace RIP lladdr 02:00:00:00:00:01 nud permanent dev eth0`.
@@ -61,7 +63,43 @@ fn check(facts: &Facts<'_>) -> Outcome {
             )])
             .on(ids(&flows))
     };
-    stale.into_iter().map(finding).collect::<Vec<_>>().into()
+    stale.into_iter().map(finding).chain(shortcuts(facts)).collect::<Vec<_>>().into()
+}
+
+/// Requests that somebody hands to a real server himself, while others come to it by the director.
+fn shortcuts(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut taken: BTreeMap<(HostId, HostId, IpAddr), Vec<&Flow>> = BTreeMap::new();
+    let balanced: BTreeSet<(HostId, IpAddr)> = facts
+        .flows()
+        .filter(|f| matches!(f.method, Method::DirectRouting | Method::Tunnel) && f.director.is_some())
+        .filter_map(|f| Some((f.server_host?, f.vip?.addr)))
+        .collect();
+    for &(server, vip) in &balanced {
+        // What a server claims by ARP is its own fault (ARP001, ARP002).
+        let claims = || facts.trace.claims.claims.iter().filter(|c| c.addr == vip && facts.trace.host_of(c.mac) == Some(server));
+        for flow in facts.past_the_director(server, vip).into_iter().filter(|_| claims().next().is_none()) {
+            let by = flow.request.last().and_then(|hop| hop.from).filter(|from| !facts.is_director(*from));
+            if let Some(by) = by.filter(|_| flow.state.is_complete()) {
+                taken.entry((by, server, vip)).or_default().push(flow);
+            }
+        }
+    }
+    let finding = |((by, server, vip), flows): ((HostId, HostId, IpAddr), Vec<&Flow>)| {
+        let (name, real) = (facts.name(Some(by)), facts.name(Some(server)));
+        let hop = flows[0].request.last()?;
+        let summary =
+            format!("{name} sends packets for {vip} to {real} itself, past the director; {real} never said that it had that address.");
+        let proof = Finding::new(name, Severity::Degraded, Confidence::Possible, summary, facts.seen_with(hop, &facts.to_whom(hop)))
+            .unless(&["ARP001", "ARP007"], format!("on {name}: `ip neigh show to {vip}`, `ip route get {vip}`"))
+            .mend([Remedy::new(
+                name,
+                format!("ip neigh flush to {vip} nud all"),
+                "remove the static entry, or the route, from the start-up files",
+                "nothing: it is learnt anew",
+            )]);
+        Some(proof.on(ids(&flows)))
+    };
+    taken.into_iter().filter_map(finding).collect()
 }
 
 /// The hop by which the director handed a request on, and the address that the frame is for: the real server's.
@@ -126,6 +164,21 @@ mod tests {
         let w = w.without(&["gone"]);
         let found = w.expect(&DR009, Confidence::Certain, "director");
         assert!(found.remedy[0].command.starts_with("ip neigh del 10.2.0.11"));
+    }
+
+    #[test]
+    fn requests_go_round_the_director() {
+        let c = |port: u16| World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        w.talk(&c(40001), "client router director web2", "web2 router client");
+        w.deny(&DR009);
+        w.talk(&c(40002), "client router web2", "web2 router client");
+        let found = w.expect(&DR009, Confidence::Possible, "router");
+        assert_eq!((found.flows.as_slice(), found.severity), (&[2][..], Severity::Degraded));
+        // The server said so itself: that is a leak.
+        w.announce("web2", "int", "10.2.0.100");
+        w.deny(&DR009);
     }
 
     #[test]
