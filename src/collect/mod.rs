@@ -9,6 +9,7 @@ mod proc;
 mod routes;
 mod saved;
 mod sockets;
+mod tracking;
 
 pub use saved::{Files, saved};
 
@@ -99,6 +100,14 @@ fn here(wanted: &Wanted) -> Result<Host, String> {
     match nft::filters() {
         Ok(found) => host.netfilter = Some(found),
         Err(e) => host.leave_out("netfilter", denied(&e)),
+    }
+    match tracking::tracking() {
+        Ok(Some((table, partly))) => {
+            partly.into_iter().for_each(|why| host.leave_out("conntrack.connections", why));
+            host.conntrack = Some(table);
+        }
+        Ok(None) => host.leave_out("conntrack", "this kernel tracks no connections"),
+        Err(e) => host.leave_out("conntrack", denied(&e)),
     }
     host.counters = proc::counters();
     if host.counters.is_none() {

@@ -154,7 +154,9 @@ fn ip_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>, family: TableFa
             let protocol: crate::net::Protocol = name.parse()?;
             (Step::Protocol(protocol.number()), rest)
         }
-        ["-m", "tcp" | "udp", rest @ ..] => return Ok(rest),
+        ["-m", "tcp" | "udp" | "multiport", rest @ ..] => return Ok(rest),
+        ["--dports", list, rest @ ..] => (Step::Among(Base::Transport, 2, list.split(',').map(port).collect::<Result<_, _>>()?), rest),
+        ["--sports", list, rest @ ..] => (Step::Among(Base::Transport, 0, list.split(',').map(port).collect::<Result<_, _>>()?), rest),
         ["--dport", text, rest @ ..] => (Step::Equal(Base::Transport, 2, port(text)?), rest),
         ["--sport", text, rest @ ..] => (Step::Equal(Base::Transport, 0, port(text)?), rest),
         ["--tcp-flags", mask, wanted, rest @ ..] => (Step::Masked(Base::Transport, 13, vec![flags(mask)?], vec![flags(wanted)?]), rest),
