@@ -36,7 +36,15 @@ fn main() {
             }
         }
         "stream" => {
-            let mut stream = TcpStream::connect(word(2)).expect("a connection");
+            // The other end may have been begun a moment ago.
+            let connected = (0..50).find_map(|_| {
+                let connected = TcpStream::connect(word(2)).ok();
+                if connected.is_none() {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                connected
+            });
+            let (mut stream, begin) = (connected.expect("a connection"), Instant::now());
             let data = vec![0; 256 << 10];
             while begin.elapsed() < seconds(3) {
                 stream.write_all(&data).expect("a reader");

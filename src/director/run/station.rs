@@ -198,7 +198,7 @@ impl Pace {
     const WINDOW: Duration = Duration::from_millis(2);
     /// More than 30,000 frames a second are a crowd.
     const CROWD: usize = 60;
-    const MOMENT: Duration = Duration::from_micros(50);
+    const MOMENT: Duration = Duration::from_micros(150);
 
     fn took(&mut self, frames: usize) {
         self.taken += frames;
