@@ -164,8 +164,8 @@ fn the_lab_finds_the_same_with_the_kernels_director() {
         proofs(command.args(prove).args(["--director", "kernel", "--jobs", "4"]).args(names).current_dir(root))
     };
     for names in SAME {
-        let (kernel, builtin) = (by_kernel(names), proofs(Command::new(env!("CARGO_BIN_EXE_lvscope")).args(prove).args(*names)));
-        for name in *names {
+        let (kernel, builtin) = (by_kernel(names), proofs(Command::new(env!("CARGO_BIN_EXE_lvscope")).args(prove).args(names)));
+        for name in names {
             let (kernel, builtin) = (&kernel[*name], &builtin[*name]);
             for what in ["holds", "by_captures", "by_both", "remedy"] {
                 assert_eq!(kernel[what], builtin[what], "{what}\nby the kernel: {kernel:#}\nbuilt in: {builtin:#}");
