@@ -86,6 +86,23 @@ impl Captures {
         Ok((files, filter))
     }
 
+    /// The words as a filter alone, where packets come from interfaces.
+    pub(super) fn filter(&self) -> Result<Option<Filter>, Failure> {
+        let expression = self.words.join(" ");
+        match expression.is_empty() {
+            true => Ok(None),
+            false => Filter::new(&expression).map(Some).map_err(|e| Failure::usage(e.to_string())),
+        }
+    }
+
+    /// With interfaces there is no room for files.
+    pub(super) fn only_a_filter(&self) -> Result<(), Failure> {
+        match self.read.first().or_else(|| self.words.first().filter(|word| is_file(word))) {
+            Some(file) => Err(Failure::usage(format!("{file}: either files or interfaces (-i), not both"))),
+            None => Ok(()),
+        }
+    }
+
     /// How many packets at most.
     pub(super) fn count(&self) -> Option<u64> {
         self.count

@@ -29,7 +29,9 @@ fn one(of: &Host, connections: Option<Vec<Connection>>) -> io::Result<host::Host
     if of.wires.is_some() {
         // Its director is the built-in one, of which the kernel knows nothing.
         host.left_out.retain(|section| section.section != "ipvs");
-        let services = of.rules().iter().map(Service::from).collect();
+        let mut services: Vec<Service> = of.rules().iter().map(Service::from).collect();
+        // The kernel names the newest first.
+        services.iter_mut().for_each(|service| service.destinations.reverse());
         let known = |c: Connection| host::Connection {
             protocol: c.protocol,
             client: c.client,

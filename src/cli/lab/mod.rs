@@ -47,6 +47,9 @@ enum Command {
     /// Run a command as root of an empty network of its own
     #[command(hide = true)]
     Enter(inside::Enter),
+    /// Run one of the commands that scenarios are written in (ip, iptables, sysctl, arptables) in the network that one is in
+    #[command(hide = true)]
+    Do(inside::Enter),
 }
 
 #[derive(Args)]
@@ -116,6 +119,7 @@ pub(super) fn run(args: &Lab, out: &mut Output) -> Result<u8, Failure> {
             Ok(FINE)
         }
         Command::Enter(args) => inside::enter(args),
+        Command::Do(args) => inside::here(args),
     }
 }
 
