@@ -124,6 +124,14 @@ impl Site<'_> {
                     ForwardingMethod::Nat => self.nat(host, duty, source, &way),
                     _ => self.direct(host, duty, source, &way),
                 };
+                // With a translated source answers come back by themselves.
+                let director = duty.director.map(|at| self.host(at));
+                let may_translate = director.is_some_and(|d| {
+                    d.netfilter.as_ref().is_some_and(|n| n.is_unread("ip")) && d.sysctl("net.ipv4.vs.conntrack") == Some(1)
+                });
+                if may_translate && matches!(code, Some("NAT002" | "NAT003" | "NAT006" | "NAT011")) {
+                    return Err("whether the director translates sources: its rules of the old iptables (`iptables-save`)".to_string());
+                }
                 story(code, words)
             }
         }

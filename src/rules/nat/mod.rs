@@ -17,7 +17,7 @@ use super::Facts;
 use super::facts::list;
 use crate::finding::{Confidence, Evidence, Finding, Severity};
 use crate::ipvs::Role;
-use crate::trace::{Flow, Hop, HostId, Method};
+use crate::trace::{Flow, Hop, HostId, Method, Rewrite};
 use std::collections::BTreeMap;
 
 /// Where a real server sent its answer instead of to its director. Each rule about answers that bypass the director has its own.
@@ -66,6 +66,13 @@ fn bypass<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(Bypass, &'a Hop)> {
     if next == director || flow.reply.towards(director).next().is_some() || !facts.is_work_seen(flow) {
         return None;
     }
+    // An answer to the director's own address comes back by itself: it says nothing of the way to clients.
+    let translated = |f: &Flow| f.request.sent_by(director).is_some_and(|hop| hop.rewrites.contains(&Rewrite::SrcIp));
+    let before = |f: &Flow| f.director == Some(director) && f.vip == flow.vip && f.client.addr == flow.client.addr && f.state.is_complete();
+    if !translated(flow) && facts.flows().any(|f| before(f) && translated(f)) {
+        // It worked for this very client as long as its source was translated (NAT009).
+        return None;
+    }
     let client_mac = flow.request.first().filter(|_| flow.client_host.is_some()).and_then(|first| first.src_mac);
     let to_client = flow.client_host == Some(next) || (client_mac.is_some() && client_mac == hop.dst_mac);
     let way = if facts.is_hairpin(flow) {
@@ -74,7 +81,10 @@ fn bypass<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(Bypass, &'a Hop)> {
         Bypass::Client
     } else if facts.is_director(next) || facts.role(Some(next)) == Role::Director || speaks_vrrp(facts, next) {
         Bypass::Peer
-    } else if facts.flows().any(|f| f.server_host == Some(server) && f.vip == flow.vip && f.reply.towards(director).next().is_some()) {
+    } else if facts
+        .flows()
+        .any(|f| f.server_host == Some(server) && f.vip == flow.vip && f.reply.towards(director).next().is_some() && !translated(f))
+    {
         Bypass::Part
     } else if facts.is_one_armed(flow) == Some(true) && flow.request.towards(director).any(|h| h.from == Some(next)) {
         Bypass::InFront

@@ -119,6 +119,8 @@ mod tests {
         w.syn(&c, "client director web1", 2);
         let found = w.expect(&NAT009, Confidence::Likely, "director");
         assert_eq!(found.flows, [3]);
+        // It worked for the same client before: where it lives is no fault.
+        w.deny(&super::super::nat003::NAT003);
     }
 
     #[test]

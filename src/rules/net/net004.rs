@@ -121,6 +121,7 @@ mod tests {
             .plug("director.ext", "ext", "10.1.0.1")
             .plug("director.int", "int", "10.2.0.1")
             .plug("web1.eth0", "int", "10.2.0.11");
+        w.who_has("edge", "ext", "10.1.0.1", &["director"]);
         let c = World::tcp("10.9.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
         for _ in 0..3 {
             w.syn(&c, "client edge director web1", 1);

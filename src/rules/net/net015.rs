@@ -46,7 +46,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
 }
 
 /// Where a real server received a request and where its answer left it, if those are different interfaces or VLANs.
-pub(super) fn ways(flow: &Flow) -> Option<(&Hop, &Hop)> {
+fn ways(flow: &Flow) -> Option<(&Hop, &Hop)> {
     let server = flow.server_host?;
     let came = flow.request.towards(server).filter(|hop| hop.dst_mac.is_some_and(|mac| mac.is_unicast())).last()?;
     let left = flow.reply.first().filter(|hop| hop.from == Some(server) && hop.src_mac.is_some())?;
@@ -58,16 +58,27 @@ pub(super) fn ways(flow: &Flow) -> Option<(&Hop, &Hop)> {
     (other_card || other_vlan).then_some((came, left))
 }
 
+/// True when an answer's end is laid on the card that it left by.
+pub(super) fn explains(facts: &Facts<'_>, flow: &Flow) -> bool {
+    let served = |f: &Flow| f.server_host == flow.server_host && f.state.is_complete() && ways(f).is_some();
+    ways(flow).is_some() && is_lost(facts, flow) && !facts.flows().any(served)
+}
+
+/// The answer went out, again and again, and nobody took it.
+fn is_lost(facts: &Facts<'_>, flow: &Flow) -> bool {
+    // Past the router that translated the request, an answer is worth nothing wherever it leaves (DR005).
+    let past_translator = facts.translation(flow).is_some_and(|(router, ..)| flow.reply.towards(router).next().is_none());
+    // A capture that ends behind the SYN-ACK proves nothing: the server must have sent it again.
+    let repeated = flow.noted(NoteKind::SynAckRepeat).next().is_some();
+    !past_translator && repeated && flow.state != FlowState::Refused
+}
+
 fn finding<'a>(facts: &Facts<'a>, flows: &[&'a Flow]) -> Option<Finding> {
     let flow = flows.iter().copied().find(|f| !f.state.is_complete()).or_else(|| flows.first().copied())?;
     let (came, left) = ways(flow)?;
     let (name, vip, client) = (facts.name(flow.server_host), flow.vip?.addr, left.dst.addr);
-    // Past the router that translated the request, an answer is worth nothing wherever it leaves (DR005).
-    let past_translator = facts.translation(flow).is_some_and(|(router, ..)| flow.reply.towards(router).next().is_none());
     let served = flows.iter().any(|f| f.state.is_complete());
-    // A capture that ends behind the SYN-ACK proves nothing: the server must have sent it again.
-    let repeated = flow.noted(NoteKind::SynAckRepeat).next().is_some();
-    let lost = !served && !past_translator && repeated && flow.state != FlowState::Refused;
+    let lost = !served && is_lost(facts, flow);
     let card = |hop: &Hop, at: bool| {
         let point = &facts.trace.points[hop.point as usize].name;
         let named = facts.trace.host_at(hop.point) == flow.server_host;
