@@ -5,6 +5,7 @@
 use crate::net::{Prefix, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 /// Everything that filters or translates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,6 +249,12 @@ fn together(all: &[Holds]) -> Holds {
     }
 }
 
+/// Stands for all rules that are not known.
+static UNREAD: LazyLock<FilterRule> = LazyLock::new(|| FilterRule {
+    text: "the rules of the old iptables (`iptables-save`, then `snapshot import`)".to_string(),
+    ..FilterRule::default()
+});
+
 /// Jumps nest no deeper in the kernel, either.
 const DEEP: u8 = 16;
 
@@ -277,13 +284,26 @@ impl Netfilter {
     /// What becomes of a packet at a hook. A doubtful rule matters only where it would change the end.
     pub fn fate<'a>(&'a self, hook: Hook, packet: &Passing<'_>) -> Fate<'a> {
         let chains: Vec<&Chain> = self.at(packet.dst.is_ipv6(), hook).filter(|c| c.kind != "nat").collect();
-        self.end(&chains, &|rule: &FilterRule| rule.meets(packet))
+        self.known(if packet.dst.is_ipv6() { "ip6" } else { "ip" }, self.end(&chains, &|rule: &FilterRule| rule.meets(packet)))
+    }
+
+    /// True when a family has rules that are not known: those of the old iptables, which cannot be read live.
+    pub fn is_unread(&self, family: &str) -> bool {
+        self.unread.iter().any(|unread| unread == family)
+    }
+
+    /// What passes all rules that are known may still meet one that is not.
+    fn known<'a>(&self, family: &str, fate: Fate<'a>) -> Fate<'a> {
+        match fate {
+            Fate::Passes if self.is_unread(family) => Fate::Unsure(&UNREAD),
+            fate => fate,
+        }
     }
 
     /// What becomes of an ARP message.
     pub fn arp_fate<'a>(&'a self, hook: Hook, question: &ArpQuestion<'_>) -> Fate<'a> {
         let chains: Vec<&Chain> = self.chains.iter().filter(|c| c.family == "arp" && c.hook == Some(hook)).collect();
-        self.end(&chains, &|rule: &FilterRule| rule.meets_arp(question, hook == Hook::Input))
+        self.known("arp", self.end(&chains, &|rule: &FilterRule| rule.meets_arp(question, hook == Hook::Input)))
     }
 
     fn end<'a>(&'a self, chains: &[&'a Chain], meets: &impl Fn(&FilterRule) -> Holds) -> Fate<'a> {
@@ -411,6 +431,25 @@ mod tests {
             Fate::Mangled(_) => "mangled".into(),
             Fate::Unsure(_) => "unsure".into(),
         }
+    }
+
+    #[test]
+    fn what_is_not_known_may_drop() {
+        let unread = Netfilter { chains: Vec::new(), unread: vec!["ip".into()] };
+        let packet = Passing {
+            src: None,
+            dst: "10.0.0.1".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            ports: (None, Some(80)),
+            iif: None,
+            oif: None,
+            state: "NEW",
+            ipvs: false,
+        };
+        assert!(matches!(unread.fate(Hook::Input, &packet), Fate::Unsure(_)));
+        assert!(matches!(unread.fate(Hook::Input, &Passing { dst: "2001:db8::1".parse().unwrap(), ..packet }), Fate::Passes));
+        let question = ArpQuestion { sender: None, target: Some("10.0.0.1".parse().unwrap()), device: "eth0" };
+        assert!(matches!(unread.arp_fate(Hook::Input, &question), Fate::Passes));
     }
 
     #[test]

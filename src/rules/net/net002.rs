@@ -133,6 +133,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.passed(&host.name, "it translates to the virtual address");
             continue;
         }
+        if filter.is_unread("ip") {
+            checks.needs(&host.name, "the rules of the old iptables (`iptables-save`, then `snapshot import`)");
+            continue;
+        }
         // No translation: then clients must have a route to the virtual address, or another router translates.
         let others = site.duties.iter().any(|d| !site.translators(d).is_empty());
         let clients: Vec<&crate::host::Host> = site.playing(Role::Client).map(|(_, h)| h).collect();
