@@ -189,14 +189,14 @@ mod tests {
     fn what_ended_is_forgotten_first() {
         let mut wire = Wire(tracer(), 0);
         for n in 0..50u16 {
-            wire.connection(1_000 + i64::from(n) * 10, 40_000 + n, n % 2 == 0);
+            wire.connection(1_000 + i64::from(n) * 10, 40_000 + n, n.is_multiple_of(2));
         }
         wire.connection(60_000, 50_000, true);
         let trace = wire.0.so_far().finish();
         let spent = trace.spent(20);
         let forgotten: Vec<Endpoint> = spent.flows.iter().filter_map(|id| trace.flow(*id)).map(|f| f.client).collect();
         assert_eq!(forgotten.len(), 31);
-        let closed = |e: &Endpoint| e.port % 2 == 0;
+        let closed = |e: &Endpoint| e.port.is_multiple_of(2);
         assert!(forgotten[..25].iter().all(closed) && forgotten.iter().all(|e| e.port != 50_000), "{forgotten:?}");
         wire.0.forget(&spent);
         let left = wire.0.so_far().finish();
@@ -218,7 +218,7 @@ mod tests {
         let mut forgotten = 0;
         for round in 0..40i64 {
             for n in 0..100u16 {
-                wire.connection(round * 10_000 + i64::from(n) * 10, 20_000 + n + 100 * (round % 7) as u16, n % 3 != 0);
+                wire.connection(round * 10_000 + i64::from(n) * 10, 20_000 + n + 100 * (round % 7) as u16, !n.is_multiple_of(3));
             }
             let trace = wire.0.so_far().finish();
             assert!(trace.all_flows().all(|f| f.state.is_complete() && f.request.hops.len() == 1), "round {round}");

@@ -305,7 +305,11 @@ fn an_interface_that_comes_back_is_captured_again() {
         return;
     }
     let ip = |args: &str| assert!(Command::new("ip").args(args.split(' ')).status().is_ok_and(|status| status.success()), "ip {args}");
-    let make = || drop(["link add a0 type veth peer name b0", "link set a0 up", "link set b0 up", "addr add 10.9.0.1/24 dev a0"].map(ip));
+    let make = || {
+        for args in ["link add a0 type veth peer name b0", "link set a0 up", "link set b0 up", "addr add 10.9.0.1/24 dev a0"] {
+            ip(args);
+        }
+    };
     ip("link set lo up");
     make();
     let folder = tempfile::tempdir().expect("a folder");

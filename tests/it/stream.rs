@@ -180,6 +180,42 @@ fn nothing_is_said_too_early() {
     assert!(wrong.is_empty(), "seconds that an accusation stood: {wrong:#?}");
 }
 
+/// A picture on a terminal of its own (script(1) makes one), played and ended by a key: the terminal is given back.
+#[test]
+fn watch_gives_the_terminal_back() {
+    if !Command::new("script").arg("--version").output().is_ok_and(|out| out.status.success()) {
+        eprintln!("no script(1) here: no terminal to draw on");
+        return;
+    }
+    let captures: Vec<String> = ["client.eth0", "director.ext", "director.int"]
+        .map(|name| case("nat-no-ip-forward").join(format!("{name}.pcap")).display().to_string())
+        .to_vec();
+    for (end, code) in [("q", Some(0)), ("\u{3}", Some(0))] {
+        let command = format!("stty rows 24 cols 80; {} watch --speed 0 {}", env!("CARGO_BIN_EXE_lvscope"), captures.join(" "));
+        let mut child = Command::new("script")
+            .args(["-qec", &command, "/dev/null"])
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("script(1)");
+        let mut keys = child.stdin.take().expect("a pipe");
+        std::thread::sleep(Duration::from_secs(2));
+        keys.write_all(b"?").expect("a key");
+        std::thread::sleep(Duration::from_millis(400));
+        keys.write_all(end.as_bytes()).expect("a key");
+        keys.flush().expect("a key");
+        let out = child.wait_with_output().expect("it ends");
+        drop(keys);
+        let screen = text(&out.stdout);
+        let (opened, closed) = (screen.find("\u{1b}[?1049h"), screen.rfind("\u{1b}[?1049l"));
+        assert!(opened.is_some() && closed > opened && screen.contains("192.168.2.59:80") && screen.contains("Panels"), "{screen:?}");
+        assert!(screen.rfind("\u{1b}[?25h") > opened, "the cursor is there again: {screen:?}");
+        assert_eq!(out.status.code(), code, "{screen:?}");
+    }
+}
+
 #[cfg(feature = "live")]
 mod interfaces {
     use crate::within::inside;

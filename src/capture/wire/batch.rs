@@ -120,7 +120,7 @@ impl Outbox {
             let rest = &frames[at..frames.len().min(at + BATCH)];
             let parts: [[IoSlice<'_>; 2]; BATCH] = std::array::from_fn(|n| rest.get(n).copied().unwrap_or_default().map(IoSlice::new));
             let to = &addresses[..rest.len()];
-            let sent = sendmmsg(wire.fd.as_raw_fd(), &mut self.0, &parts[..rest.len()], to, &none, MsgFlags::empty()).map(Iterator::count);
+            let sent = sendmmsg(wire.fd.as_raw_fd(), &mut self.0, &parts[..rest.len()], to, none, MsgFlags::empty()).map(Iterator::count);
             match sent {
                 // None taken and no error there is not; but no frame is worth a loop without an end.
                 Ok(count) => at += count.max(1),

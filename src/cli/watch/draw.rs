@@ -261,7 +261,7 @@ mod tests {
             for alone in [Alone::Nothing, Alone::Flow, Alone::Findings, Alone::Help] {
                 for (width, height) in (0..30u16).flat_map(|w| (0..26u16).map(move |h| (w, h))).chain([(500, 200), (1, 300), (300, 1)]) {
                     let choice =
-                        Choice { alone, scrolled: 7, message: (width % 3 == 0).then(|| "✓ written".into()), ..Choice::default() };
+                        Choice { alone, scrolled: 7, message: width.is_multiple_of(3).then(|| "✓ written".into()), ..Choice::default() };
                     let view = view(moment, &choice, usize::from(width));
                     let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
                     draw(&mut buffer, Rect::new(0, 0, width, height), &view, false);
