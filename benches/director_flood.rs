@@ -1,7 +1,9 @@
-//! Sends 64-byte UDP frames of many flows for some seconds; or counts what comes. Prints packets and processor seconds.
+//! Sends 64-byte UDP frames of many flows for some seconds, or counts what comes, and prints packets and processor seconds; sends as much as
+//! goes by TCP, or takes it and prints bytes.
 //!
-//! director_flood send ADDRESS:PORT FLOWS SECONDS | director_flood count ADDRESS:PORT SECONDS
-use std::net::UdpSocket;
+//! director_flood send ADDRESS:PORT FLOWS SECONDS | count ADDRESS:PORT SECONDS | stream ADDRESS:PORT SECONDS | sink ADDRESS:PORT
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// User and system time of this process, in seconds: a packet that the kernel forwards in its sender's context counts here.
@@ -32,6 +34,23 @@ fn main() {
                     packets += u64::from(socket.send(&[0; 22]).is_ok());
                 }
             }
+        }
+        "stream" => {
+            let mut stream = TcpStream::connect(word(2)).expect("a connection");
+            let data = vec![0; 256 << 10];
+            while begin.elapsed() < seconds(3) {
+                stream.write_all(&data).expect("a reader");
+            }
+            return;
+        }
+        "sink" => {
+            let (mut stream, _) = TcpListener::bind(word(2)).expect("the port").accept().expect("a client");
+            let (mut bytes, mut buffer) = (0, vec![0; 256 << 10]);
+            while let Ok(len @ 1..) = stream.read(&mut buffer) {
+                bytes += len as u64;
+            }
+            println!("{bytes}");
+            return;
         }
         _ => {
             let socket = UdpSocket::bind(word(2)).expect("the port");

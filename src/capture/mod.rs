@@ -15,6 +15,8 @@ mod pcapng;
 mod place;
 mod recording;
 mod sink;
+#[cfg(feature = "live")]
+mod syntax;
 mod wire;
 mod write;
 
@@ -26,5 +28,5 @@ pub use merge::Merged;
 pub use place::{Place, PlaceError, interfaces, within};
 pub use recording::{Head, Recording, Rotate};
 pub use sink::Sink;
-pub use wire::{Arrival, LARGEST, VNET_HEADER, Wire, WireError, WireOptions};
+pub use wire::{Arrival, BATCH, Batch, LARGEST, Outbox, VNET_HEADER, Wire, WireError, WireOptions};
 pub use write::{Described, PcapngWriter};

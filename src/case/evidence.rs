@@ -51,7 +51,7 @@ pub struct Progress {
 }
 
 /// What became of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceFile {
     /// Its name as given.
     pub name: String,
@@ -155,7 +155,7 @@ pub fn read(captures: &[CaptureArg], options: Options, mut limits: Limits, mut p
 }
 
 /// Makes interfaces that have come up since capture points.
-fn declare(tracer: &mut Tracer, file: usize, arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
+pub fn declare(tracer: &mut Tracer, file: usize, arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
     for interface in &interfaces[points.len().min(interfaces.len())..] {
         points.push(tracer.point(&Source {
             file,

@@ -11,6 +11,8 @@ mod saved;
 mod sockets;
 mod tracking;
 
+pub use saved::{Files, saved};
+
 use crate::host::Host;
 use crate::netlink::{Family, NetlinkError as Error, Socket};
 use nix::sched::{CloneFlags, setns};
@@ -113,7 +115,7 @@ fn here(wanted: &Wanted) -> Result<Host, String> {
     }
     match wanted.netns.is_some() {
         true => host.leave_out("saved", "configuration files belong to the machine, not to this network namespace"),
-        false => host.saved = Some(saved::saved(Path::new("/"))),
+        false => host.saved = Some(saved(Files::Root(Path::new("/")))),
     }
     Ok(host)
 }

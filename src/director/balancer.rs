@@ -96,7 +96,8 @@ pub struct Balancer {
     random: RefCell<Random>,
     totals: Stats,
     estimator: Estimator,
-    next_service: u32,
+    /// Numbers of all services that ever were: one that comes back finds its real servers, and their connections, again.
+    numbers: HashMap<Match, u32>,
 }
 
 impl Balancer {
@@ -112,7 +113,7 @@ impl Balancer {
             random: RefCell::new(Random::new(seed)),
             totals: Stats::default(),
             estimator: Estimator::default(),
-            next_service: 0,
+            numbers: HashMap::new(),
         }
     }
 
@@ -176,15 +177,16 @@ impl Balancer {
         }
         let scheduler =
             scheduler::new(&rule.scheduler, &self.pool, &[]).ok_or_else(|| format!("Scheduler not found: {}", rule.scheduler))?;
+        let next = self.numbers.len() as u32;
+        let id = *self.numbers.entry(rule.matches).or_insert(next);
         self.services.push(Service {
             rule: VirtualService { real_servers: Vec::new(), ..rule.clone() },
             list: Vec::new(),
             scheduler,
             flags: Flags::from_words(&rule.flags),
-            id: self.next_service,
+            id,
             stats: Stats::default(),
         });
-        self.next_service += 1;
         self.reindex();
         for server in &rule.real_servers {
             self.add_server(&rule.matches, server.clone())?;
@@ -208,7 +210,8 @@ impl Balancer {
         Ok(())
     }
 
-    /// `ipvsadm -D`. Its connections live on without a service, until they end.
+    /// `ipvsadm -D`. Its connections live on without a service, until they end, or until it is back (`ip_vs_trash_get_dest` compares
+    /// addresses, not services).
     ///
     /// # Errors
     /// No such service.

@@ -9,7 +9,8 @@ use super::route::Routes;
 use super::scheduler::Random;
 use crate::ipvs::ForwardingMethod;
 use crate::net::{Endpoint, Prefix, Protocol, Timestamp};
-use crate::packet::{IcmpError, IpHeader, Side, encapsulate, header_checksum_is_good, icmp_error, quoted, translate_error};
+use crate::packet::build::ETHERNET;
+use crate::packet::{IcmpError, IpHeader, Side, encapsulate, header_checksum_is_good, icmp_error, quoted, segment_len, translate_error};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -20,8 +21,8 @@ pub struct Arrived<'a> {
     pub bytes: &'a [u8],
     /// Its transport checksum is but the sum of the pseudo-header (`VIRTIO_NET_HDR_F_NEEDS_CSUM`).
     pub partial: bool,
-    /// It is several segments in one (GRO, TSO).
-    pub merged: bool,
+    /// It is several segments in one (GRO, TSO), with so many bytes of data each.
+    pub merged: Option<usize>,
     /// Its firewall mark; 0 is none.
     pub mark: u32,
 }
@@ -29,7 +30,7 @@ pub struct Arrived<'a> {
 impl<'a> Arrived<'a> {
     /// An ordinary packet.
     pub fn plain(bytes: &'a [u8]) -> Self {
-        Arrived { bytes, partial: false, merged: false, mark: 0 }
+        Arrived { bytes, partial: false, merged: None, mark: 0 }
     }
 }
 
@@ -290,7 +291,7 @@ impl Engine {
         let (method, tunnel) = (dest.rule.method, dest.rule.tunnel);
         let server = Endpoint::new(dest.rule.addr, conn.dest_port());
         let Packet { header, .. } = *packet;
-        let mut bytes = packet.bytes.to_vec();
+        let mut bytes = roomy(packet.bytes);
         if self.is_own(server.addr) {
             // The director's sockets get it; of NAT translated, else as it is.
             return Verdict::Local;
@@ -306,7 +307,7 @@ impl Engine {
             mtu: route.mtu.saturating_sub(added),
             keep_ttl: self.faults.keep_ttl,
             test_merged: self.faults.old_mtu_test,
-            merged: packet.arrived.merged,
+            merged: packet.arrived.merged.is_some(),
             tested: method != ForwardingMethod::Tunnel || settings.pmtu_disc || header.is_ipv6(),
         };
         if let Err(error) = forward::prepare(&mut bytes, header, &way, &settings) {
@@ -344,7 +345,7 @@ impl Engine {
                 return Verdict::Drop(Reason::Fault);
             }
         }
-        let mut bytes = bytes.to_vec();
+        let mut bytes = roomy(bytes);
         if let Err(verdict) = self.route_on(&mut bytes, header, packet.arrived.merged) {
             return verdict;
         }
@@ -358,7 +359,7 @@ impl Engine {
     }
 
     /// What a router does with any packet: TTL, route, MTU.
-    fn route_on(&mut self, bytes: &mut [u8], header: &IpHeader, merged: bool) -> Result<(), Verdict> {
+    fn route_on(&mut self, bytes: &mut [u8], header: &IpHeader, merged: Option<usize>) -> Result<(), Verdict> {
         let from = self.routes.source(header.src).unwrap_or(header.dst);
         let Some(route) = self.routes.to(header.dst) else {
             return Err(self.tell(IcmpError::HostUnreachable, bytes, from, Reason::NoRoute));
@@ -366,7 +367,8 @@ impl Engine {
         if header.ttl <= 1 {
             return Err(self.tell(IcmpError::TimeExceeded, bytes, from, Reason::TimeExceeded));
         }
-        if header.total > route.mtu && header.dont_fragment && !merged {
+        // Of a merged packet its segments have to fit (`ip_exceeds_mtu`).
+        if merged.map_or(header.total, |size| segment_len(bytes, size)) > route.mtu && header.dont_fragment {
             let mtu = route.mtu as u32;
             return Err(self.tell(IcmpError::TooBig(mtu), bytes, from, Reason::TooBig));
         }
@@ -395,7 +397,7 @@ impl Engine {
             if header.is_ipv6() && !self.balancer.settings.conntrack {
                 return Verdict::Drop(Reason::UncheckedError);
             }
-            if let Err(verdict) = self.route_on(&mut bytes, header, false) {
+            if let Err(verdict) = self.route_on(&mut bytes, header, None) {
                 return verdict;
             }
             translate_error(&mut bytes, header, at, &inner, Side::Source, service);
@@ -477,6 +479,13 @@ impl Engine {
             *byte = byte.wrapping_add(1);
         }
     }
+}
+
+/// A copy to be changed, with room for the link header that it gets.
+fn roomy(bytes: &[u8]) -> Vec<u8> {
+    let mut copy = Vec::with_capacity(bytes.len() + ETHERNET);
+    copy.extend_from_slice(bytes);
+    copy
 }
 
 /// A packet as the engine goes on with it.

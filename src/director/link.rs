@@ -4,9 +4,11 @@
 //! ignores its frames, and nothing is forwarded or refused twice.
 
 use super::engine::{Arrived, Engine, Reason, Verdict};
+use crate::ipvs::ForwardingMethod;
 use crate::net::{MacAddr, Timestamp};
-use crate::packet::{Frame, IpHeader, LinkType, Network, Packet, Transport, build, dissect, fragment, segments};
-use std::collections::{BTreeMap, HashMap};
+use crate::packet::{Frame, IpHeader, LinkType, Network, Packet, Transport, build, dissect, fragment, segment_len, segments};
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An interface of the director.
@@ -107,8 +109,30 @@ pub struct Director {
 pub struct Outcome {
     /// Frames to be sent now.
     pub sent: Vec<Sent>,
-    /// The engine's verdict, when the frame got so far.
-    pub verdict: Option<Verdict>,
+    /// What became of it, when it got so far as to the engine.
+    pub fate: Option<Fate>,
+}
+
+/// What became of a packet: the engine's verdict, without the packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It went on.
+    Forwarded {
+        /// To the real server, or to the client.
+        to: IpAddr,
+        /// How; `None` for what goes to the client.
+        method: Option<ForwardingMethod>,
+    },
+    /// It went no further, and its sender was told so.
+    Refused(Reason),
+    /// It is for the director's own sockets.
+    Local,
+    /// It is none of IPVS's business.
+    Pass,
+    /// A fragment: the rest is waited for.
+    Held,
+    /// It is gone.
+    Dropped(Reason),
 }
 
 impl Director {
@@ -133,32 +157,41 @@ impl Director {
 
     /// A frame came in on `port`.
     pub fn frame(&mut self, port: usize, bytes: &[u8], offload: &Offload, now: Timestamp) -> Outcome {
+        let mut outcome = Outcome::default();
+        outcome.fate = self.take(port, bytes, offload, now, &mut outcome.sent);
+        outcome
+    }
+
+    /// The same, with what is to be sent added to what is there already.
+    pub fn take(&mut self, port: usize, bytes: &[u8], offload: &Offload, now: Timestamp, out: &mut Vec<Sent>) -> Option<Fate> {
         let frame =
             Frame { bytes, wire_len: bytes.len() as u32, link_type: LinkType::ETHERNET, time: now, number: 0, interface: 0, heading: None };
-        let mut outcome = Outcome::default();
         let Some((dst, src)) = macs(bytes) else {
             self.tally.ignored += 1;
-            return outcome;
+            return None;
         };
-        let Some(own) = self.ports.get(port).map(|p| p.mac) else { return outcome };
+        let own = self.ports.get(port)?.mac;
         if src == own {
-            return outcome;
+            return None;
         }
         let for_us = dst == own || self.also.contains(&dst);
         if !for_us && !dst.is_group() && !self.learn_from_all {
             self.tally.ignored += 1;
-            return outcome;
+            return None;
         }
         let Some((ether_type, at, vlans)) = ether_type(bytes) else {
             self.tally.ignored += 1;
-            return outcome;
+            return None;
         };
         match ether_type {
-            0x0806 => self.arp(port, &dissect(&frame), now, &mut outcome),
+            0x0806 => {
+                self.arp(port, &dissect(&frame), now, out);
+                None
+            }
             0x0800 | 0x86dd => {
                 let packet = &bytes[at..];
-                if ether_type == 0x86dd && packet.get(6) == Some(&58) && self.discovery(port, &dissect(&frame), src, now, &mut outcome) {
-                    return outcome;
+                if ether_type == 0x86dd && packet.get(6) == Some(&58) && self.discovery(port, &dissect(&frame), src, now, out) {
+                    return None;
                 }
                 if self.learn_from_all
                     && let Some(header) = IpHeader::read(packet)
@@ -167,26 +200,28 @@ impl Director {
                 }
                 if !for_us {
                     self.tally.ignored += 1;
-                    return outcome;
+                    return None;
                 }
-                let size = usize::from(u16::from_le_bytes([offload[4], offload[5]]));
-                if offload[1] != 0 && self.engine.tunnels(packet) {
-                    for part in segments(packet, size) {
-                        self.packet(&part, &[0; 10], now, &mut outcome);
+                let size = merged(offload);
+                match size.filter(|_| self.engine.tunnels(packet)) {
+                    Some(size) => {
+                        let parts = segments(packet, size);
+                        parts.iter().map(|part| self.packet(part, &[0; 10], now, out)).last()
                     }
-                } else {
-                    self.packet(packet, offload, now, &mut outcome);
+                    None => Some(self.packet(packet, offload, now, out)),
                 }
             }
-            _ => self.tally.ignored += 1,
+            _ => {
+                self.tally.ignored += 1;
+                None
+            }
         }
-        outcome
     }
 
-    fn packet(&mut self, packet: &[u8], offload: &Offload, now: Timestamp, outcome: &mut Outcome) {
-        let arrived = Arrived { bytes: packet, partial: offload[0] & NEEDS_CHECKSUM != 0, merged: offload[1] != 0, mark: 0 };
-        let verdict = self.engine.packet(&arrived, now);
-        match &verdict {
+    fn packet(&mut self, packet: &[u8], offload: &Offload, now: Timestamp, out: &mut Vec<Sent>) -> Fate {
+        let partial = offload[0] & NEEDS_CHECKSUM != 0;
+        let arrived = Arrived { bytes: packet, partial, merged: merged(offload), mark: 0 };
+        match self.engine.packet(&arrived, now) {
             Verdict::Forward(forwarded) => {
                 let request = forwarded.method.is_some();
                 *(if request { &mut self.tally.requests } else { &mut self.tally.answers }) += 1;
@@ -201,38 +236,58 @@ impl Director {
                         }
                     }
                 }
-                let way = Way { to: forwarded.to, request, answer: forwarded.answers, merged: arrived.merged, longest: forwarded.longest };
-                self.send(&forwarded.bytes, offload, &way, now, outcome);
+                let fate = Fate::Forwarded { to: forwarded.to, method: forwarded.method };
+                let way = Way { to: forwarded.to, request, answer: forwarded.answers, longest: forwarded.longest };
+                self.send(forwarded.bytes, offload, &way, now, out);
+                fate
             }
             Verdict::Answer(packet, reason) => {
                 self.tally.told += 1;
-                *self.tally.dropped.entry(*reason).or_default() += 1;
-                if let Some(header) = IpHeader::read(packet) {
-                    let way = Way { to: header.dst, request: false, answer: false, merged: false, longest: None };
-                    self.send(packet, [0; 10], &way, now, outcome);
+                *self.tally.dropped.entry(reason).or_default() += 1;
+                if let Some(header) = IpHeader::read(&packet) {
+                    let way = Way { to: header.dst, request: false, answer: false, longest: None };
+                    self.send(packet, [0; 10], &way, now, out);
                 }
+                Fate::Refused(reason)
             }
-            Verdict::Drop(reason) => *self.tally.dropped.entry(*reason).or_default() += 1,
-            Verdict::Local | Verdict::Pass => self.tally.passed += 1,
-            Verdict::Held => {}
+            Verdict::Drop(reason) => {
+                *self.tally.dropped.entry(reason).or_default() += 1;
+                Fate::Dropped(reason)
+            }
+            Verdict::Local => {
+                self.tally.passed += 1;
+                Fate::Local
+            }
+            Verdict::Pass => {
+                self.tally.passed += 1;
+                Fate::Pass
+            }
+            Verdict::Held => Fate::Held,
         }
-        outcome.verdict = Some(verdict);
     }
 
-    /// Sends a packet on its way, in fragments where it must be.
-    fn send(&mut self, packet: &[u8], offload: Offload, way: &Way, now: Timestamp, outcome: &mut Outcome) {
+    /// Sends a packet on its way, in fragments where it must be. A merged one is cut by the card, into segments that fit if their sender kept
+    /// to the MTU; if not, the kernel cuts it here, and each segment into fragments (`ip_finish_output_gso`).
+    fn send(&mut self, packet: Vec<u8>, offload: Offload, way: &Way, now: Timestamp, out: &mut Vec<Sent>) {
         let route = self.engine.routes.to(way.to).copied();
         let next = route.and_then(|route| route.via).unwrap_or(way.to);
         let port = route.map_or(0, |route| route.port);
         let mtu = route.map_or(1500, |route| route.mtu).min(way.longest.unwrap_or(usize::MAX));
-        let parts = if way.merged || packet.len() <= mtu { vec![packet.to_vec()] } else { fragment(packet, mtu, now.0 as u32) };
-        for bytes in parts {
-            let waiting = Waiting { bytes, offload, request: way.request, answer: way.answer };
-            self.deliver(port, next, waiting, now, outcome);
+        let size = merged(&offload);
+        if size.map_or(packet.len(), |size| segment_len(&packet, size)) <= mtu {
+            let waiting = Waiting { bytes: packet, offload, request: way.request, answer: way.answer };
+            return self.deliver(port, next, waiting, now, out);
+        }
+        // A fragment has no checksum of its own that somebody could complete later.
+        let whole = size.is_none() && offload[0] & NEEDS_CHECKSUM == 0;
+        let parts = if whole { vec![packet] } else { segments(&packet, size.unwrap_or(usize::MAX)) };
+        for bytes in parts.iter().flat_map(|part| fragment(part, mtu, now.0 as u32)) {
+            let waiting = Waiting { bytes, offload: [0; 10], request: way.request, answer: way.answer };
+            self.deliver(port, next, waiting, now, out);
         }
     }
 
-    fn deliver(&mut self, port: usize, next: IpAddr, waiting: Waiting, now: Timestamp, outcome: &mut Outcome) {
+    fn deliver(&mut self, port: usize, next: IpAddr, waiting: Waiting, now: Timestamp, out: &mut Vec<Sent>) {
         let invented = self.invent.then(|| invented(next));
         let Some(own) = self.ports.get(port).map(|p| p.mac) else { return };
         let wrong = self.engine.faults.wrong_mac.filter(|_| waiting.request);
@@ -241,11 +296,11 @@ impl Director {
             Some(mac) => {
                 let refresh =
                     !self.invent && !neighbour.fixed && neighbour.mac.is_some() && now - neighbour.heard.max(neighbour.asked) > STALE;
-                outcome.sent.push(sent(port, own, mac, &neighbour.vlans, waiting));
+                out.push(sent(port, own, mac, &neighbour.vlans, waiting));
                 if refresh {
                     neighbour.asked = now;
                     let ask = self.question(port, next);
-                    outcome.sent.extend(ask);
+                    out.extend(ask);
                 }
             }
             None => {
@@ -257,7 +312,7 @@ impl Director {
                 if neighbour.attempts == 0 {
                     (neighbour.attempts, neighbour.asked) = (1, now);
                     let ask = self.question(port, next);
-                    outcome.sent.extend(ask);
+                    out.extend(ask);
                 }
             }
         }
@@ -317,7 +372,7 @@ impl Director {
         self.engine.balancer.is_vip(addr) || self.ports.get(port).is_some_and(|p| p.addresses.contains(&addr))
     }
 
-    fn arp(&mut self, port: usize, packet: &Packet<'_>, now: Timestamp, outcome: &mut Outcome) {
+    fn arp(&mut self, port: usize, packet: &Packet<'_>, now: Timestamp, out: &mut Vec<Sent>) {
         let Network::Arp(arp) = packet.network else {
             self.tally.ignored += 1;
             return;
@@ -326,27 +381,27 @@ impl Director {
         if arp.sender_mac.is_unicast() && !arp.sender.is_unspecified() {
             let known = self.neighbours.contains_key(&IpAddr::V4(arp.sender));
             if known || self.learn_from_all || self.answers_for(port, IpAddr::V4(arp.target)) {
-                self.learn(IpAddr::V4(arp.sender), arp.sender_mac, vlans, now, port, outcome);
+                self.learn(IpAddr::V4(arp.sender), arp.sender_mac, vlans, now, port, out);
             }
         }
         // A captured director answers for itself.
         if arp.operation == 1 && !self.learn_from_all && self.answers_for(port, IpAddr::V4(arp.target)) && arp.sender != arp.target {
             let Some(own) = self.ports.get(port).map(|p| p.mac) else { return };
             let bytes = build::arp(arp.sender_mac, 2, (own, arp.target), (arp.sender_mac, arp.sender), vlans);
-            outcome.sent.push(Sent { port, bytes, offload: [0; 10], answer: false });
+            out.push(Sent { port, bytes, offload: [0; 10], answer: false });
             self.tally.resolved += 1;
         }
     }
 
     /// Neighbour discovery; false when the packet is something else.
-    fn discovery(&mut self, port: usize, packet: &Packet<'_>, src: MacAddr, now: Timestamp, outcome: &mut Outcome) -> bool {
+    fn discovery(&mut self, port: usize, packet: &Packet<'_>, src: MacAddr, now: Timestamp, out: &mut Vec<Sent>) -> bool {
         let (Transport::Icmp(icmp), Some(ip)) = (&packet.transport, packet.ip()) else { return false };
         let target = packet.segment.get(8..24).and_then(|b| b.first_chunk::<16>()).map(|b| Ipv6Addr::from(*b));
         let (IpAddr::V6(from), Some(target)) = (ip.src, target) else { return matches!(icmp.type_number, 133..=137) };
         match icmp.type_number {
             135 => {
                 if !from.is_unspecified() {
-                    self.learn(ip.src, src, packet.link.vlans.ids(), now, port, outcome);
+                    self.learn(ip.src, src, packet.link.vlans.ids(), now, port, out);
                 }
                 let Some(own) = self.ports.get(port).map(|p| p.mac) else { return true };
                 if !self.learn_from_all && self.answers_for(port, IpAddr::V6(target)) {
@@ -359,7 +414,7 @@ impl Director {
                         false => (from, src, 0x6000_0000),
                     };
                     let bytes = neighbour_message(own, mac, target, to, 136, flags, &body);
-                    outcome.sent.push(Sent { port, bytes, offload: [0; 10], answer: false });
+                    out.push(Sent { port, bytes, offload: [0; 10], answer: false });
                     self.tally.resolved += 1;
                 }
                 true
@@ -367,7 +422,7 @@ impl Director {
             136 => {
                 // The target's MAC stands in its option.
                 let mac = packet.segment.get(24..32).filter(|o| o[0] == 2 && o[1] == 1).and_then(|o| o[2..].first_chunk::<6>());
-                self.learn(IpAddr::V6(target), mac.map_or(src, |m| MacAddr(*m)), packet.link.vlans.ids(), now, port, outcome);
+                self.learn(IpAddr::V6(target), mac.map_or(src, |m| MacAddr(*m)), packet.link.vlans.ids(), now, port, out);
                 true
             }
             133 | 134 | 137 => true,
@@ -375,7 +430,7 @@ impl Director {
         }
     }
 
-    fn learn(&mut self, addr: IpAddr, mac: MacAddr, vlans: &[u16], now: Timestamp, port: usize, outcome: &mut Outcome) {
+    fn learn(&mut self, addr: IpAddr, mac: MacAddr, vlans: &[u16], now: Timestamp, port: usize, out: &mut Vec<Sent>) {
         let Some(own) = self.ports.get(port).map(|p| p.mac) else { return };
         let neighbour = self.neighbours.entry(addr).or_default();
         if neighbour.fixed {
@@ -384,7 +439,7 @@ impl Director {
         (neighbour.mac, neighbour.heard, neighbour.attempts) = (Some(mac), now, 0);
         neighbour.vlans = vlans.to_vec();
         for waiting in std::mem::take(&mut neighbour.waiting) {
-            outcome.sent.push(sent(port, own, mac, vlans, waiting));
+            out.push(sent(port, own, mac, vlans, waiting));
         }
     }
 
@@ -429,12 +484,16 @@ struct Way {
     to: IpAddr,
     request: bool,
     answer: bool,
-    merged: bool,
     longest: Option<usize>,
 }
 
+/// Bytes of data in each segment, of a packet that is several in one.
+fn merged(offload: &Offload) -> Option<usize> {
+    (offload[1] != 0).then(|| usize::from(u16::from_le_bytes([offload[4], offload[5]])))
+}
+
 fn sent(port: usize, own: MacAddr, mac: MacAddr, vlans: &[u16], waiting: Waiting) -> Sent {
-    let bytes = build::ethernet(own, mac, vlans, &waiting.bytes);
+    let bytes = build::framed(own, mac, vlans, waiting.bytes);
     Sent { port, bytes, offload: waiting.offload, answer: waiting.answer }
 }
 
@@ -530,6 +589,86 @@ mod tests {
         }
         assert_eq!(director.tally.dropped.get(&Reason::NoNeighbour), Some(&1));
         assert_eq!(director.frame(0, &syn(), &[0; 10], START + 9 * RETRY).sent.len(), 1, "and asked anew");
+    }
+
+    /// A director in NAT with an MTU of 1400 on the way to the client, or to the server; both neighbours are known.
+    fn narrow(to_client: usize, to_server: usize) -> Director {
+        let rules = "-A -t 192.168.2.59:80 -s rr\n-a -t 192.168.2.59:80 -r 192.168.224.11:80 -m\n";
+        let balancer = Balancer::with_rules(Settings::default(), 1, &crate::ipvs::parse(rules).unwrap()).unwrap();
+        let route = |to: &str, mtu| Route { to: to.parse().unwrap(), via: None, port: 0, mtu };
+        let routes = Routes {
+            routes: vec![route("192.168.2.0/24", to_client), route("192.168.224.0/24", to_server)],
+            own: vec![("192.168.224.10".parse().unwrap(), 0)],
+        };
+        let port = Port { name: "eth0".to_string(), mac: OWN, addresses: Vec::new() };
+        let mut director = Director::new(Engine::new(balancer, routes), vec![port]);
+        director.know("192.168.2.100".parse().unwrap(), CLIENT, START);
+        director.know("192.168.224.11".parse().unwrap(), SERVER, START);
+        director
+    }
+
+    /// A segment with 4,000 bytes, merged of parts of `size`, its checksum left to the card.
+    fn large(src: &str, dst: &str, size: u16) -> (Vec<u8>, Offload) {
+        let (src, dst): (Endpoint, Endpoint) = (src.parse().unwrap(), dst.parse().unwrap());
+        let fields = build::TcpFields { flags: crate::packet::TcpFlags::ACK, ..build::TcpFields::default() };
+        let ip = build::IpFields { flags: 0x4000, ..build::IpFields::default() };
+        let packet = build::ip(src.addr, dst.addr, 6, ip, &build::tcp(src, dst, &fields, &[7; 4000]));
+        let [low, high] = size.to_le_bytes();
+        (build::ethernet(CLIENT, OWN, &[], &packet), [NEEDS_CHECKSUM, 1, 54, 0, low, high, 34, 0, 16, 0])
+    }
+
+    #[test]
+    fn merged_packets_meet_a_narrow_way() {
+        for (mtu, size, fits) in [(1500, 1460, true), (1400, 1460, false), (1400, 1360, true)] {
+            let mut director = narrow(mtu, 1500);
+            assert_eq!(director.frame(0, &syn(), &[0; 10], START).sent.len(), 1);
+            // An answer is judged by its segments, and the real server is told.
+            let (answer, offload) = large("192.168.224.11:80", "192.168.2.100:40000", size);
+            let outcome = director.frame(0, &answer, &offload, START);
+            match outcome.fate {
+                Some(Fate::Forwarded { .. }) => assert!(fits && outcome.sent[0].offload == offload, "{mtu} {size}"),
+                fate => assert!(!fits && fate == Some(Fate::Refused(Reason::TooBig)), "{mtu} {size}: {fate:?}"),
+            }
+            // A request is not judged: the kernel cuts it, as far as it must.
+            let mut director = narrow(1500, mtu);
+            director.frame(0, &syn(), &[0; 10], START);
+            let (request, offload) = large("192.168.2.100:40000", "192.168.2.59:80", size);
+            let sent = director.frame(0, &request, &offload, START).sent;
+            match fits {
+                true => assert_eq!((sent.len(), sent[0].offload), (1, offload)),
+                false => {
+                    // Three segments, the last one short: two fragments of each of the others.
+                    assert_eq!((sent.len(), sent.iter().map(|s| s.bytes.len()).max()), (5, Some(14 + 1396)));
+                    assert!(sent.iter().all(|s| s.offload == [0; 10]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_checksum_is_made_whole_before_a_packet_is_cut() {
+        let mut director = narrow(1500, 1400);
+        director.frame(0, &syn(), &[0; 10], START);
+        let (mut request, _) = large("192.168.2.100:40000", "192.168.2.59:80", 0);
+        // Without DF: the way on cuts it.
+        request[20] = 0;
+        request[24..26].fill(0);
+        let sum = crate::packet::checksum(&request[14..34]);
+        request[24..26].copy_from_slice(&sum.to_be_bytes());
+        let sent = director.frame(0, &request, &[NEEDS_CHECKSUM, 0, 0, 0, 0, 0, 34, 0, 16, 0], START).sent;
+        let mut engine = crate::director::fragments::Fragments::default();
+        let whole = sent.iter().find_map(|s| engine.take(&s.bytes[14..], &IpHeader::read(&s.bytes[14..])?, START)).unwrap();
+        let frame = build::ethernet(OWN, SERVER, &[], &whole.bytes);
+        let frame = Frame {
+            bytes: &frame,
+            wire_len: frame.len() as u32,
+            link_type: LinkType::ETHERNET,
+            time: START,
+            number: 0,
+            interface: 0,
+            heading: None,
+        };
+        assert_eq!(crate::packet::checksum_state(&dissect(&frame)), crate::packet::ChecksumState::Good);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub use balancer::{Balancer, Dial, Refusal, Reloaded, Scheduled, Service};
 pub use connection::{Conn, ConnId, Direction, Event, Key, Table};
 pub use engine::{Arrived, Engine, Forwarded, MarkRule, Reason, Verdict};
 pub use fault::{FAULTS, Faults};
-pub use link::{Director, Offload, Outcome, Port, Sent, Tally};
+pub use link::{Director, Fate, Offload, Outcome, Port, Sent, Tally};
 pub use pool::{Dest, DestId, Pool};
 pub use route::{Route, Routes};
 pub use settings::{Kernel, SETTINGS, Settings};

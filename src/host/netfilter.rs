@@ -192,12 +192,6 @@ pub enum Fate<'a> {
     Unsure(&'a FilterRule),
 }
 
-/// Stands for the rules of a family that are there and could not be read.
-static UNREAD: LazyLock<FilterRule> = LazyLock::new(|| FilterRule {
-    text: "one of the old iptables, which cannot be read here (send what `iptables-save` prints)".to_string(),
-    ..FilterRule::default()
-});
-
 /// Does a condition hold?
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holds {
@@ -268,6 +262,12 @@ fn together(all: &[Holds]) -> Holds {
         Holds::Yes
     }
 }
+
+/// Stands for all rules that are not known.
+static UNREAD: LazyLock<FilterRule> = LazyLock::new(|| FilterRule {
+    text: "the rules of the old iptables (`iptables-save`, then `snapshot import`)".to_string(),
+    ..FilterRule::default()
+});
 
 /// Jumps nest no deeper in the kernel, either.
 const DEEP: u8 = 16;
@@ -482,6 +482,26 @@ mod tests {
         assert_eq!(told(unread("ip", vec![chain("INPUT", Some(Hook::Input), true, vec![])])), "dropped by INPUT policy");
         let question = ArpQuestion { sender: None, target: None, device: "eth0" };
         assert!(matches!(unread("arp", vec![]).arp_fate(Hook::Input, &question), Fate::Unsure(_)));
+    }
+
+    #[test]
+    fn what_is_not_known_may_drop() {
+        let unread = Netfilter { chains: Vec::new(), unread: vec!["ip".into()] };
+        let packet = Passing {
+            src: None,
+            dst: "10.0.0.1".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            ports: (None, Some(80)),
+            iif: None,
+            oif: None,
+            icmp: None,
+            state: "NEW",
+            ipvs: false,
+        };
+        assert!(matches!(unread.fate(Hook::Input, &packet), Fate::Unsure(_)));
+        assert!(matches!(unread.fate(Hook::Input, &Passing { dst: "2001:db8::1".parse().unwrap(), ..packet }), Fate::Passes));
+        let question = ArpQuestion { sender: None, target: Some("10.0.0.1".parse().unwrap()), device: "eth0" };
+        assert!(matches!(unread.arp_fate(Hook::Input, &question), Fate::Passes));
     }
 
     #[test]

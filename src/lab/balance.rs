@@ -6,9 +6,11 @@
 
 use super::build::Host;
 use super::netns::Namespace;
-use crate::capture::{LARGEST, VNET_HEADER, Wire, WireOptions};
-use crate::director::{Balancer, Director, Engine, Faults, Offload, Port, Route, Routes, Sent, Verdict};
-use crate::net::{Prefix, Timestamp};
+use crate::capture::{Wire, WireOptions};
+use crate::director::run::{Station, Surroundings, now};
+use crate::director::{Balancer, Director, Engine, Faults, Port, Route, Routes};
+use crate::ipvs::Connection;
+use crate::net::Prefix;
 use crate::netlink::rtnetlink::{self, Address, Link};
 use crate::netlink::{Family, Socket};
 use nix::libc;
@@ -17,29 +19,28 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// A director at work; it ends when it is dropped.
 pub struct Balance {
     stop: Arc<AtomicBool>,
     desk: Arc<Mutex<Desk>>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Balance {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 
 /// The director, and what decides whether a packet comes to it.
 struct Desk {
     director: Director,
-    /// Interfaces that forward IPv4, and IPv6.
-    forwards: Vec<[bool; 2]>,
-    /// Addresses that the kernel takes for its own.
-    local: Vec<IpAddr>,
+    around: Surroundings,
 }
 
 /// Schedulers that draw lots draw the same ones each time.
@@ -62,26 +63,18 @@ impl Balance {
         let ports = ports.map(|((name, mac), addresses)| Port { name: name.clone(), mac: *mac, addresses }).collect();
         let mut director = Director::new(engine, ports);
         known.neighbours.iter().for_each(|(addr, mac)| director.know(*addr, *mac, now()));
-        let desk = Arc::new(Mutex::new(Desk { director, forwards: known.forwards, local: known.local }));
-        let (stop, mut threads) = (Arc::new(AtomicBool::new(false)), Vec::new());
-        let outside: Arc<Vec<Wire>> = Arc::new(host.interfaces.iter().map(|(name, _)| open(wires, name)).collect::<io::Result<_>>()?);
-        let inside: Arc<Vec<Wire>> =
-            Arc::new((0..host.interfaces.len()).map(|at| open(switches, &host.kernel_port(at))).collect::<io::Result<_>>()?);
-        for (port, (name, _)) in host.interfaces.iter().enumerate() {
-            let (wire, out, kernel, desk, stopped) = (open(wires, name)?, outside.clone(), inside.clone(), desk.clone(), stop.clone());
-            threads.push(std::thread::spawn(move || from_wire(port, wire, &out, &kernel, &desk, &stopped)));
-            let (wire, out, stopped) = (open(switches, &host.kernel_port(port))?, outside.clone(), stop.clone());
-            threads.push(std::thread::spawn(move || from_kernel(wire, &out[port], &stopped)));
-        }
-        let (clock, waiting, out) = (desk.clone(), stop.clone(), outside);
-        threads.push(std::thread::spawn(move || {
-            while !waiting.load(Ordering::Relaxed) {
-                std::thread::sleep(TICK);
-                let sent = lock(&clock).director.tick(now());
-                send(&out, &sent);
-            }
-        }));
-        Ok(Balance { stop, desk, threads })
+        let desk = Arc::new(Mutex::new(Desk { director, around: known.around }));
+        let stop = Arc::new(AtomicBool::new(false));
+        let outside: Vec<Wire> = host.interfaces.iter().map(|(name, _)| open(wires, name)).collect::<io::Result<_>>()?;
+        let kernel: Vec<Wire> = (0..host.interfaces.len()).map(|at| open(switches, &host.kernel_port(at))).collect::<io::Result<_>>()?;
+        let (at, stopped) = (desk.clone(), stop.clone());
+        let thread = std::thread::spawn(move || serve(Station::new(outside, kernel, None), &at, &stopped));
+        Ok(Balance { stop, desk, thread: Some(thread) })
+    }
+
+    /// Its connection table now.
+    pub fn connections(&self) -> Vec<Connection> {
+        lock(&self.desk).director.engine.balancer.connections(now())
     }
 
     /// Takes the rules, settings, addresses and routes that the host has now. Connections stay.
@@ -91,7 +84,7 @@ impl Balance {
     pub fn renew(&self, host: &Host) -> io::Result<()> {
         let known = known(host)?;
         let mut desk = lock(&self.desk);
-        (desk.forwards, desk.local) = (known.forwards, known.local);
+        desk.around = known.around;
         let director = &mut desk.director;
         director.engine.routes = known.routes;
         director.ports.iter_mut().zip(known.addresses).for_each(|(port, addresses)| port.addresses = addresses);
@@ -105,7 +98,7 @@ fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
 }
 
 fn open(place: &Namespace, name: &str) -> io::Result<Wire> {
-    let options = WireOptions { promiscuous: true, vnet_header: true, inbound_only: true, buffer: 4 << 20 };
+    let options = WireOptions { promiscuous: true, vnet_header: true, inbound_only: true, untimed: true, buffer: 4 << 20 };
     place.run(|| Wire::open(name, options)).map_err(io::Error::from)?.map_err(io::Error::other)
 }
 
@@ -115,8 +108,7 @@ struct Known {
     /// By port.
     addresses: Vec<Vec<IpAddr>>,
     neighbours: Vec<(IpAddr, crate::net::MacAddr)>,
-    forwards: Vec<[bool; 2]>,
-    local: Vec<IpAddr>,
+    around: Surroundings,
 }
 
 fn known(host: &Host) -> io::Result<Known> {
@@ -148,96 +140,24 @@ fn known(host: &Host) -> io::Result<Known> {
         addresses: (0..names.len()).map(|at| own.iter().filter(|(_, port)| *port == at).map(|(addr, _)| *addr).collect()).collect(),
         routes: Routes { routes: ways, own },
         neighbours: permanent.filter_map(|n| Some((n.addr, n.mac?))).collect(),
-        forwards,
-        local: addresses.iter().map(|a| a.prefix.addr()).collect(),
+        around: Surroundings { forwards, local: addresses.iter().map(|a| a.prefix.addr()).collect() },
     })
 }
 
-/// Frames from outside. Answers of real servers pass the kernel's FORWARD hook, which a host that does not forward has no packet come to;
-/// requests are for the host itself, if their destination is one of its addresses (net/netfilter/ipvs/ip_vs_core.c, `ip_vs_ops4`).
-fn from_wire(port: usize, mut wire: Wire, out: &[Wire], kernel: &[Wire], desk: &Mutex<Desk>, stop: &AtomicBool) {
-    let mut buffer = vec![0; LARGEST];
+/// Turns the director's wheel until it is to stop.
+fn serve(mut station: Station, desk: &Mutex<Desk>, stop: &AtomicBool) {
+    let mut next_tick = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        let Ok(Some(arrival)) = wire.receive(&mut buffer, TICK) else { continue };
-        let Some((offload, frame)) = buffer[..arrival.len].split_first_chunk::<VNET_HEADER>() else { continue };
-        let offload: &Offload = offload;
+        // A link that is down, or whose other end was unplugged, may be back the next time.
+        if station.wait(None, next_tick).is_err() {
+            std::thread::sleep(TICK);
+        }
         let mut desk = lock(desk);
-        let stranger = destination(frame).is_some_and(|dst| desk.director.engine.balancer.is_vip(dst) && !desk.local.contains(&dst));
-        let mut outcome = if stranger { crate::director::Outcome::default() } else { desk.director.frame(port, frame, offload, now()) };
-        let forwards = desk.forwards.get(port).copied().unwrap_or_default();
-        drop(desk);
-        // Who has an address, the kernel says.
-        outcome.sent.retain(|sent| !is_neighbour_answer(&sent.bytes) && (!sent.answer || forwards[usize::from(is_ipv6(&sent.bytes))]));
-        send(out, &outcome.sent);
-        if matches!(outcome.verdict, None | Some(Verdict::Local | Verdict::Pass))
-            && let Some(kernel) = kernel.get(port)
-        {
-            let _ = kernel.send(&[offload, frame]);
+        let Desk { director, around } = &mut *desk;
+        let _ = station.turn(director, Some(around), |_, _| {});
+        if Instant::now() >= next_tick {
+            next_tick = Instant::now() + TICK;
+            station.send(director.tick(now()), |_, _| {});
         }
-    }
-}
-
-fn from_kernel(mut wire: Wire, out: &Wire, stop: &AtomicBool) {
-    let mut buffer = vec![0; LARGEST];
-    while !stop.load(Ordering::Relaxed) {
-        if let Ok(Some(arrival)) = wire.receive(&mut buffer, TICK) {
-            let _ = out.send(&[&buffer[..arrival.len]]);
-        }
-    }
-}
-
-fn is_ipv6(frame: &[u8]) -> bool {
-    frame.get(12..14) == Some(&[0x86, 0xdd])
-}
-
-/// Where an IP packet without VLAN tag goes to.
-fn destination(frame: &[u8]) -> Option<IpAddr> {
-    match frame.get(12..14)? {
-        [0x08, 0x00] => Some(IpAddr::from(*frame.get(30..34)?.first_chunk::<4>()?)),
-        [0x86, 0xdd] => Some(IpAddr::from(*frame.get(38..54)?.first_chunk::<16>()?)),
-        _ => None,
-    }
-}
-
-/// An ARP reply or a neighbour advertisement.
-fn is_neighbour_answer(frame: &[u8]) -> bool {
-    match frame.get(12..14) {
-        Some([0x08, 0x06]) => frame.get(20..22) == Some(&[0, 2]),
-        Some([0x86, 0xdd]) => frame.get(20) == Some(&58) && frame.get(54) == Some(&136),
-        _ => false,
-    }
-}
-
-fn send(out: &[Wire], sent: &[Sent]) {
-    for one in sent {
-        if let Some(wire) = out.get(one.port) {
-            // What cannot be sent is lost, as it is on a wire.
-            let _ = wire.send(&[&one.offload, &one.bytes]);
-        }
-    }
-}
-
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::net::MacAddr;
-    use crate::packet::build;
-
-    #[test]
-    fn words_between_neighbours_are_told_apart() {
-        let (mac, addr) = (MacAddr([2, 0, 0, 0, 0, 1]), "10.0.0.1".parse().unwrap());
-        let arp = |operation| build::arp(MacAddr::BROADCAST, operation, (mac, addr), (mac, addr), &[]);
-        assert!(is_neighbour_answer(&arp(2)) && !is_neighbour_answer(&arp(1)) && !is_neighbour_answer(&[]));
-        assert_eq!(destination(&arp(1)), None);
-        let mut frame = vec![0; 34];
-        frame[12..14].copy_from_slice(&[8, 0]);
-        frame[30..34].copy_from_slice(&[10, 0, 0, 9]);
-        assert_eq!(destination(&frame), Some("10.0.0.9".parse().unwrap()));
-        assert_eq!(destination(&frame[..33]), None);
     }
 }

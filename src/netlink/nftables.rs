@@ -83,6 +83,7 @@ const fn message(number: u16) -> u16 {
     SUBSYSTEM << 8 | number
 }
 const NEW_TABLE: u16 = message(0);
+const DEL_TABLE: u16 = message(2);
 const NEW_CHAIN: u16 = message(3);
 const NEW_RULE: u16 = message(6);
 const GET_RULE: u16 = message(7);
@@ -257,6 +258,13 @@ impl Chain<'_> {
 }
 
 impl Socket {
+    /// True when the kernel's nf_tables is there and knows a family.
+    pub fn has_nft(&mut self, family: TableFamily) -> bool {
+        // A table that nobody keeps: made and gone in one batch.
+        let table = Attributes::new().text(1, "lvscope").behind(&header(family));
+        self.batch(SUBSYSTEM, &[(NEW_TABLE, NlmFlags::make_sure(), table.clone()), (DEL_TABLE, NlmFlags::CHANGE, table)]).is_ok()
+    }
+
     /// Puts a rule at the end (or the beginning) of a chain, which is made if it is not there. `text` finds it again.
     ///
     /// # Errors

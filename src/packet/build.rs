@@ -135,8 +135,29 @@ fn ipv6(src: Ipv6Addr, dst: Ipv6Addr, protocol: u8, fields: IpFields, payload: &
 
 /// An Ethernet frame around an IP packet, whose version decides the EtherType; with VLAN tags, outermost first.
 pub fn ethernet(src: MacAddr, dst: MacAddr, vlans: &[u16], ip: &[u8]) -> Vec<u8> {
-    let ether_type = if ip.first().is_some_and(|b| b >> 4 == 6) { link::IPV6 } else { link::IPV4 };
-    frame(src, dst, vlans, ether_type, ip)
+    let mut packet = Vec::with_capacity(ip.len() + ETHERNET);
+    packet.extend(ip);
+    framed(src, dst, vlans, packet)
+}
+
+/// Room that an Ethernet header with two tags needs.
+pub const ETHERNET: usize = 22;
+
+/// As [`ethernet`], around the packet where it is: with [`ETHERNET`] bytes of spare capacity nothing is allocated.
+pub fn framed(src: MacAddr, dst: MacAddr, vlans: &[u16], mut packet: Vec<u8>) -> Vec<u8> {
+    let ether_type = if packet.first().is_some_and(|b| b >> 4 == 6) { link::IPV6 } else { link::IPV4 };
+    let mut head = [0; ETHERNET];
+    head[..6].copy_from_slice(&dst.0);
+    head[6..12].copy_from_slice(&src.0);
+    let mut len = 12;
+    for vlan in vlans.iter().take(2) {
+        head[len..len + 2].copy_from_slice(&0x8100u16.to_be_bytes());
+        head[len + 2..len + 4].copy_from_slice(&vlan.to_be_bytes());
+        len += 4;
+    }
+    head[len..len + 2].copy_from_slice(&ether_type.to_be_bytes());
+    packet.splice(0..0, head[..len + 2].iter().copied());
+    packet
 }
 
 /// An Ethernet frame with an ARP packet: operation 1 asks, 2 answers.

@@ -30,7 +30,7 @@ pub use ip::{Arp, Fragment, Ip, Network};
 pub use link::{Link, Vlans};
 pub use rewrite::{
     IcmpError, IpHeader, Outer, OuterKind, Side, decrement_ttl, encapsulate, fragment, fragment_payload, header_checksum_is_good,
-    icmp_error, quoted, reassembled, segments, translate, translate_error,
+    icmp_error, quoted, reassembled, segment_len, segments, translate, translate_error,
 };
 pub use tcp::{Tcp, TcpFlags, TcpOptions, Toa, raw_options};
 pub use transport::{Sctp, Transport, Udp, Vrrp};

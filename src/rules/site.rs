@@ -44,6 +44,12 @@ pub(super) fn elsewhere(v6: bool) -> IpAddr {
 }
 
 impl<'a> Site<'a> {
+    /// The address and port by which the director's table names a real server.
+    pub(super) fn named_port(&self, duty: &Duty) -> Option<crate::net::Endpoint> {
+        let served = self.fleet.services.iter().filter(|s| s.director == duty.director && s.service.name() == duty.service);
+        served.flat_map(|s| &s.service.destinations).map(|d| d.address).find(|at| Some(at.addr) == duty.rip)
+    }
+
     pub(super) fn new(fleet: &'a Fleet) -> Self {
         let mut site = Site { fleet, duties: Vec::new() };
         for served in &fleet.services {

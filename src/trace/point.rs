@@ -69,7 +69,7 @@ impl Source {
 }
 
 /// The points of a trace, each with its number.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Points {
     pub(super) points: Vec<CapturePoint>,
     /// For cooked captures of several interfaces: the point of each interface index.

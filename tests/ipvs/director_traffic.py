@@ -10,6 +10,7 @@ import os, random, select, socket, struct, subprocess, sys, time
 
 OUT, CONNECTIONS, SEED = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 CLIENT_MAC, SERVER_MAC = bytes.fromhex('525400000101'), bytes.fromhex('525400000300')
+ROUTER_MAC = bytes.fromhex('5254000003fe')
 DIRECTOR_EXT, DIRECTOR_INT = bytes.fromhex('525400000201'), bytes.fromhex('525400000202')
 
 # name, family, method, scheduler, protocol, more options of -A, options of each -a, timeouts
@@ -27,6 +28,7 @@ SCENARIOS = [
     ('tun-gre-ovf', 4, '-i', 'ovf', 'tcp', '', '--tun-type gre', None),
     ('tun6-fo', 6, '-i', 'fo', 'tcp', '', '', None),
     ('persistent', 4, '-m', 'rr', 'tcp', '-p 300 -M 255.255.255.252', '', None),
+    ('persistent6', 6, '-m', 'wrr', 'tcp', '-p 300 -M 122', '', None),
     ('persistent-expiry', 4, '-m', 'rr', 'udp', '-p 4', '', (900, 120, 2)),
     ('thresholds', 4, '-m', 'wlc', 'tcp', '', '-x 9 -y 4', None),
 ]
@@ -134,11 +136,11 @@ class Connection:
     def __init__(self, net, protocol, rng, nat):
         self.net, self.protocol, self.rng, self.nat = net, protocol, rng, nat
         self.client, self.port = rng.choice(net.clients), rng.randrange(1024, 65000)
-        self.seq, self.ack, self.server, self.last, self.answer = rng.getrandbits(32), rng.getrandbits(32), None, None, None
+        self.seq, self.ack, self.server, self.last, self.answer, self.outer = rng.getrandbits(32), rng.getrandbits(32), None, None, None, None
         if protocol == 'udp':
             self.steps = rng.choice(['q', 'qa', 'qaq', 'qaqa', 'qe'])
         else:
-            body = rng.choice(['', 'd', 'dA', 'dAdA', 'dAE', 'dd'])
+            body = rng.choice(['', 'd', 'dA', 'dAdA', 'dAE', 'dd', 'dT'])
             end = rng.choice(['Ff', 'fF', 'R', 'r', '', 'F', 'FfA', 'SfF'])
             self.steps = rng.choice(['S', 'Sr', 'SS', 'SsR']) if rng.random() < 0.15 else 'SsA' + body + end
 
@@ -147,10 +149,14 @@ class Connection:
         flags = {'S': 2, 's': 0x12, 'A': 0x10, 'd': 0x18, 'a': 0x10, 'F': 0x11, 'f': 0x11, 'R': 4, 'r': 0x14}.get(step, 0)
         data = b'' if step not in 'dqa' else bytes(r.getrandbits(8) for _ in range((1440 if net.v6 else 1460) if r.random() < 0.04 else r.randrange(1, 200)))
         ident, tos = r.getrandbits(16), r.choice([0, 0, 0x28, 0x02])
+        if step == 'T':  # a router within the tunnel, about the outer packet
+            kind, code = r.choice([(3, 3), (3, 1), (11, 0)])
+            return net.error('192.168.224.1', net.dip, kind, code, 0, self.outer), False
         if step in 'eE':  # an error about what was seen last, from the real server's side or a router's at the client's
             if step == 'e':
                 return net.error(self.server[0], self.client, 1 if net.v6 else 3, 4 if net.v6 else 3, 0, self.last), False
-            about = self.answer
+            # With DR and TUN the answer never came by the director; its shape is known.
+            about = self.answer or net.ip(net.vip, self.client, 6, net.tcp(net.vip, 80, self.client, self.port, self.ack, self.seq, 0x10, bytes(300)))
             router = '2001:db8:2::1' if net.v6 else '192.168.2.1'
             return net.error(router, net.vip, 2 if net.v6 else 3, 0 if net.v6 else 4, 1400, about), True
         from_client = step in 'SAFRdq'
@@ -210,6 +216,11 @@ def scenario(number, spec, count, rng):
 
     def listen(wait):
         for frame in inside.take(wait):
+            if frame[12:14] == b'\x08\x00' and frame[14] == 0x45 and frame[23] == 4:
+                within = net.read(frame[:14] + frame[34:])
+                if within and (within[0], within[1]) in by_client:
+                    by_client[within[0], within[1]].outer = frame[14:]
+                continue
             seen = net.read(frame)
             if seen and (seen[0], seen[1]) in by_client:
                 one = by_client[seen[0], seen[1]]
@@ -221,16 +232,18 @@ def scenario(number, spec, count, rng):
 
     def step(one):
         what, one.steps = one.steps[0], one.steps[1:]
-        if what in 'sfrae' and not (nat and one.server) or what == 'e' and not one.last or what == 'E' and not (nat and one.answer):
+        if what in 'sfrae' and not (nat and one.server) or what == 'e' and not one.last or what == 'E' and nat and not one.answer:
+            return
+        if what == 'T' and not one.outer:
             return
         packet, from_client = one.packet(what)
         if from_client:
             ext.send(net.frame(CLIENT_MAC, DIRECTOR_EXT, packet))
         else:
-            inside.send(net.frame(macs[one.server[0]], DIRECTOR_INT, packet))
+            inside.send(net.frame(macs[one.server[0]] if what != 'T' else ROUTER_MAC, DIRECTOR_INT, packet))
         listen(0.02 if nat and what in 'Sqsad' else 0.001)
 
-    if name == 'persistent-expiry':
+    if name.startswith('persistent-expiry'):
         # Bursts with pauses longer and shorter than the template lives.
         for pause in (0, 2, 7, 1.5, 9):
             time.sleep(pause)
@@ -258,10 +271,13 @@ def scenario(number, spec, count, rng):
     for side in (ext, inside):
         side.file.close()
     print(f'{name}: {len(by_client)} connections', flush=True)
+    return len(by_client)
 
 
 rng = random.Random(SEED)
 only = sys.argv[4] if len(sys.argv) > 4 else ''
 chosen = [s for s in SCENARIOS if only in s[0]]
-for number, spec in enumerate(chosen):
-    scenario(number, spec, max(1, CONNECTIONS // len(chosen)), rng)
+# Those that wait for persistence to expire have few connections.
+many = [s for s in chosen if not s[0].startswith('persistent-expiry')] or chosen
+total = sum(scenario(number, spec, max(1, -(-CONNECTIONS // len(many))), rng) for number, spec in enumerate(chosen))
+print(f'{total} connections in {len(chosen)} set-ups', flush=True)

@@ -264,6 +264,48 @@ fn rules_are_edited_with_the_words_of_ipvsadm() {
     assert_eq!(fs::read_to_string(file).unwrap(), expected, "nothing is written");
 }
 
+/// A snapshot of the director is as good as its rules, and knows its settings as well.
+#[test]
+fn rules_come_from_a_snapshot() {
+    let case = root().join("fixtures/healthy/nat-ok");
+    let snapshot = case.join("director.host.json");
+    let captures: Vec<String> = ["ext", "int"].iter().map(|leg| case.join(format!("director.{leg}.pcap")).display().to_string()).collect();
+    let rules = fs::read_to_string(root().join("fixtures/director/nat-ok.rules")).unwrap();
+    let output = run(&["save", snapshot.to_str().unwrap()]);
+    assert_eq!((text(&output.stdout), output.status.code()), (rules, Some(0)), "{}", text(&output.stderr));
+    for command in ["diff", "replay"] {
+        let mut words = vec![command, "--rules", snapshot.to_str().unwrap()];
+        words.extend(captures.iter().map(String::as_str));
+        let output = run(&words);
+        assert!(output.status.success(), "{command}: {}{}", text(&output.stdout), text(&output.stderr));
+        let expected = if command == "diff" { "all as IPVS sends them" } else { "192.168.224.11:80            Masq" };
+        assert!(text(&output.stdout).contains(expected), "{command}: {}", text(&output.stdout));
+    }
+    let open = "{\"event\": \"open\", \"client\": \"192.168.2.100:5000\", \"vip\": \"192.168.2.59:80\"}\n";
+    let output = simulate(&["--rules", snapshot.to_str().unwrap()], open);
+    assert!(text(&output.stdout).contains("\"rip\": \"192.168.224.12\""), "{}", text(&output.stdout));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("director.host.json");
+    fs::copy(&snapshot, &file).unwrap();
+    let before = fs::read_to_string(&file).unwrap();
+    let output = run(&["add-service", "--rules", file.to_str().unwrap(), "-t", "192.168.2.59:443", "-s", "sed"]);
+    assert!(text(&output.stdout).ends_with("-A -t 192.168.2.59:443 -s sed\n"), "{}", text(&output.stdout));
+    assert_eq!(fs::read_to_string(&file).unwrap(), before, "the snapshot is left as it was");
+
+    let other = root().join("fixtures/healthy/nat-ok/web1.host.json");
+    for (content, message) in [
+        (fs::read_to_string(other).unwrap(), "no IPVS table: "),
+        (before[..before.len() / 2].to_string(), "the snapshot is cut short at line "),
+        ("{}".to_string(), "not a snapshot of a host"),
+    ] {
+        fs::write(&file, content).unwrap();
+        let output = run(&["save", file.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(3));
+        assert!(text(&output.stderr).contains(message), "{}", text(&output.stderr));
+    }
+}
+
 #[test]
 fn the_director_says_why_it_cannot_run() {
     let rules = root().join("fixtures/director/dr-ok.rules");

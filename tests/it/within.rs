@@ -15,10 +15,11 @@ pub fn inside(name: &str) -> bool {
         return false;
     }
     let test = std::env::current_exe().expect("a test binary");
-    let out = Command::new(env!("CARGO_BIN_EXE_lvscope"))
-        .args(["lab", "enter", "--"])
+    // With as many open files as may be: some have thousands of connections.
+    let out = Command::new("sh")
+        .args(["-c", "ulimit -n \"$(ulimit -H -n)\"; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_lvscope"), "lab", "enter", "--"])
         .arg(test)
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", name, "--include-ignored", "--nocapture"])
         .env(MARK, "1")
         .output()
         .expect("lvscope runs");

@@ -3,7 +3,10 @@
 //! For the director, which has to give packets back with the checksum and segmentation that they came with (`PACKET_VNET_HDR`), for the lab and
 //! for active questions. A socket is in the network namespace of the thread that opened it and may be moved to another thread.
 
+mod batch;
 mod options;
+
+pub use batch::{BATCH, Batch, Outbox};
 
 use crate::net::Timestamp;
 use nix::cmsg_space;
@@ -30,6 +33,8 @@ pub struct WireOptions {
     pub vnet_header: bool,
     /// Not the frames that this host sends.
     pub inbound_only: bool,
+    /// Nobody asks when a frame came ([`Arrival::time`] is 0): the kernel need not look at its clock for each.
+    pub untimed: bool,
     /// Bytes of buffer in the kernel; 0 leaves the system's default. More than `net.core.rmem_max` is given to nobody.
     pub buffer: usize,
 }
@@ -119,7 +124,9 @@ impl Wire {
             let _ = setsockopt(&fd, options::IgnoreOutgoing, &true);
         }
         setsockopt(&fd, options::Auxdata, &true)?;
-        setsockopt(&fd, sockopt::ReceiveTimestampns, &true)?;
+        if !wanted.untimed {
+            setsockopt(&fd, sockopt::ReceiveTimestampns, &true)?;
+        }
         let index = address.ifindex();
         if wanted.promiscuous {
             let mreq = libc::packet_mreq {

@@ -1,10 +1,10 @@
 //! `lvscope director diff`: what IPVS should have sent against what was captured.
 
 use super::playback::{Setup, open, play};
-use super::rules;
+use super::rules::given;
 use crate::cli::output::Output;
 use crate::cli::{FINDINGS, FINE, Failure, NOTHING};
-use crate::director::{Director, Verdict};
+use crate::director::{Director, Fate};
 use crate::net::{Endpoint, MacAddr, Protocol, Timestamp, plural};
 use crate::packet::{ChecksumState, Frame, LinkType, Packet, TcpFlags, Transport, checksum_state, dissect};
 use clap::Args;
@@ -142,13 +142,13 @@ fn is_server(director: &Director, addr: IpAddr) -> bool {
 }
 
 pub(super) fn run(args: &Diff, out: &mut Output) -> Result<u8, Failure> {
-    let rules = rules(&args.setup.rules)?;
+    let rules = given(&args.setup.rules)?;
     let (mut sent, mut own): (Vec<Kept>, Vec<Kept>) = (Vec::new(), Vec::new());
     let inputs = if args.captures.len() > 1 { &args.captures[..args.captures.len() - 1] } else { &args.captures[..] };
     // A two-armed director receives answers on the side where it sends requests: all captures are played.
     let mut local: HashSet<Endpoint> = HashSet::new();
-    let played = play(&args.captures, &rules.services, &args.setup, |frame, packet, outcome| {
-        if let (Some(Verdict::Local), Some(tuple)) = (outcome.and_then(|o| o.verdict.as_ref()), packet.five_tuple()) {
+    let played = play(&args.captures, &rules, &args.setup, |frame, packet, outcome| {
+        if let (Some(Fate::Local), Some(tuple)) = (outcome.and_then(|o| o.fate), packet.five_tuple()) {
             local.insert(tuple.src);
         }
         match outcome {

@@ -1,6 +1,6 @@
 //! `lvscope director add-service …` and its kin: a rules file, changed with the words of ipvsadm(8).
 
-use super::rules;
+use super::rules::given;
 use crate::cli::captures::reason;
 use crate::cli::output::Output;
 use crate::cli::{FINE, Failure};
@@ -14,7 +14,8 @@ use std::path::PathBuf;
 Examples:
   lvscope director add-service --rules rules.ipvs -t 192.168.2.59:80 -s wlc -p 10
   lvscope director add-server --rules rules.ipvs -t 192.168.2.59:80 -r 192.168.224.11 -m
-Without --rules the rule is checked and printed.")]
+Without --rules the rule is checked and printed. FILE may be a snapshot, which is
+not changed: the new rules are printed.")]
 pub(super) struct Edit {
     /// Then the options of ipvsadm(8)
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "[--rules FILE] OPTION…")]
@@ -37,8 +38,13 @@ pub(super) fn run(args: &Edit, option: &str, out: &mut Output) -> Result<u8, Fai
     let wrong =
         |column: usize, what: &str| Failure::usage(format!("{what}\n  ipvsadm {line}\n  {}^", " ".repeat(8 + column.saturating_sub(1))));
     let command = parse_command(&line).map_err(|e| wrong(e.column, &e.what))?;
+    let mut kept = false;
     let mut all = match &file {
-        Some(path) if path.exists() => rules(path)?,
+        Some(path) if path.exists() => {
+            let given = given(path)?;
+            kept = given.snapshot;
+            Rules { services: given.services, ..Rules::default() }
+        }
         _ => Rules::default(),
     };
     if let Some(command) = command {
@@ -51,10 +57,10 @@ pub(super) fn run(args: &Edit, option: &str, out: &mut Output) -> Result<u8, Fai
         all.apply(command).map_err(|what| wrong(1, &what))?;
     }
     let text = to_text(&all.services);
-    match &file {
+    match file.filter(|_| !kept) {
         None => write!(out, "{text}")?,
         Some(path) => {
-            std::fs::write(path, text).map_err(|e| Failure::input(format!("{}: cannot be written: {}", path.display(), reason(&e))))?
+            std::fs::write(&path, text).map_err(|e| Failure::input(format!("{}: cannot be written: {}", path.display(), reason(&e))))?
         }
     }
     Ok(FINE)

@@ -5,16 +5,15 @@ mod edit;
 mod event;
 mod playback;
 mod replay;
+mod rules;
 mod run;
 mod simulate;
 mod state;
 
-use super::Failure;
 use super::output::Output;
+use super::{FINE, Failure};
 use crate::director::{Kernel, SETTINGS, Settings};
-use crate::ipvs::{Rules, read};
 use clap::{Args, Subcommand};
-use std::path::Path;
 
 /// IPVS in user space: which real server would this client get, and what would its packets look like?
 #[derive(Args)]
@@ -33,6 +32,8 @@ enum Command {
     Diff(diff::Diff),
     /// Be the director of a network, on real interfaces
     Run(run::Run),
+    /// Print the rules of a file or of a snapshot, as `ipvsadm -Sn`
+    Save(rules::Save),
     /// Add a service to a rules file, with the options of `ipvsadm -A`
     AddService(edit::Edit),
     /// Change a service of a rules file, as `ipvsadm -E`
@@ -68,8 +69,9 @@ struct Behaviour {
 }
 
 impl Behaviour {
-    fn settings(&self) -> Result<Settings, Failure> {
-        let mut settings = Settings { kernel: self.kernel.unwrap_or_default(), conntrack: !self.no_conntrack, ..Settings::default() };
+    /// `known`: what a snapshot says; what is asked for goes before.
+    fn settings(&self, known: Settings) -> Result<Settings, Failure> {
+        let mut settings = Settings { kernel: self.kernel.unwrap_or(known.kernel), conntrack: !self.no_conntrack, ..known };
         for assignment in &self.sysctls {
             settings
                 .set(assignment)
@@ -85,24 +87,13 @@ impl Behaviour {
     }
 }
 
-/// Reads a rules file, and complains of what is odd in it.
-fn rules(path: &Path) -> Result<Rules, Failure> {
-    let name = path.display();
-    let text =
-        std::fs::read_to_string(path).map_err(|e| Failure::input(format!("{name}: cannot be read: {}", super::captures::reason(&e))))?;
-    let rules = read(&text).map_err(|e| Failure::input(format!("{name} {e}")))?;
-    for warning in &rules.warnings {
-        super::output::complain(&format!("{name} {warning}"));
-    }
-    Ok(rules)
-}
-
 pub(super) fn run(args: &Director, out: &mut Output) -> Result<u8, Failure> {
     match &args.command {
         Command::Simulate(args) => simulate::run(args, out),
         Command::Replay(args) => replay::run(args, out),
         Command::Diff(args) => diff::run(args, out),
         Command::Run(args) => run::run(args, out),
+        Command::Save(args) => rules::save(args, out).map(|()| FINE),
         Command::AddService(args) => edit::run(args, "-A", out),
         Command::EditService(args) => edit::run(args, "-E", out),
         Command::DeleteService(args) => edit::run(args, "-D", out),

@@ -1,11 +1,11 @@
 //! A capture through the director, at the capture's own times.
 
 use super::Behaviour;
+use super::rules::Given;
 use crate::capture::{CaptureFile, Merged, OpenError};
 use crate::cli::Failure;
 use crate::cli::captures::reason;
 use crate::director::{Balancer, Director, Faults, MarkRule, Outcome, Survey, as_arrived};
-use crate::ipvs::VirtualService;
 use crate::net::{MacAddr, Prefix, Protocol, Timestamp};
 use crate::packet::{Frame, Packet, dissect};
 use clap::Args;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 /// What a playback needs to know.
 #[derive(Args)]
 pub(super) struct Setup {
-    /// The director's rules, as `ipvsadm -Sn` writes them
+    /// The director's rules: as `ipvsadm -Sn` writes them, or its snapshot
     #[arg(long, value_name = "FILE")]
     pub(super) rules: PathBuf,
     /// An address of the director, where the capture does not show it
@@ -95,7 +95,7 @@ pub(super) struct Playback {
 /// director's own frames have none. Interfaces are numbered through all files.
 pub(super) fn play(
     paths: &[PathBuf],
-    services: &[VirtualService],
+    rules: &Given,
     setup: &Setup,
     mut each: impl FnMut(&Frame<'_>, &Packet<'_>, Option<&Outcome>) -> Result<(), Failure>,
 ) -> Result<Playback, Failure> {
@@ -103,7 +103,7 @@ pub(super) fn play(
         return Err(Failure::usage("captures are read twice: name files, standard input cannot be read again"));
     }
     let balancer = || {
-        let made = Balancer::with_rules(setup.behaviour.settings()?, setup.behaviour.seed, services);
+        let made = Balancer::with_rules(setup.behaviour.settings(rules.settings)?, setup.behaviour.seed, &rules.services);
         made.map_err(|e| Failure::input(format!("{}: {e}", setup.rules.display())))
     };
     let (mut survey, known) = (Survey::default(), balancer()?);

@@ -1,12 +1,12 @@
 //! `lvscope director replay`: a capture through the director; what it would have sent, dropped, and why.
 
 use super::playback::{Setup, play};
-use super::rules;
+use super::rules::given;
 use crate::capture::PcapngWriter;
 use crate::cli::captures::reason;
 use crate::cli::output::Output;
 use crate::cli::{FINE, Failure};
-use crate::director::{Outcome, Verdict};
+use crate::director::{Fate, Outcome};
 use crate::ipvs::{ForwardingMethod, Listing, list, list_connections};
 use crate::net::{plural, thousands};
 use crate::packet::{Frame, LinkType, Packet, dissect};
@@ -47,11 +47,11 @@ pub(super) struct Replay {
 }
 
 pub(super) fn run(args: &Replay, out: &mut Output) -> Result<u8, Failure> {
-    let rules = rules(&args.setup.rules)?;
+    let rules = given(&args.setup.rules)?;
     let to_stdout = args.output.as_ref().is_some_and(|path| path.as_os_str() == "-");
     let mut frames = Vec::new();
     let talk = !to_stdout;
-    let played = play(&args.captures, &rules.services, &args.setup, |frame, packet, outcome| {
+    let played = play(&args.captures, &rules, &args.setup, |frame, packet, outcome| {
         let Some(outcome) = outcome else { return Ok(()) };
         if args.packets && talk {
             line(out, frame, packet, outcome)?;
@@ -108,32 +108,25 @@ pub(super) fn run(args: &Replay, out: &mut Output) -> Result<u8, Failure> {
 
 /// `#12  192.168.2.100:40002 > 192.168.2.59:80  nat to 192.168.224.11:80`.
 fn line(out: &mut Output, frame: &Frame<'_>, packet: &Packet<'_>, outcome: &Outcome) -> Result<(), Failure> {
-    let Some(verdict) = &outcome.verdict else { return Ok(()) };
+    let Some(what) = describe(outcome) else { return Ok(()) };
     let Some(tuple) = packet.five_tuple() else { return Ok(()) };
-    let what = describe(verdict);
     writeln!(out, "#{:<5} {}  {} > {}", frame.number, frame.time, tuple.src, tuple.dst)?;
     writeln!(out, "       {what}")?;
     Ok(())
 }
 
 /// What became of a packet, in words.
-pub(super) fn describe(verdict: &Verdict) -> String {
-    match verdict {
-        Verdict::Forward(forwarded) => {
-            let frame = Frame {
-                bytes: &forwarded.bytes,
-                wire_len: forwarded.bytes.len() as u32,
-                link_type: LinkType::RAW,
-                time: Default::default(),
-                number: 0,
-                interface: 0,
-                heading: None,
-            };
-            let seen = dissect(&frame);
+fn describe(outcome: &Outcome) -> Option<String> {
+    Some(match outcome.fate? {
+        Fate::Forwarded { to, method } => {
+            let bytes = outcome.sent.first().map_or(&[][..], |sent| &sent.bytes);
+            let wire_len = bytes.len() as u32;
+            let time = Default::default();
+            let seen = dissect(&Frame { bytes, wire_len, link_type: LinkType::ETHERNET, time, number: 0, interface: 0, heading: None });
             let ends = seen.five_tuple().map(|t| format!("{} > {}", t.src, t.dst)).unwrap_or_default();
-            match forwarded.method {
+            match method {
                 Some(ForwardingMethod::Nat) => format!("nat: {ends}"),
-                Some(ForwardingMethod::DirectRouting) => format!("dr: to the MAC of {}", forwarded.to),
+                Some(ForwardingMethod::DirectRouting) => format!("dr: to the MAC of {to}"),
                 Some(ForwardingMethod::Tunnel) => {
                     let outer = seen.tunnels.first().map(|t| t.ends());
                     outer.map_or_else(|| "tun".to_string(), |(from, to)| format!("tun: in {from} > {to}"))
@@ -141,10 +134,10 @@ pub(super) fn describe(verdict: &Verdict) -> String {
                 None => format!("answer: {ends}"),
             }
         }
-        Verdict::Answer(_, reason) => format!("refused: {reason}; its sender is told by ICMP"),
-        Verdict::Local => "for the director itself".to_string(),
-        Verdict::Pass => "not for IPVS".to_string(),
-        Verdict::Held => "a fragment; the rest is waited for".to_string(),
-        Verdict::Drop(reason) => format!("dropped: {reason}"),
-    }
+        Fate::Refused(reason) => format!("refused: {reason}; its sender is told by ICMP"),
+        Fate::Local => "for the director itself".to_string(),
+        Fate::Pass => "not for IPVS".to_string(),
+        Fate::Held => "a fragment; the rest is waited for".to_string(),
+        Fate::Dropped(reason) => format!("dropped: {reason}"),
+    })
 }

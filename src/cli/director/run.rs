@@ -1,7 +1,8 @@
 //! `lvscope director run`: the director, live.
 
 use super::playback::mark;
-use super::{Behaviour, rules, state};
+use super::rules::given;
+use super::{Behaviour, state};
 use crate::cli::output::{Output, complain};
 use crate::cli::{FINE, Failure};
 use crate::director::run::{Config, News, Summary, run as run_live};
@@ -29,7 +30,7 @@ Examples:
 SIGINT and SIGTERM end it with a summary, SIGHUP reads the rules again without
 losing a connection, SIGUSR1 prints the state.")]
 pub(super) struct Run {
-    /// Rules, as `ipvsadm -Sn` writes them
+    /// Rules: as `ipvsadm -Sn` writes them, or a snapshot of a director
     #[arg(long, value_name = "FILE")]
     rules: PathBuf,
     /// Interface; several for a director with several legs
@@ -71,7 +72,7 @@ fn address(text: &str, interfaces: &[String]) -> Result<(Option<String>, Prefix)
 }
 
 pub(super) fn run(args: &Run, out: &mut Output) -> Result<u8, Failure> {
-    let read = rules(&args.rules)?;
+    let read = given(&args.rules)?;
     let config = Config {
         interfaces: args.interfaces.clone(),
         addresses: args.addresses.iter().map(|text| address(text, &args.interfaces)).collect::<Result<_, _>>()?,
@@ -79,13 +80,13 @@ pub(super) fn run(args: &Run, out: &mut Output) -> Result<u8, Failure> {
         mac: args.mac,
         mtu: args.mtu,
         services: read.services,
-        settings: args.behaviour.settings()?,
+        settings: args.behaviour.settings(read.settings)?,
         seed: args.behaviour.seed,
         faults: args.faults.iter().fold(Faults::default(), |all, one| all.and(*one)),
         marks: args.marks.clone(),
         every: args.every.filter(|n| *n > 0).map(Duration::from_secs),
     };
-    let reload = || rules(&args.rules).map(|rules| rules.services).map_err(|e| e.text);
+    let reload = || given(&args.rules).map(|rules| rules.services).map_err(|e| e.text);
     let summary = run_live(config, reload, |news| match news {
         News::Ready(director) => complain(&format!("director on {}: {}", args.interfaces.join(", "), greeting(director))),
         News::Periodic(director) => complain(&status(director)),

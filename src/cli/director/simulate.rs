@@ -1,11 +1,12 @@
 //! `lvscope director simulate`: a scheduler calculator.
 
+use super::Behaviour;
 use super::event::{self, Event, Mark};
-use super::{Behaviour, rules};
+use super::rules::given;
 use crate::cli::captures::reason;
 use crate::cli::output::{Output, complain};
 use crate::cli::{FINDINGS, FINE, Failure};
-use crate::director::{Dial, Simulator};
+use crate::director::{Dial, Settings, Simulator};
 use crate::ipvs::{Command, Listing, Match, list, parse_command};
 use crate::net::{Endpoint, Protocol, Timestamp, plural};
 use clap::Args;
@@ -33,7 +34,7 @@ pub(super) struct Simulate {
     /// Files of events; without one, or for `-`, standard input
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Rules to begin with, as `ipvsadm -Sn` writes them; then no config event is needed
+    /// Rules to begin with, as `ipvsadm -Sn` writes them, or a director's snapshot; then no config event is needed
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
     /// Say why: the numbers that were compared
@@ -131,8 +132,8 @@ impl<'a> World<'a> {
         let simulator = match &args.rules {
             None => None,
             Some(path) => {
-                let rules = rules(path)?;
-                let made = Simulator::new(args.behaviour.settings()?, args.behaviour.seed, &rules.services);
+                let rules = given(path)?;
+                let made = Simulator::new(args.behaviour.settings(rules.settings)?, args.behaviour.seed, &rules.services);
                 Some(made.map_err(|e| Failure::input(format!("{}: {e}", path.display())))?)
             }
         };
@@ -178,7 +179,7 @@ impl<'a> World<'a> {
     }
 
     fn configure(&mut self, event: &Event) -> Result<(), String> {
-        let mut settings = self.args.behaviour.settings().map_err(|e| e.text)?;
+        let mut settings = self.args.behaviour.settings(Settings::default()).map_err(|e| e.text)?;
         if let (None, Some(kernel)) = (self.args.behaviour.kernel, event::text(event, "kernel")) {
             settings.kernel = kernel.parse()?;
         }

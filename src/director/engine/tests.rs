@@ -139,7 +139,7 @@ fn ttl_and_mtu() {
     assert_eq!((icmp.type_number, icmp.code), (3, 4));
     assert_eq!(u16::from_be_bytes([packet[26], packet[27]]), 1480);
     // A merged packet is cut later; the old test did not know that.
-    let merged = Arrived { merged: true, ..Arrived::plain(&long) };
+    let merged = Arrived { merged: Some(1448), ..Arrived::plain(&long) };
     forwarded(engine.packet(&merged, START));
     engine.faults.old_mtu_test = true;
     assert!(matches!(engine.packet(&merged, START), Verdict::Answer(_, Reason::TooBig)));
@@ -277,6 +277,9 @@ fn a_removed_service_takes_its_connections_along_silently() {
     let matches = engine.balancer.services()[0].rule().matches;
     engine.balancer.delete_service(&matches).unwrap();
     assert_eq!(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 0x10, b"")), START), Verdict::Drop(Reason::ServerRemoved));
+    // And when it is back, so are they.
+    engine.balancer.add_service(&crate::ipvs::parse(&rules("-m")).unwrap()[0]).unwrap();
+    forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START));
     engine.balancer.advance(START + 100 * SECOND);
     assert!(engine.balancer.table().is_empty());
 }

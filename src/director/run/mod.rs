@@ -2,24 +2,28 @@
 #![allow(clippy::disallowed_methods)]
 
 mod host;
+mod station;
+
+pub use station::{Station, Surroundings};
 
 use super::engine::Engine;
 use super::fault::Faults;
-use super::link::{Director, Port, Sent};
+use super::link::{Director, Port};
 use super::route::{Route, Routes};
 use super::{Balancer, MarkRule, Reloaded, Settings, Tally};
-use crate::capture::{LARGEST, VNET_HEADER, Wire, WireError, WireOptions};
+use crate::capture::{Wire, WireError, WireOptions};
 use crate::ipvs::VirtualService;
 use crate::net::{MacAddr, Prefix, Timestamp};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::prctl::set_timerslack;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+pub(crate) use station::now;
 
 /// What `director run` was told.
 pub struct Config {
@@ -83,15 +87,8 @@ pub struct Summary {
     pub lasted: Duration,
 }
 
-fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(since.as_nanos() as i64)
-}
-
 /// How often neighbours are looked after.
 const TICK: Duration = Duration::from_millis(100);
-/// Frames that are taken from one socket before the next one has its turn.
-const BURST: usize = 64;
 
 /// Runs until SIGINT or SIGTERM. SIGHUP calls `reload`, SIGUSR1 reports.
 ///
@@ -105,37 +102,29 @@ pub fn run(
     let began = Instant::now();
     let every = config.every;
     let delay = config.faults.delay_answer.map(|ms| Duration::from_millis(u64::from(ms)));
-    let (mut director, mut sockets) = prepare(config)?;
+    let (mut director, wires) = prepare(config)?;
     let mut mask = SigSet::empty();
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1].iter().for_each(|s| mask.add(*s));
     let wrong = |e: Errno| RunError(format!("cannot listen for signals: {}", e.desc()));
     mask.thread_block().map_err(wrong)?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(wrong)?;
-    let announcements = director.announcements();
-    transmit(&sockets, announcements, &mut tell);
+    // Pauses in a crowd are to be as short as they are meant.
+    let _ = set_timerslack(1_000);
+    let mut station = Station::new(wires, Vec::new(), delay);
+    station.send(director.announcements(), |_, _| {});
     tell(News::Ready(&director));
     let (mut next_tick, mut next_report) = (Instant::now() + TICK, every.map(|e| Instant::now() + e));
-    let mut buffer = vec![0; LARGEST];
-    let mut held: VecDeque<(Instant, Sent)> = VecDeque::new();
+    let mut down = vec![false; director.ports.len()];
     loop {
-        let until = [Some(next_tick), next_report, held.front().map(|(due, _)| *due)].into_iter().flatten().min();
-        let wait = until.map_or(TICK, |t| t.saturating_duration_since(Instant::now()));
-        {
-            let mut fds: Vec<PollFd<'_>> = sockets.iter().map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)).collect();
-            fds.push(PollFd::new(signals.as_fd(), PollFlags::POLLIN));
-            let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
-            match poll(&mut fds, timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(RunError(format!("cannot wait for frames: {}", e.desc()))),
-            }
-        }
-        while let Ok(Some(signal)) = signals.read_signal() {
+        let until = next_report.map_or(next_tick, |report| report.min(next_tick));
+        let wait = |e: Errno| RunError(format!("cannot wait for frames: {}", e.desc()));
+        let signalled = station.wait(Some(signals.as_fd()), until).map_err(wait)?;
+        while let Some(signal) = if signalled { signals.read_signal().unwrap_or_default() } else { None } {
             match Signal::try_from(signal.ssi_signo as i32) {
                 Ok(Signal::SIGHUP) => match reload().and_then(|services| director.engine.balancer.reload(&services)) {
                     Ok(done) => {
                         tell(News::Reloaded(done));
-                        let announcements = director.announcements();
-                        transmit(&sockets, announcements, &mut tell);
+                        station.send(director.announcements(), |_, _| {});
                     }
                     Err(e) => tell(News::Trouble(format!("rules not reloaded: {e}"))),
                 },
@@ -146,42 +135,26 @@ pub fn run(
                 }
             }
         }
-        for port in 0..sockets.len() {
-            for _ in 0..BURST {
-                let outcome = match sockets[port].receive_now(&mut buffer) {
-                    Ok(None) => break,
-                    Ok(Some(arrival)) => match buffer[..arrival.len].split_first_chunk::<VNET_HEADER>() {
-                        Some((offload, frame)) => director.frame(port, frame, offload, now()),
-                        None => continue,
-                    },
-                    Err(WireError { errno: Errno::ENETDOWN, .. }) => {
-                        // Down, not gone: it may come up again.
-                        tell(News::Trouble(format!("{} is down", director.ports[port].name)));
-                        break;
-                    }
-                    Err(e) => return Err(gone(&director.ports[port].name, e.errno)),
-                };
-                let mut at_once = outcome.sent;
-                if let Some(delay) = delay {
-                    let (late, rest) = at_once.into_iter().partition(|sent| sent.answer);
-                    let late: Vec<Sent> = late;
-                    held.extend(late.into_iter().map(|sent| (Instant::now() + delay, sent)));
-                    at_once = rest;
+        let unsent = |tell: &mut dyn FnMut(News<'_>), len: usize, e: Errno| {
+            tell(News::Trouble(format!("a frame of {len} bytes could not be sent: {}", e.desc())));
+        };
+        match station.turn(&mut director, None, |len, e| unsent(&mut tell, len, e)) {
+            Ok(()) => {}
+            Err((port, WireError { errno: Errno::ENETDOWN, .. })) => {
+                // Down, not gone: it may come up again.
+                if !std::mem::replace(&mut down[port], true) {
+                    tell(News::Trouble(format!("{} is down", director.ports[port].name)));
                 }
-                transmit(&sockets, at_once, &mut tell);
             }
-        }
-        while held.front().is_some_and(|(due, _)| *due <= Instant::now()) {
-            let due = held.pop_front().map(|(_, sent)| sent);
-            transmit(&sockets, due, &mut tell);
+            Err((port, e)) => return Err(gone(&director.ports[port].name, e.errno)),
         }
         if Instant::now() >= next_tick {
             next_tick = Instant::now() + TICK;
-            let asked = director.tick(now());
-            transmit(&sockets, asked, &mut tell);
-            if let Some(name) = director.ports.iter().map(|p| &p.name).find(|name| host::interface(name).is_none()) {
+            station.send(director.tick(now()), |len, e| unsent(&mut tell, len, e));
+            if let Some(name) = director.ports.iter().map(|p| &p.name).find(|name| !host::is_there(name)) {
                 return Err(gone(name, Errno::ENODEV));
             }
+            down.fill(false);
         }
         if next_report.is_some_and(|at| Instant::now() >= at) {
             next_report = every.map(|e| Instant::now() + e);
@@ -194,23 +167,13 @@ fn gone(name: &str, e: Errno) -> RunError {
     RunError(format!("{name} is gone ({})", e.desc().to_lowercase()))
 }
 
-fn transmit(sockets: &[Wire], frames: impl IntoIterator<Item = Sent>, tell: &mut impl FnMut(News<'_>)) {
-    for sent in frames {
-        let Some(socket) = sockets.get(sent.port) else { continue };
-        match socket.send(&[&sent.offload, &sent.bytes]).map_err(|e| e.errno) {
-            // A full queue loses a packet, as on any router.
-            Ok(()) | Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV) => {}
-            Err(e) => tell(News::Trouble(format!("a frame of {} bytes could not be sent: {}", sent.bytes.len(), e.desc()))),
-        }
-    }
-}
-
 /// Opens the sockets, and makes the director that speaks through them.
 fn prepare(config: Config) -> Result<(Director, Vec<Wire>), RunError> {
     let balancer = Balancer::with_rules(config.settings, config.seed, &config.services).map_err(RunError)?;
+    let mut host = host::Machine::read().map_err(|e| RunError(e.to_string()))?;
     let own = config.addresses.iter().map(|(_, prefix)| prefix.addr());
     for addr in balancer.vips().chain(own) {
-        if host::is_local(addr) {
+        if host.is_local(addr) {
             return Err(RunError(format!(
                 "{addr} is an address of this host: its own stack would answer too, and refuse the connections. Remove it first (ip addr del), or run the director in a network namespace"
             )));
@@ -218,12 +181,13 @@ fn prepare(config: Config) -> Result<(Director, Vec<Wire>), RunError> {
     }
     let mut interfaces = Vec::new();
     for name in &config.interfaces {
-        let found = host::interface(name)
-            .ok_or_else(|| RunError(format!("there is no interface {name} (there are: {})", host::names().join(", "))))?;
+        let found = host
+            .interface(name)
+            .ok_or_else(|| RunError(format!("there is no interface {name} (there are: {})", host.names().join(", "))))?;
         interfaces.push(found);
     }
     let mut sockets = Vec::new();
-    let options = WireOptions { promiscuous: true, vnet_header: true, inbound_only: true, buffer: 8 << 20 };
+    let options = WireOptions { promiscuous: true, vnet_header: true, inbound_only: true, untimed: true, buffer: 8 << 20 };
     for name in &config.interfaces {
         sockets.push(Wire::open(name, options).map_err(|e| RunError(e.to_string()))?);
     }
@@ -231,7 +195,7 @@ fn prepare(config: Config) -> Result<(Director, Vec<Wire>), RunError> {
         let named = interface.as_ref().and_then(|name| config.interfaces.iter().position(|i| i == name));
         named.or_else(|| interfaces.iter().position(|i| i.networks.iter().any(|n| n.contains(addr)))).unwrap_or(0)
     };
-    let mtu = |port: usize| config.mtu.or(interfaces[port].mtu).unwrap_or(1500);
+    let mtu = |port: usize| config.mtu.unwrap_or(interfaces[port].mtu);
     let mut routes = Routes::default();
     let mut ports: Vec<Port> =
         config.interfaces.iter().map(|name| Port { name: name.clone(), mac: config.mac, addresses: Vec::new() }).collect();

@@ -2,7 +2,7 @@
 
 use super::header::{IpHeader, seal};
 use crate::packet::checksum::{fold, pseudo_sum, sum};
-use crate::packet::ip::TCP;
+use crate::packet::ip::{TCP, UDP};
 
 /// Cuts a packet into fragments of at most `mtu` bytes; one that fits stays as it is. `id` is for IPv6, where the source gives it.
 pub fn fragment(packet: &[u8], mtu: usize, id: u32) -> Vec<Vec<u8>> {
@@ -40,29 +40,41 @@ pub fn fragment(packet: &[u8], mtu: usize, id: u32) -> Vec<Vec<u8>> {
     out
 }
 
-/// Cuts a merged TCP packet into segments with `size` bytes of data each, every checksum in full: what a network card does (TSO). Anything
-/// else comes back as it is.
+/// Bytes of the headers of a packet that can be cut into segments: TCP, or UDP.
+fn head_len(packet: &[u8], header: &IpHeader) -> Option<usize> {
+    let len = match header.protocol {
+        TCP => usize::from(*packet.get(header.transport + 12)? >> 4) * 4,
+        UDP => 8,
+        _ => return None,
+    };
+    let least = if header.protocol == TCP { 20 } else { 8 };
+    (header.fragment.is_none() && len >= least && header.transport + len <= header.total).then_some(header.transport + len)
+}
+
+/// The longest packet that [`segments`] makes.
+pub fn segment_len(packet: &[u8], size: usize) -> usize {
+    let cut = || {
+        let header = IpHeader::read(packet).filter(|_| size > 0)?;
+        Some(head_len(packet, &header)?.saturating_add(size).min(header.total))
+    };
+    cut().unwrap_or(packet.len())
+}
+
+/// Cuts a merged TCP or UDP packet into segments with `size` bytes of data each, every checksum in full: what a network card does (TSO, USO).
+/// Anything else comes back as it is.
 pub fn segments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
     let cut = || {
-        let header = IpHeader::read(packet).filter(|h| h.protocol == TCP && h.fragment.is_none() && size > 0)?;
-        let data_at = header.transport + usize::from(*packet.get(header.transport + 12)? >> 4) * 4;
+        let header = IpHeader::read(packet).filter(|_| size > 0)?;
+        let data_at = head_len(packet, &header)?;
         let (head, data) = (packet.get(..data_at)?, packet.get(data_at..header.total)?);
-        if head.len() < header.transport + 20 {
-            return None;
-        }
-        let number = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let (seq, flags) = (number(header.transport + 4), head[header.transport + 13]);
+        let t = header.transport;
+        let seq = u32::from_be_bytes([head[t + 4], head[t + 5], head[t + 6], head[t + 7]]);
         let count = data.len().div_ceil(size).max(1);
         let mut out = Vec::with_capacity(count);
         for at in 0..count {
-            let part = &data[at * size..data.len().min((at + 1) * size)];
+            let part = &data[at * size..data.len().min((at * size).saturating_add(size))];
             let mut bytes = head.to_vec();
             bytes.extend(part);
-            let t = header.transport;
-            bytes[t + 4..t + 8].copy_from_slice(&seq.wrapping_add((at * size) as u32).to_be_bytes());
-            // FIN and PSH belong to the last segment, CWR to the first.
-            let keep = if at + 1 == count { 0xff } else { !0x09 } & if at == 0 { 0xff } else { !0x80 };
-            bytes[t + 13] = flags & keep;
             if header.is_ipv6() {
                 let len = (bytes.len() - 40) as u16;
                 bytes[4..6].copy_from_slice(&len.to_be_bytes());
@@ -72,9 +84,23 @@ pub fn segments(packet: &[u8], size: usize) -> Vec<Vec<u8>> {
                 bytes[4..6].copy_from_slice(&(header.id as u16).wrapping_add(at as u16).to_be_bytes());
                 seal(&mut bytes);
             }
-            bytes[t + 16..t + 18].fill(0);
-            let value = !fold(sum(pseudo_sum(header.src, header.dst, TCP, (bytes.len() - t) as u32), &bytes[t..]));
-            bytes[t + 16..t + 18].copy_from_slice(&value.to_be_bytes());
+            let sum_at = if header.protocol == TCP {
+                bytes[t + 4..t + 8].copy_from_slice(&seq.wrapping_add((at * size) as u32).to_be_bytes());
+                // FIN and PSH belong to the last segment, CWR to the first.
+                let keep = if at + 1 == count { 0xff } else { !0x09 } & if at == 0 { 0xff } else { !0x80 };
+                bytes[t + 13] &= keep;
+                t + 16
+            } else {
+                let len = (bytes.len() - t) as u16;
+                bytes[t + 4..t + 6].copy_from_slice(&len.to_be_bytes());
+                t + 6
+            };
+            bytes[sum_at..sum_at + 2].fill(0);
+            let pseudo = pseudo_sum(header.src, header.dst, header.protocol, (bytes.len() - t) as u32);
+            let value = !fold(sum(pseudo, &bytes[t..]));
+            // For UDP 0 is no checksum at all.
+            let value = if value == 0 && header.protocol == UDP { 0xffff } else { value };
+            bytes[sum_at..sum_at + 2].copy_from_slice(&value.to_be_bytes());
             out.push(bytes);
         }
         Some(out)

@@ -9,7 +9,7 @@ mod header;
 mod outer;
 mod translate;
 
-pub use cut::{fragment, fragment_payload, reassembled, segments};
+pub use cut::{fragment, fragment_payload, reassembled, segment_len, segments};
 pub use error::{IcmpError, icmp_error, quoted, translate_error};
 pub use header::{IpHeader, Side, header_checksum_is_good};
 pub use outer::{Outer, OuterKind, encapsulate};

@@ -159,6 +159,23 @@ fn an_error_about_a_translated_packet_is_translated() {
 }
 
 #[test]
+fn merged_datagrams_are_cut_too() {
+    for (src, dst) in [("10.0.0.1:1000", "10.0.0.2:53"), ("[2001:db8::1]:1000", "[2001:db8::2]:53")] {
+        let (src, dst): (Endpoint, Endpoint) = (src.parse().unwrap(), dst.parse().unwrap());
+        let data: Vec<u8> = (0..2500u32).map(|n| n as u8).collect();
+        let whole = build::ip(src.addr, dst.addr, UDP, IpFields::default(), &build::udp(src, dst, &data));
+        let parts = segments(&whole, 1000);
+        assert_eq!(parts.iter().map(Vec::len).max(), Some(segment_len(&whole, 1000)));
+        let joined: Vec<u8> = parts.iter().flat_map(|part| dissect(&frame(part)).payload.to_vec()).collect();
+        assert_eq!((parts.len(), joined), (3, data));
+        assert!(parts.iter().all(|part| state(part) == ChecksumState::Good));
+        // Nothing to cut, or nothing that can be.
+        assert_eq!((segments(&whole, 0), segments(&parts[2], usize::MAX)), (vec![whole.clone()], vec![parts[2].clone()]));
+        assert_eq!(segment_len(&whole[..30], 1000), 30);
+    }
+}
+
+#[test]
 fn merged_packets_are_cut_as_a_card_cuts_them() {
     let (src, dst): (Endpoint, Endpoint) = ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
     let data: Vec<u8> = (0..3000u32).map(|n| n as u8).collect();

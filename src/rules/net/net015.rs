@@ -46,7 +46,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
 }
 
 /// Where a real server received a request and where its answer left it, if those are different interfaces or VLANs.
-fn ways(flow: &Flow) -> Option<(&Hop, &Hop)> {
+pub(super) fn ways(flow: &Flow) -> Option<(&Hop, &Hop)> {
     let server = flow.server_host?;
     let came = flow.request.towards(server).filter(|hop| hop.dst_mac.is_some_and(|mac| mac.is_unicast())).last()?;
     let left = flow.reply.first().filter(|hop| hop.from == Some(server) && hop.src_mac.is_some())?;

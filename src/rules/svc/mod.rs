@@ -213,6 +213,12 @@ pub(super) fn listening(site: &Site<'_>, checks: &mut Checks, code: &str, findin
             checks.passed(&host.name, format!("{at} is translated here"));
             continue;
         }
+        // It waits at the port that the table names, and direct routing does not go there.
+        if direct && site.named_port(duty).is_some_and(|named| named.port != at.port && sockets.iter().any(|s| s.accepts(protocol, named)))
+        {
+            checks.passed(&host.name, "see DR007");
+            continue;
+        }
         if !sockets.iter().any(|s| s.protocol == protocol)
             && protocol != Protocol::Tcp
             && host.left_out.iter().any(|l| l.section == "sockets")

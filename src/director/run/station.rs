@@ -1,0 +1,272 @@
+//! The director's place among its wires: frames in by the batch, frames out by the batch, one look at the clock for each batch.
+//!
+//! `director run` and the lab turn the same wheel. In the lab the host's own kernel stands behind the director, as the kernel's other hooks
+//! stand behind IPVS: what is no connection's goes on to it, and what it sends goes out again.
+
+use crate::capture::{BATCH, Batch, Outbox, VNET_HEADER, Wire, WireError};
+use crate::director::{Director, Fate, Offload, Sent};
+use crate::net::Timestamp;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// What the host's own kernel does around the director.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Interfaces that forward IPv4, and IPv6: answers of real servers pass the FORWARD hook, which on others no packet comes to.
+    pub forwards: Vec<[bool; 2]>,
+    /// Addresses that the kernel takes for its own: requests to others never come to the INPUT hook (`ip_vs_ops4` in ip_vs_core.c).
+    pub local: Vec<IpAddr>,
+}
+
+/// The wires, and what is under way on them.
+pub struct Station {
+    outside: Vec<Wire>,
+    /// To the host's own kernel, by port; none when nobody stands behind the director.
+    kernel: Vec<Wire>,
+    delay: Option<Duration>,
+    held: VecDeque<(Instant, Sent)>,
+    batch: Batch,
+    outbox: Outbox,
+    sent: Vec<Sent>,
+    ready: Vec<bool>,
+    pace: Pace,
+}
+
+/// Batches from one wire before the next one has its turn.
+const ROUNDS: usize = 8;
+
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+impl Station {
+    /// With a wire for each port of the director. `delay`: answers are held back so long.
+    pub fn new(outside: Vec<Wire>, kernel: Vec<Wire>, delay: Option<Duration>) -> Station {
+        let ready = vec![false; outside.len() + kernel.len()];
+        Station {
+            outside,
+            kernel,
+            delay,
+            held: VecDeque::new(),
+            batch: Batch::default(),
+            outbox: Outbox::default(),
+            sent: Vec::new(),
+            ready,
+            pace: Pace::default(),
+        }
+    }
+
+    /// Waits until a frame comes, `also` can be read, or it is time for something; true when `also` can be read.
+    ///
+    /// # Errors
+    /// What poll(2) says.
+    pub fn wait(&mut self, also: Option<BorrowedFd<'_>>, until: Instant) -> Result<bool, Errno> {
+        if let Some(pause) = self.pace.pause() {
+            std::thread::sleep(pause);
+        }
+        let until = self.held.front().map_or(until, |(due, _)| until.min(*due));
+        let patience = until.saturating_duration_since(Instant::now());
+        // poll(2) counts milliseconds; less than one would be none.
+        let timeout = PollTimeout::try_from(patience + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX);
+        let wires = self.outside.iter().chain(&self.kernel).map(|wire| wire.as_fd());
+        let mut fds: Vec<PollFd<'_>> = wires.chain(also).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => fds.clear(),
+            Err(errno) => return Err(errno),
+        }
+        // An error of an interface shows when it is read.
+        let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        for (at, ready) in self.ready.iter_mut().enumerate() {
+            *ready = fds.get(at).is_some_and(is_ready);
+        }
+        Ok(also.is_some() && fds.last().is_some_and(is_ready))
+    }
+
+    /// Takes what came, and sends what comes of it. `lost` is told of frames that could not be sent, with their length.
+    ///
+    /// # Errors
+    /// When a wire cannot be read, with its port; the others have their turn the next time.
+    pub fn turn(
+        &mut self,
+        director: &mut Director,
+        around: Option<&Surroundings>,
+        mut lost: impl FnMut(usize, Errno),
+    ) -> Result<(), (usize, WireError)> {
+        let mut taken = 0;
+        for port in 0..self.outside.len() {
+            for _ in 0..ROUNDS {
+                if !self.ready[port] {
+                    break;
+                }
+                let given = self.outside[port].receive_many(&mut self.batch).map_err(|e| (port, e))?;
+                taken += given;
+                self.ready[port] = given == BATCH;
+                self.serve(port, director, around, &mut lost);
+            }
+        }
+        for port in 0..self.kernel.len() {
+            if !self.ready[self.outside.len() + port] {
+                continue;
+            }
+            taken += self.kernel[port].receive_many(&mut self.batch).map_err(|e| (port, e))?;
+            let frames: Vec<[&[u8]; 2]> = self.batch.frames().map(|(_, bytes)| [bytes, &[]]).collect();
+            if let Some(wire) = self.outside.get(port) {
+                self.outbox.send(wire, &frames, |_, _| {});
+            }
+        }
+        while self.held.front().is_some_and(|(due, _)| *due <= Instant::now()) {
+            self.sent.extend(self.held.pop_front().map(|(_, sent)| sent));
+        }
+        self.flush(&mut lost);
+        self.pace.took(taken);
+        Ok(())
+    }
+
+    /// One batch of a wire.
+    fn serve(&mut self, port: usize, director: &mut Director, around: Option<&Surroundings>, lost: &mut impl FnMut(usize, Errno)) {
+        let Station { batch, sent, kernel, outbox, held, delay, .. } = self;
+        let now = now();
+        let mut others: Vec<[&[u8]; 2]> = Vec::new();
+        for (_, bytes) in batch.frames() {
+            let Some((offload, frame)) = bytes.split_first_chunk::<VNET_HEADER>() else { continue };
+            let offload: &Offload = offload;
+            let before = sent.len();
+            let Some(around) = around else {
+                director.take(port, frame, offload, now, sent);
+                continue;
+            };
+            let stranger = destination(frame).is_some_and(|dst| director.engine.balancer.is_vip(dst) && !around.local.contains(&dst));
+            let fate = if stranger { None } else { director.take(port, frame, offload, now, sent) };
+            // Who has an address, the kernel says.
+            let forwards = around.forwards.get(port).copied().unwrap_or_default();
+            let goes = |one: &Sent| !is_neighbour_answer(&one.bytes) && (!one.answer || forwards[usize::from(is_ipv6(&one.bytes))]);
+            let new: Vec<Sent> = sent.drain(before..).filter(goes).collect();
+            sent.extend(new);
+            if matches!(fate, None | Some(Fate::Local | Fate::Pass)) {
+                others.push([bytes, &[]]);
+            }
+        }
+        if let Some(wire) = kernel.get(port) {
+            outbox.send(wire, &others, |_, _| {});
+        }
+        if let Some(delay) = *delay {
+            let due = Instant::now() + delay;
+            let (late, at_once): (Vec<Sent>, Vec<Sent>) = sent.drain(..).partition(|one| one.answer);
+            held.extend(late.into_iter().map(|one| (due, one)));
+            *sent = at_once;
+        }
+        self.flush(lost);
+    }
+
+    /// Sends these frames, and what is waiting to be sent.
+    pub fn send(&mut self, frames: Vec<Sent>, mut lost: impl FnMut(usize, Errno)) {
+        self.sent.extend(frames);
+        self.flush(&mut lost);
+    }
+
+    fn flush(&mut self, lost: &mut impl FnMut(usize, Errno)) {
+        for (port, wire) in self.outside.iter().enumerate() {
+            let mut frames: Vec<[&[u8]; 2]> = Vec::with_capacity(self.sent.len());
+            frames.extend(self.sent.iter().filter(|one| one.port == port).map(|one| [&one.offload[..], &one.bytes[..]]));
+            self.outbox.send(wire, &frames, |at, errno| match errno {
+                // A full queue loses a packet, as on any router; so does a link that is down.
+                Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV => {}
+                errno => lost(frames[at][1].len(), errno),
+            });
+        }
+        self.sent.clear();
+    }
+}
+
+/// When many frames come one by one, each costs a wake-up. Then the director waits a moment until there is a handful, as network cards do
+/// with their interrupts; a frame is late by no more than that moment.
+#[derive(Default)]
+struct Pace {
+    since: Option<Instant>,
+    taken: usize,
+    crowded: bool,
+}
+
+impl Pace {
+    /// The rate is looked at so often.
+    const WINDOW: Duration = Duration::from_millis(2);
+    /// More than 30,000 frames a second are a crowd.
+    const CROWD: usize = 60;
+    const MOMENT: Duration = Duration::from_micros(50);
+
+    fn took(&mut self, frames: usize) {
+        self.taken += frames;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let lasted = since.elapsed();
+        if lasted >= Self::WINDOW {
+            let windows = (lasted.as_micros() / Self::WINDOW.as_micros()).max(1);
+            self.crowded = self.taken as u128 / windows >= Self::CROWD as u128;
+            (self.since, self.taken) = (Some(Instant::now()), 0);
+        }
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        self.crowded.then_some(Self::MOMENT)
+    }
+}
+
+fn is_ipv6(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x86, 0xdd])
+}
+
+/// Where an IP packet without VLAN tag goes to.
+fn destination(frame: &[u8]) -> Option<IpAddr> {
+    match frame.get(12..14)? {
+        [0x08, 0x00] => Some(IpAddr::from(*frame.get(30..34)?.first_chunk::<4>()?)),
+        [0x86, 0xdd] => Some(IpAddr::from(*frame.get(38..54)?.first_chunk::<16>()?)),
+        _ => None,
+    }
+}
+
+/// An ARP reply or a neighbour advertisement.
+fn is_neighbour_answer(frame: &[u8]) -> bool {
+    match frame.get(12..14) {
+        Some([0x08, 0x06]) => frame.get(20..22) == Some(&[0, 2]),
+        Some([0x86, 0xdd]) => frame.get(20) == Some(&58) && frame.get(54) == Some(&136),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::MacAddr;
+    use crate::packet::build;
+
+    #[test]
+    fn words_between_neighbours_are_told_apart() {
+        let (mac, addr) = (MacAddr([2, 0, 0, 0, 0, 1]), "10.0.0.1".parse().unwrap());
+        let arp = |operation| build::arp(MacAddr::BROADCAST, operation, (mac, addr), (mac, addr), &[]);
+        assert!(is_neighbour_answer(&arp(2)) && !is_neighbour_answer(&arp(1)) && !is_neighbour_answer(&[]));
+        assert_eq!(destination(&arp(1)), None);
+        let mut frame = vec![0; 34];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[30..34].copy_from_slice(&[10, 0, 0, 9]);
+        assert_eq!(destination(&frame), Some("10.0.0.9".parse().unwrap()));
+        assert_eq!(destination(&frame[..33]), None);
+    }
+
+    #[test]
+    fn only_a_crowd_is_waited_for() {
+        let mut pace = Pace::default();
+        pace.took(10_000);
+        assert_eq!(pace.pause(), None, "the rate is not known yet");
+        pace.since = Some(Instant::now() - Pace::WINDOW);
+        pace.took(0);
+        assert!(pace.pause().is_some());
+        pace.since = Some(Instant::now() - Pace::WINDOW);
+        pace.took(Pace::CROWD / 4);
+        assert_eq!(pace.pause(), None);
+    }
+}
