@@ -192,12 +192,6 @@ pub enum Fate<'a> {
     Unsure(&'a FilterRule),
 }
 
-/// Stands for the rules of a family that are there and could not be read.
-static UNREAD: LazyLock<FilterRule> = LazyLock::new(|| FilterRule {
-    text: "one of the old iptables, which cannot be read here (send what `iptables-save` prints)".to_string(),
-    ..FilterRule::default()
-});
-
 /// Does a condition hold?
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Holds {

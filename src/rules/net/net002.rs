@@ -147,10 +147,6 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 && clients.iter().all(|c| matches!(c.way(&crate::host::Ask::to(vip)), Err(crate::host::NoRoute::Unreachable)))
         };
         if let Some(served) = site.fleet.services.iter().filter(|_| !others).find(unserved) {
-            if filter.is_unread(if served.service.v6 { "ip6" } else { "ip" }) {
-                checks.needs(&host.name, "its translation rules: those of the old iptables cannot be read (`iptables-save -t nat`)");
-                continue;
-            }
             let (vip, name) = (served.service.vip().map_or_else(String::new, |v| v.to_string()), served.service.name());
             let outer = site.facing(host, &clients).unwrap_or("OUTER");
             let summary =
