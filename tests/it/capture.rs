@@ -3,7 +3,7 @@
 #![cfg(feature = "live")]
 
 use crate::support::Random;
-use crate::within::inside;
+use crate::within::{inside, ip};
 use lvscope::capture::CaptureFile;
 use lvscope::lab::build::Network;
 use lvscope::lab::catalogue;
@@ -130,7 +130,7 @@ fn a_killed_capture_can_be_read() {
     if !inside("capture::a_killed_capture_can_be_read") {
         return;
     }
-    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().is_ok_and(|status| status.success()), "ip(8)");
+    ip("link set lo up");
     let folder = tempfile::tempdir().expect("a folder");
     let ended = AtomicBool::new(false);
     let mut random = Random::new(20_261_127);
@@ -166,7 +166,6 @@ fn an_interface_that_goes_does_not_stop_the_others() {
     if !inside("capture::an_interface_that_goes_does_not_stop_the_others") {
         return;
     }
-    let ip = |args: &str| assert!(Command::new("ip").args(args.split(' ')).status().is_ok_and(|status| status.success()), "ip {args}");
     ip("link set lo up");
     ip("link add a0 type veth peer name b0");
     ip("link set a0 up");
@@ -246,7 +245,7 @@ fn a_place_that_fails_is_named_and_what_is_there_can_be_read() {
     if !inside("capture::a_place_that_fails_is_named_and_what_is_there_can_be_read") {
         return;
     }
-    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().is_ok_and(|status| status.success()), "ip(8)");
+    ip("link set lo up");
     let folder = tempfile::tempdir().expect("a folder");
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -304,7 +303,6 @@ fn an_interface_that_comes_back_is_captured_again() {
     if !inside("capture::an_interface_that_comes_back_is_captured_again") {
         return;
     }
-    let ip = |args: &str| assert!(Command::new("ip").args(args.split(' ')).status().is_ok_and(|status| status.success()), "ip {args}");
     let make = || {
         for args in ["link add a0 type veth peer name b0", "link set a0 up", "link set b0 up", "addr add 10.9.0.1/24 dev a0"] {
             ip(args);

@@ -1,5 +1,7 @@
 //! Tests that need a network of their own run themselves again, as root of an empty one.
 
+use lvscope::lab::command;
+use lvscope::lab::netns::Namespace;
 use std::process::Command;
 
 const MARK: &str = "LVSCOPE_TEST_WITHIN";
@@ -26,4 +28,10 @@ pub fn inside(name: &str) -> bool {
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success() && text.contains("1 passed"), "inside:\n{text}");
     false
+}
+
+/// `ip`, as the lab does it, in this namespace: the program need not be installed.
+pub fn ip(words: &str) {
+    let here = Namespace::current().expect("a namespace");
+    command::run(&here, &format!("ip {words}")).unwrap_or_else(|e| panic!("{e}"));
 }

@@ -1,7 +1,7 @@
 //! `ip link|addr|route|neigh|rule`, by netlink.
 
 use crate::net::{MacAddr, Prefix};
-use crate::netlink::rtnetlink::{AddressSpec, Kind, LinkSpec, NeighbourSpec, RouteSpec, RuleSpec};
+use crate::netlink::rtnetlink::{AddressSpec, Kind, LinkSpec, NeighbourSpec, Peer, RouteSpec, RuleSpec};
 use crate::netlink::{Family, Socket};
 use nix::libc;
 use std::net::IpAddr;
@@ -95,6 +95,10 @@ fn link_add(socket: &mut Socket, words: &[&str]) -> Result<(), String> {
                 other => return Err(format!("the lab makes no {other}")),
             };
             Ok(socket.add_link(&LinkSpec { name, mac: None, kind })?)
+        }
+        [name, "type", "veth", "peer", "name", peer] => {
+            let peer = Peer { name: peer, mac: None, netns: None };
+            Ok(socket.add_link(&LinkSpec { name, mac: None, kind: Kind::Veth(peer) })?)
         }
         ["link", lower, "name", name, "type", "vlan", "id", id] => {
             let lower = socket.link(lower)?.index;
