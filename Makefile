@@ -1,4 +1,5 @@
 # Thin names for what README.md says. Each target sets up what it needs.
+SCENARIO ?= nat-rs-no-gateway
 CASE ?= fixtures/faults/nat-rs-no-gateway
 CARGO ?= cargo
 
@@ -8,11 +9,13 @@ CARGO ?= cargo
 setup:
 	@.ci/setup
 
-# Builds, and diagnoses a real recorded case.
+# Builds a broken set-up on this machine, captures it, and diagnoses it; where namespaces are forbidden, a recorded case instead.
 demo: setup
 	@$(CARGO) build --release --quiet
-	@echo '$$ lvscope diagnose $(CASE)/*.pcap*'
-	@target/release/lvscope diagnose $(CASE)/*.pcap* || true
+	@echo '$$ lvscope lab run $(SCENARIO)'
+	@target/release/lvscope lab run $(SCENARIO); [ $$? -le 1 ] || { \
+	  echo; echo 'No lab here; this is a case that was recorded elsewhere:'; echo; \
+	  echo '$$ lvscope diagnose $(CASE)/*.pcap*'; target/release/lvscope diagnose $(CASE)/*.pcap* || true; }
 
 test: setup
 	$(CARGO) test --locked

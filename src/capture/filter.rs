@@ -7,11 +7,17 @@ use std::fmt;
 
 /// A filter expression such as `host 192.168.2.100 and port 80` (pcap-filter(7)).
 pub struct Filter {
-    #[cfg_attr(not(feature = "live"), expect(dead_code, reason = "nothing compiles it in a build without libpcap"))]
     expression: String,
     /// Compiled for each link type that has come up; `None` where the expression makes no sense on it.
     #[cfg(feature = "live")]
     programs: HashMap<u16, Option<::pcap::BpfProgram>>,
+}
+
+impl fmt::Display for Filter {
+    /// The expression.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.expression)
+    }
 }
 
 /// Why an expression is no filter.
@@ -33,7 +39,7 @@ impl Filter {
     /// # Errors
     /// In libpcap's words, when it is no valid expression.
     pub fn new(expression: &str) -> Result<Self, FilterError> {
-        compile(expression, 1).map_err(|e| FilterError(format!("filter '{expression}': {e}")))?;
+        compile(expression, 1).map_err(|e| FilterError(said(expression, &e.to_string())))?;
         Ok(Filter { expression: expression.to_string(), programs: HashMap::new() })
     }
 
@@ -45,8 +51,23 @@ impl Filter {
     }
 }
 
+/// The error with its place, where libpcap does not name the word.
 #[cfg(feature = "live")]
-fn compile(expression: &str, link_type: u16) -> Result<::pcap::BpfProgram, ::pcap::Error> {
+fn said(expression: &str, error: &str) -> String {
+    let error = error.strip_prefix("libpcap error: ").unwrap_or(error);
+    if !error.contains("syntax error") {
+        return format!("filter '{expression}': {error}");
+    }
+    let at = super::syntax::place(expression, |text| compile(text, 1).is_ok());
+    let column = expression[..at].chars().count() + 1;
+    match expression[at..].split_whitespace().next() {
+        Some(word) => format!("filter '{expression}', column {column}: syntax error at '{word}'"),
+        None => format!("filter '{expression}', column {column}: syntax error, it ends too early"),
+    }
+}
+
+#[cfg(feature = "live")]
+pub(super) fn compile(expression: &str, link_type: u16) -> Result<::pcap::BpfProgram, ::pcap::Error> {
     // Raw IP has another number inside libpcap than in files (DLT_RAW 12, LINKTYPE_RAW 101).
     let dlt = if link_type == 101 { 12 } else { link_type };
     ::pcap::Capture::dead(::pcap::Linktype(i32::from(dlt)))?.compile(expression, true)

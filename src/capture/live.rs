@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fmt;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How to capture.
 #[derive(Clone, Debug)]
@@ -70,6 +70,8 @@ pub struct Tap {
     /// Why nothing more comes.
     pub lost: Option<String>,
     capture: Capture<Active>,
+    /// What was counted before it was lost and came back.
+    before: Drops,
     /// libpcap reads the interface's own drops from /sys, which may show another namespace's interface of that name.
     sees_card: bool,
 }
@@ -89,18 +91,24 @@ impl Tap {
             12 => LinkType::RAW,
             other => LinkType(u16::try_from(other).unwrap_or(u16::MAX)),
         };
-        Ok(Tap { place: place.clone(), link_type, packets: 0, lost: None, capture, sees_card })
+        Ok(Tap { place: place.clone(), link_type, packets: 0, lost: None, capture, before: Drops::default(), sees_card })
     }
 
     /// What was counted until now.
     pub fn counted(&mut self) -> Drops {
-        match self.capture.stats() {
+        let now = match self.capture.stats() {
             Ok(stat) => Drops {
                 received: Some(stat.received.into()),
                 by_interface: self.sees_card.then_some(stat.if_dropped.into()),
                 by_os: Some(stat.dropped.into()),
             },
             Err(_) => Drops::default(),
+        };
+        let sum = |before: Option<u64>, now: Option<u64>| before.map_or(now, |before| Some(before + now.unwrap_or(0)));
+        Drops {
+            received: sum(self.before.received, now.received),
+            by_interface: sum(self.before.by_interface, now.by_interface),
+            by_os: sum(self.before.by_os, now.by_os),
         }
     }
 }
@@ -140,17 +148,42 @@ pub struct Live {
     /// Each of them, also those that have been lost.
     pub taps: Vec<Tap>,
     frames: u64,
+    /// When those that are lost were looked for.
+    looked: Instant,
 }
+
+/// How often.
+const LOOK: Duration = Duration::from_secs(1);
 
 impl Live {
     /// Of open ones.
     pub fn new(taps: Vec<Tap>) -> Self {
-        Live { taps, frames: 0 }
+        Live { taps, frames: 0, looked: Instant::now() }
     }
 
     /// True as long as something can still come.
     pub fn is_alive(&self) -> bool {
         self.taps.iter().any(|tap| tap.lost.is_none())
+    }
+
+    /// Looks, now and then, for interfaces that were lost; says which are back. They go on as what they were.
+    pub fn revive(&mut self, options: &LiveOptions) -> Vec<usize> {
+        let mut back = Vec::new();
+        if self.looked.elapsed() < LOOK || self.taps.iter().all(|tap| tap.lost.is_none()) {
+            return back;
+        }
+        self.looked = Instant::now();
+        for (at, tap) in self.taps.iter_mut().enumerate().filter(|(_, tap)| tap.lost.is_some()) {
+            let before = tap.counted();
+            // A file has one link type for each interface.
+            if let Ok(found) = Tap::open(&tap.place, options)
+                && found.link_type == tap.link_type
+            {
+                *tap = Tap { packets: tap.packets, before, ..found };
+                back.push(at);
+            }
+        }
+        back
     }
 
     /// Waits for frames and takes those that are there, until `take` has had enough (false). Says how many it took; an interface that is lost
@@ -204,10 +237,10 @@ impl Live {
     /// # Errors
     /// As [`Live::turn`].
     pub fn drain(&mut self, mut take: impl FnMut(&Frame<'_>) -> bool) -> Result<(), Errno> {
-        let until = std::time::Instant::now() + RETIRE * 3;
+        let until = Instant::now() + RETIRE * 3;
         let mut wanted = true;
         while wanted && self.is_alive() {
-            let left = until.saturating_duration_since(std::time::Instant::now());
+            let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }

@@ -15,6 +15,8 @@ mod pcapng;
 mod place;
 mod recording;
 mod sink;
+#[cfg(feature = "live")]
+mod syntax;
 mod wire;
 mod write;
 

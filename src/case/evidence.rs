@@ -70,7 +70,7 @@ pub struct Progress {
 }
 
 /// What became of one file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceFile {
     /// Its name as given.
     pub name: String,
@@ -239,20 +239,29 @@ impl<P: FnMut(Progress)> Intake<'_, P> {
     /// Makes interfaces that have come up since capture points.
     #[cold]
     fn declare(&mut self, i: usize, interfaces: &[Interface]) {
-        let (points, file) = (&mut self.points[i], self.place[i]);
-        let (arg, first) = (&self.captures[file], self.begins[file]);
-        for interface in &interfaces[points.len().min(interfaces.len())..] {
-            points.push(self.tracer.point(&Source {
-                file: first.unwrap_or(file),
-                file_name: arg.path.display().to_string(),
-                given: arg.point.clone(),
-                interface_name: interface.name.clone(),
-                one_of_several: interfaces.len() > 1,
-                part: first.is_some(),
-                link_type: interface.link_type,
-                snap_len: interface.snap_len,
-            }));
-        }
+        let file = self.place[i];
+        declare_part(&mut self.tracer, file, self.begins[file], &self.captures[file], &mut self.points[i], interfaces);
+    }
+}
+
+/// Makes interfaces that have come up since capture points.
+pub fn declare(tracer: &mut Tracer, file: usize, arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
+    declare_part(tracer, file, None, arg, points, interfaces);
+}
+
+/// The same, of a file of a rotated capture that begins with the file numbered `first`.
+fn declare_part(tracer: &mut Tracer, file: usize, first: Option<usize>, arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
+    for interface in &interfaces[points.len().min(interfaces.len())..] {
+        points.push(tracer.point(&Source {
+            file: first.unwrap_or(file),
+            file_name: arg.path.display().to_string(),
+            given: arg.point.clone(),
+            interface_name: interface.name.clone(),
+            one_of_several: interfaces.len() > 1,
+            part: first.is_some(),
+            link_type: interface.link_type,
+            snap_len: interface.snap_len,
+        }));
     }
 }
 

@@ -62,7 +62,7 @@ pub fn host_text(host: &Host) -> String {
 }
 
 /// The sections in their order. A test holds them to the type.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "schema",
     "tool",
     "name",
@@ -79,6 +79,7 @@ const KEYS: [&str; 18] = [
     "sysctls",
     "ipvs",
     "netfilter",
+    "conntrack",
     "counters",
     "saved",
 ];

@@ -2,7 +2,7 @@
 
 use super::{Failure, output::complain};
 use crate::capture::Filter;
-use crate::case::{self, CaptureArg, Limits, Reading};
+use crate::case::{self, CaptureArg, Limits, Reading, SourceFile};
 use crate::ipvs;
 use crate::net::{Endpoint, thousands};
 use crate::report::Input;
@@ -86,6 +86,23 @@ impl Captures {
         Ok((files, filter))
     }
 
+    /// The words as a filter alone, where packets come from interfaces.
+    pub(super) fn filter(&self) -> Result<Option<Filter>, Failure> {
+        let expression = self.words.join(" ");
+        match expression.is_empty() {
+            true => Ok(None),
+            false => Filter::new(&expression).map(Some).map_err(|e| Failure::usage(e.to_string())),
+        }
+    }
+
+    /// With interfaces there is no room for files.
+    pub(super) fn only_a_filter(&self) -> Result<(), Failure> {
+        match self.read.first().or_else(|| self.words.first().filter(|word| is_file(word))) {
+            Some(file) => Err(Failure::usage(format!("{file}: either files or interfaces (-i), not both"))),
+            None => Ok(()),
+        }
+    }
+
     /// How many packets at most.
     pub(super) fn count(&self) -> Option<u64> {
         self.count
@@ -149,6 +166,16 @@ fn is_prefix(word: &str) -> bool {
     word.parse::<crate::net::Prefix>().is_ok()
 }
 
+/// A file as reports name it.
+pub(super) fn input(file: SourceFile) -> Input {
+    Input {
+        damage: file.unreadable.or_else(|| file.damage.first().map(ToString::to_string)),
+        file: file.name,
+        frames: file.frames,
+        points: file.points,
+    }
+}
+
 /// A trace, with what is to be said of its inputs.
 pub(super) struct Traced {
     pub(super) trace: crate::trace::Trace,
@@ -170,16 +197,7 @@ impl Traced {
         if interrupted {
             complain(&format!("interrupted: the report covers the first {} packets", thousands(trace.packets)));
         }
-        let inputs = files
-            .into_iter()
-            .map(|f| Input {
-                damage: f.unreadable.or_else(|| f.damage.first().map(ToString::to_string)),
-                file: f.name,
-                frames: f.frames,
-                points: f.points,
-            })
-            .collect();
-        Ok(Traced { trace, inputs, unreadable: !unreadable.is_empty() })
+        Ok(Traced { trace, inputs: files.into_iter().map(input).collect(), unreadable: !unreadable.is_empty() })
     }
 
     /// Complains about files that were not whole: for reports that programs read.

@@ -1,13 +1,15 @@
 //! `lvscope diagnose`: the main job.
 
 use super::captures::{Captures, Known};
+use super::live::diagnose::Telling;
+use super::live::{self, Session, Source, Taps};
 use super::output::Output;
 use super::snapshots::Snapshots;
 use super::{FINDINGS, FINE, Failure, Format, INPUT, NOTHING};
 use crate::finding::Severity;
 use crate::host::Fleet;
 use crate::report::{self, Outcome, Page, Report};
-use crate::rules::{self, Facts};
+use crate::rules::{self, Diagnosis, Facts};
 use crate::trace::Trace;
 use clap::{Args, ValueEnum};
 
@@ -16,10 +18,17 @@ use clap::{Args, ValueEnum};
 Examples:
   lvscope diagnose *.pcap
   lvscope diagnose director.eth0=d.pcap web1.eth0=w.pcap --ipvs rules.txt
-  ssh web1 tcpdump -i eth0 -w - | lvscope diagnose web1.eth0=- director.pcap")]
+  lvscope diagnose -i eth0 -i tunl0 --service 192.168.2.59:80
+  ssh web1 lvscope capture -i all -w - | lvscope diagnose web1=-
+  lvscope diagnose lb=<(ssh lb tcpdump -i eth0 -w -) web1=<(ssh web1 …)
+
+Of interfaces and pipes each finding is told once, when it has become clear.
+Ctrl-C ends it, and sums up.")]
 pub(super) struct Diagnose {
     #[command(flatten)]
     captures: Captures,
+    #[command(flatten)]
+    taps: Taps,
     #[command(flatten)]
     known: Known,
     #[command(flatten)]
@@ -66,11 +75,19 @@ impl FailOn {
 pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
     let hints = args.known.hints()?;
     let fleet = args.hosts.fleet(&hints.services)?;
+    let format = if args.json { Format::Json } else { args.format };
+    if let Some(session) =
+        Session::begin(Source { taps: &args.taps, captures: &args.captures, packets: false, recent: false, play: None }, &hints)?
+    {
+        let telling = Telling { format, macs: args.macs, not_judged: args.not_judged, hints: &hints, fleet: &fleet };
+        let ended = live::diagnose::run(session, &telling, |trace| name_hosts(trace, &fleet), out)?;
+        return Ok(code(args, &ended.trace, &ended.diagnosis, ended.trouble));
+    }
     let mut traced = args.captures.trace(hints.clone(), false)?;
     name_hosts(&mut traced.trace, &fleet);
     let diagnosis = rules::diagnose(&Facts { trace: &traced.trace, hints: &hints, fleet: &fleet });
     let report = Report { inputs: &traced.inputs, trace: &traced.trace, diagnosis: Some(&diagnosis), fleet: &fleet };
-    match if args.json { Format::Json } else { args.format } {
+    match format {
         Format::Table => {
             let width = out.width;
             report::diagnosis(&mut Page::new(out, width, args.macs), &report, args.not_judged)?;
@@ -84,15 +101,19 @@ pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
             report::json::write_lines(report, out)?;
         }
     }
-    Ok(if diagnosis.findings.iter().any(|f| args.fail_on.reached(f.severity)) {
+    Ok(code(args, &traced.trace, &diagnosis, traced.unreadable))
+}
+
+fn code(args: &Diagnose, trace: &Trace, diagnosis: &Diagnosis, unreadable: bool) -> u8 {
+    if diagnosis.findings.iter().any(|f| args.fail_on.reached(f.severity)) {
         FINDINGS
-    } else if traced.unreadable {
+    } else if unreadable {
         INPUT
-    } else if !anything_judged(&traced.trace) && diagnosis.findings.iter().all(|f| f.severity == Severity::Note) {
+    } else if !anything_judged(trace) && diagnosis.findings.iter().all(|f| f.severity == Severity::Note) {
         NOTHING
     } else {
         FINE
-    })
+    }
 }
 
 /// Hosts that nobody named have the name of the snapshot with their MAC.

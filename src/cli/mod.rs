@@ -7,6 +7,7 @@ mod diagnose;
 mod director;
 mod explain;
 mod lab;
+mod live;
 mod manual;
 mod output;
 mod probe;
@@ -15,6 +16,7 @@ mod show;
 mod snapshot;
 mod snapshots;
 mod trace;
+mod watch;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use output::Output;
@@ -78,6 +80,8 @@ enum Command {
     Show(show::Show),
     /// Capture on several interfaces and network namespaces into one file, or print
     Capture(capture::Capture),
+    /// See connections come and go on the terminal: services, the way of each, findings
+    Watch(watch::Watch),
     /// Ask the wire: who answers for an address, does a real server serve the VIP
     Probe(probe::Probe),
     /// Write down this machine's facts, or those that somebody sent as text, in one file each
@@ -140,6 +144,7 @@ pub fn run() -> ExitCode {
         Command::Trace(args) => trace::run(args, &mut out),
         Command::Show(args) => show::run(args, &mut out),
         Command::Capture(args) => capture::run(args, &mut out),
+        Command::Watch(args) => watch::run(args),
         Command::Probe(args) => probe::run(args, &mut out),
         Command::Snapshot(args) => snapshot::run(args, &mut out),
         Command::Audit(args) => audit::run(args, &mut out),

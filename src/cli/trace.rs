@@ -1,6 +1,7 @@
 //! `lvscope trace`: connections and their hops, without judgement.
 
 use super::captures::{Captures, Known};
+use super::live::{Session, Source, Taps};
 use super::output::Output;
 use super::{FINE, Failure, Format, INPUT, NOTHING};
 use crate::report::{self, Page, Report};
@@ -11,10 +12,13 @@ use clap::Args;
 Examples:
   lvscope trace *.pcap
   lvscope trace *.pcap --flow 1 --ladder
-  lvscope trace *.pcap --packets --format ndjson")]
+  lvscope trace *.pcap --packets --format ndjson
+  lvscope trace -i eth0 --duration 10s 'port 80'")]
 pub(super) struct Trace {
     #[command(flatten)]
     captures: Captures,
+    #[command(flatten)]
+    taps: Taps,
     #[command(flatten)]
     known: Known,
     /// Only this connection
@@ -41,7 +45,14 @@ pub(super) struct Trace {
 }
 
 pub(super) fn run(args: &Trace, out: &mut Output) -> Result<u8, Failure> {
-    let traced = args.captures.trace(args.known.hints()?, args.packets)?;
+    let hints = args.known.hints()?;
+    let traced = match Session::begin(
+        Source { taps: &args.taps, captures: &args.captures, packets: args.packets, recent: false, play: None },
+        &hints,
+    )? {
+        Some(session) => session.until_end(),
+        None => args.captures.trace(hints, args.packets)?,
+    };
     let (trace, width) = (&traced.trace, out.width);
     let report = Report { inputs: &traced.inputs, trace, diagnosis: None, fleet: &crate::host::Fleet::default() };
     let one = match args.flow {

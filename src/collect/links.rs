@@ -1,13 +1,8 @@
-//! Links, addresses, neighbours (rtnetlink), and offload features (ethtool netlink).
+//! Links, addresses, neighbours, in the words of a snapshot, and offload features (ethtool netlink).
 
 use crate::host::{Address, Link, Neighbour};
-use crate::net::{MacAddr, Prefix};
 use crate::netlink::{Attributes, Attrs, Generic, NetlinkError as Error, Socket};
 use std::collections::HashMap;
-
-const GET_LINK: u16 = 18;
-const GET_ADDR: u16 = 22;
-const GET_NEIGH: u16 = 30;
 
 /// Flags of a device, in the order of ip(8).
 const LINK_FLAGS: [(u32, &str); 8] = [
@@ -22,65 +17,41 @@ const LINK_FLAGS: [(u32, &str); 8] = [
 ];
 const UP: u32 = 0x1;
 const RUNNING: u32 = 0x40;
+const ETHER: u16 = 1;
 
 fn hardware(number: u16) -> String {
     let known =
-        [(1, "ether"), (772, "loopback"), (768, "ipip"), (769, "tunnel6"), (776, "sit"), (778, "gre"), (823, "gre6"), (0xfffe, "none")];
+        [(ETHER, "ether"), (772, "loopback"), (768, "ipip"), (769, "tunnel6"), (776, "sit"), (778, "gre"), (823, "gre6"), (0xfffe, "none")];
     known.iter().find(|(n, _)| *n == number).map_or_else(|| number.to_string(), |(_, name)| (*name).to_string())
 }
 
-pub(super) fn number(body: &[u8], at: usize) -> u32 {
-    body.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
-}
-
-fn half(body: &[u8], at: usize) -> u16 {
-    body.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_ne_bytes)
-}
-
-pub(super) fn byte(body: &[u8], at: usize) -> u8 {
-    body.get(at).copied().unwrap_or(0)
-}
-
-fn mac(bytes: &[u8]) -> Option<MacAddr> {
-    bytes.try_into().ok().map(MacAddr)
+/// Names of the bits that are set.
+fn named(bits: u32, names: &[(u32, &str)]) -> Vec<String> {
+    names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_string()).collect()
 }
 
 pub(super) fn links(socket: &mut Socket) -> Result<Vec<Link>, Error> {
-    let messages = socket.dump(GET_LINK, &[0; 16])?;
-    let mut masters: HashMap<u32, u32> = HashMap::new();
-    let mut links: Vec<Link> = Vec::new();
-    for message in messages {
-        let (body, attrs) = (message.body.as_slice(), Attrs::after(&message.body, 16));
-        let Some(name) = attrs.text(3) else { continue };
-        let (kind, index, bits) = (half(body, 2), number(body, 4), number(body, 8));
-        let mut flags: Vec<String> = LINK_FLAGS.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_string()).collect();
-        if bits & (UP | RUNNING) == UP {
+    let told = socket.links()?;
+    let names: HashMap<u32, String> = told.iter().map(|l| (l.index, l.name.clone())).collect();
+    let link = |told: crate::netlink::rtnetlink::Link| {
+        let mut flags = named(told.flags, &LINK_FLAGS);
+        if told.flags & (UP | RUNNING) == UP {
             flags.insert(0, "NO-CARRIER".to_string());
         }
-        if let Some(master) = attrs.u32(10) {
-            masters.insert(index, master);
-        }
-        let info = attrs.nested(18);
-        let tunnel = matches!(kind, 768 | 769 | 776 | 778 | 823);
-        links.push(Link {
-            name,
-            index,
-            hardware: hardware(kind),
-            kind: info.text(1),
-            mac: attrs.get(1).filter(|_| kind == 1).and_then(mac),
+        Link {
+            name: told.name,
+            index: told.index,
+            hardware: hardware(told.hardware),
+            kind: told.kind,
+            mac: told.mac.filter(|_| told.hardware == ETHER),
             flags,
-            mtu: attrs.u32(4).unwrap_or(0),
-            master: None,
-            // IFLA_IPTUN_REMOTE; GRE has its own numbers.
-            remote: info.nested(2).addr(if kind == 778 { 7 } else { 3 }).filter(|a| tunnel && !a.is_unspecified()),
+            mtu: told.mtu,
+            master: told.master.and_then(|master| names.get(&master)).cloned(),
+            remote: told.tunnel.map(|(_, remote)| remote).filter(|remote| !remote.is_unspecified()),
             features: None,
-        });
-    }
-    let names: HashMap<u32, String> = links.iter().map(|l| (l.index, l.name.clone())).collect();
-    for link in &mut links {
-        link.master = masters.get(&link.index).and_then(|m| names.get(m)).cloned();
-    }
-    Ok(links)
+        }
+    };
+    Ok(told.into_iter().filter(|l| !l.name.is_empty()).map(link).collect())
 }
 
 fn scope(number: u8) -> String {
@@ -94,46 +65,29 @@ fn scope(number: u8) -> String {
 }
 
 pub(super) fn addresses(socket: &mut Socket, names: &HashMap<u32, String>) -> Result<Vec<Address>, Error> {
-    let mut addresses = Vec::new();
-    for message in socket.dump(GET_ADDR, &[0; 8])? {
-        let (body, attrs) = (message.body.as_slice(), Attrs::after(&message.body, 8));
-        // Of a point-to-point link IFA_ADDRESS is the other end.
-        let Some(addr) = attrs.addr(2).or_else(|| attrs.addr(1)) else { continue };
-        let Some(addr) = Prefix::new(addr, byte(body, 1)) else { continue };
-        let bits = attrs.u32(8).unwrap_or(u32::from(byte(body, 2)));
-        let v6 = addr.addr().is_ipv6();
-        let known = [
-            (0x1, if v6 { "temporary" } else { "secondary" }),
-            (0x2, "nodad"),
-            (0x8, "dadfailed"),
-            (0x20, "deprecated"),
-            (0x40, "tentative"),
-        ];
-        addresses.push(Address {
-            link: names.get(&number(body, 4)).cloned().unwrap_or_default(),
-            addr,
-            scope: scope(byte(body, 3)),
-            flags: known.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_string()).collect(),
-            label: attrs.text(3),
-        });
-    }
-    Ok(addresses)
+    let address = |told: crate::netlink::rtnetlink::Address| {
+        let first = if told.prefix.addr().is_ipv6() { "temporary" } else { "secondary" };
+        Address {
+            link: names.get(&told.index).cloned().unwrap_or_default(),
+            addr: told.prefix,
+            scope: scope(told.scope),
+            flags: named(told.flags, &[(0x1, first), (0x2, "nodad"), (0x8, "dadfailed"), (0x20, "deprecated"), (0x40, "tentative")]),
+            label: told.label,
+        }
+    };
+    Ok(socket.addresses()?.into_iter().map(address).collect())
 }
 
 pub(super) fn neighbours(socket: &mut Socket, names: &HashMap<u32, String>) -> Result<Vec<Neighbour>, Error> {
     let states =
         [(0x1, "INCOMPLETE"), (0x2, "REACHABLE"), (0x4, "STALE"), (0x8, "DELAY"), (0x10, "PROBE"), (0x20, "FAILED"), (0x80, "PERMANENT")];
-    let mut neighbours = Vec::new();
-    for message in socket.dump(GET_NEIGH, &[0; 12])? {
-        let (body, attrs) = (message.body.as_slice(), Attrs::after(&message.body, 12));
-        let bits = u32::from(half(body, 8));
-        // IPv4 and IPv6 alone; entries of devices that ask nobody are none.
-        let state = states.iter().find(|(bit, _)| bits & bit != 0);
-        let (Some(addr), Some((_, state)), true) = (attrs.addr(1), state, matches!(byte(body, 0), 2 | 10)) else { continue };
-        let link = names.get(&number(body, 4)).cloned().unwrap_or_default();
-        neighbours.push(Neighbour { addr, link, mac: attrs.get(2).and_then(mac), state: (*state).to_string() });
-    }
-    Ok(neighbours)
+    let neighbour = |told: crate::netlink::rtnetlink::Neighbour| {
+        // Entries of devices that ask nobody are none.
+        let (_, state) = states.iter().find(|(bit, _)| told.state & bit != 0)?;
+        let link = names.get(&told.index).cloned().unwrap_or_default();
+        Some(Neighbour { addr: told.addr, link, mac: told.mac, state: (*state).to_string() })
+    };
+    Ok(socket.neighbours()?.into_iter().filter_map(neighbour).collect())
 }
 
 /// Offload features that are on. Old kernels do not know ethtool netlink, and some devices do not tell.

@@ -9,6 +9,9 @@ mod proc;
 mod routes;
 mod saved;
 mod sockets;
+mod tracking;
+
+pub use saved::{Files, saved};
 
 use crate::host::Host;
 use crate::netlink::{Family, NetlinkError as Error, Socket};
@@ -98,13 +101,21 @@ fn here(wanted: &Wanted) -> Result<Host, String> {
         Ok(found) => host.netfilter = Some(found),
         Err(e) => host.leave_out("netfilter", denied(&e)),
     }
+    match tracking::tracking() {
+        Ok(Some((table, partly))) => {
+            partly.into_iter().for_each(|why| host.leave_out("conntrack.connections", why));
+            host.conntrack = Some(table);
+        }
+        Ok(None) => host.leave_out("conntrack", "this kernel tracks no connections"),
+        Err(e) => host.leave_out("conntrack", denied(&e)),
+    }
     host.counters = proc::counters();
     if host.counters.is_none() {
         host.leave_out("counters", "/proc/net/snmp cannot be read");
     }
     match wanted.netns.is_some() {
         true => host.leave_out("saved", "configuration files belong to the machine, not to this network namespace"),
-        false => host.saved = Some(saved::saved(Path::new("/"))),
+        false => host.saved = Some(saved(Files::Root(Path::new("/")))),
     }
     Ok(host)
 }

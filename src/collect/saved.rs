@@ -7,62 +7,84 @@ use crate::net::{Endpoint, Prefix, Protocol};
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Reads what stands below `root`.
-pub(super) fn saved(root: &Path) -> Saved {
-    let mut saved = Saved { sysctls: sysctls(root), ..Saved::default() };
-    network(root, &mut saved);
-    let keepalived = root.join("etc/keepalived/keepalived.conf");
-    if let Ok(text) = proc::read(&keepalived) {
-        saved.files.push(shown(root, &keepalived));
+/// Where the files are.
+#[derive(Clone, Copy, Debug)]
+pub enum Files<'a> {
+    /// Below this folder.
+    Root(&'a Path),
+    /// These, by their absolute paths.
+    These(&'a BTreeMap<String, String>),
+}
+
+impl Files<'_> {
+    fn read(&self, path: &str) -> Option<String> {
+        match self {
+            Files::Root(root) => proc::read(root.join(path.trim_start_matches('/'))).ok(),
+            Files::These(files) => files.get(path).cloned(),
+        }
+    }
+
+    /// The files of a folder whose names end so, by their names.
+    fn folder(&self, path: &str, end: &str) -> Vec<String> {
+        let mut names: Vec<String> = match self {
+            Files::Root(root) => {
+                let files = fs::read_dir(root.join(path.trim_start_matches('/'))).into_iter().flatten().filter_map(Result::ok);
+                files.filter(|e| e.path().is_file()).map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+            }
+            Files::These(files) => {
+                let below = files.keys().filter_map(|file| file.strip_prefix(path)?.strip_prefix('/'));
+                below.filter(|name| !name.contains('/')).map(str::to_string).collect()
+            }
+        };
+        names.retain(|name| name.ends_with(end));
+        names.sort();
+        names.into_iter().map(|name| format!("{path}/{name}")).collect()
+    }
+}
+
+/// Reads what the files say.
+pub fn saved(files: Files<'_>) -> Saved {
+    let mut saved = Saved { sysctls: sysctls(files), ..Saved::default() };
+    network(files, &mut saved);
+    let keepalived = "/etc/keepalived/keepalived.conf";
+    if let Some(text) = files.read(keepalived) {
+        saved.files.push(keepalived.to_string());
         let (services, vrrp) = keepalived_conf(&text);
         saved.vrrp = vrrp;
         if !services.is_empty() {
             saved.services = Some(services);
-            saved.services_file = Some(shown(root, &keepalived));
+            saved.services_file = Some(keepalived.to_string());
         }
     }
-    for file in ["etc/sysconfig/ipvsadm", "etc/ipvsadm.rules", "etc/ipvsadm.save"] {
-        let path = root.join(file);
-        let Ok(rules) = proc::read(&path).map_err(|_| ()).and_then(|text| ipvs::parse(&text).map_err(|_| ())) else { continue };
-        saved.files.push(shown(root, &path));
+    for path in ["/etc/sysconfig/ipvsadm", "/etc/ipvsadm.rules", "/etc/ipvsadm.save"] {
+        let Some(rules) = files.read(path).and_then(|text| ipvs::parse(&text).ok()) else { continue };
+        saved.files.push(path.to_string());
         if saved.services.is_none() && !rules.is_empty() {
             saved.services = Some(rules.iter().map(Service::from).collect());
-            saved.services_file = Some(shown(root, &path));
+            saved.services_file = Some(path.to_string());
         }
     }
-    let mut files: Vec<String> =
+    let mut named: Vec<String> =
         saved.sysctls.values().map(|s| s.file.clone()).chain(saved.network.iter().map(|n| n.file.clone())).collect();
-    saved.files.append(&mut files);
+    saved.files.append(&mut named);
     saved.files.sort();
     saved.files.dedup();
     saved
 }
 
-fn shown(root: &Path, path: &Path) -> String {
-    format!("/{}", path.strip_prefix(root).unwrap_or(path).display())
-}
-
-fn folder(path: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(path).into_iter().flatten().filter_map(|e| Some(e.ok()?.path())).filter(|p| p.is_file()).collect();
-    files.sort();
-    files
-}
-
 /// sysctl.d(5): of files of one name that in /etc wins over /run and /usr/lib; they are read by their names, and `sysctl.conf` last.
-fn sysctls(root: &Path) -> BTreeMap<String, SavedSysctl> {
-    let mut by_name: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for place in ["usr/lib/sysctl.d", "usr/local/lib/sysctl.d", "run/sysctl.d", "etc/sysctl.d"] {
-        for file in folder(&root.join(place)).into_iter().filter(|p| p.extension().is_some_and(|e| e == "conf")) {
-            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            by_name.insert(name, file);
+fn sysctls(files: Files<'_>) -> BTreeMap<String, SavedSysctl> {
+    let mut by_name: BTreeMap<String, String> = BTreeMap::new();
+    for place in ["/usr/lib/sysctl.d", "/usr/local/lib/sysctl.d", "/run/sysctl.d", "/etc/sysctl.d"] {
+        for file in files.folder(place, ".conf") {
+            by_name.insert(file.rsplit('/').next().unwrap_or_default().to_string(), file);
         }
     }
     let mut found = BTreeMap::new();
-    for path in by_name.into_values().chain([root.join("etc/sysctl.conf")]) {
-        let Ok(text) = proc::read(&path) else { continue };
+    for path in by_name.into_values().chain(["/etc/sysctl.conf".to_string()]) {
+        let Some(text) = files.read(&path) else { continue };
         for line in text.lines().map(str::trim).filter(|l| !l.starts_with(['#', ';'])) {
             let Some((key, value)) = line.split_once('=') else { continue };
             let key = key.trim().trim_start_matches('-');
@@ -79,40 +101,32 @@ fn sysctls(root: &Path) -> BTreeMap<String, SavedSysctl> {
             } else {
                 key.to_string()
             };
-            found.insert(key, SavedSysctl { value: value.trim().to_string(), file: shown(root, &path) });
+            found.insert(key, SavedSysctl { value: value.trim().to_string(), file: path.clone() });
         }
     }
     found
 }
 
-fn network(root: &Path, saved: &mut Saved) {
-    let is = |path: &Path, end: &str| path.to_string_lossy().ends_with(end);
-    for path in folder(&root.join("etc/sysconfig/network-scripts")) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if let (Some(device), Ok(text)) = (name.strip_prefix("ifcfg-"), proc::read(&path)) {
-            saved.network.push(NetworkConfig { file: shown(root, &path), ..ifcfg(device, &text) });
+fn network(files: Files<'_>, saved: &mut Saved) {
+    let of = |path: &str, found: NetworkConfig| NetworkConfig { file: path.to_string(), ..found };
+    for path in files.folder("/etc/sysconfig/network-scripts", "") {
+        let device = path.rsplit('/').next().and_then(|name| name.strip_prefix("ifcfg-"));
+        if let (Some(device), Some(text)) = (device, files.read(&path)) {
+            saved.network.push(of(&path, ifcfg(device, &text)));
         }
     }
-    for path in folder(&root.join("etc/netplan")).into_iter().filter(|p| is(p, ".yaml")) {
-        if let Ok(text) = proc::read(&path) {
-            saved.network.extend(netplan(&text).into_iter().map(|n| NetworkConfig { file: shown(root, &path), ..n }));
-        }
+    for path in files.folder("/etc/netplan", ".yaml") {
+        saved.network.extend(files.read(&path).iter().flat_map(|text| netplan(text)).map(|n| of(&path, n)));
     }
-    for path in folder(&root.join("etc/systemd/network")).into_iter().filter(|p| is(p, ".network")) {
-        if let Ok(text) = proc::read(&path) {
-            saved.network.push(NetworkConfig { file: shown(root, &path), ..networkd(&text) });
-        }
+    for path in files.folder("/etc/systemd/network", ".network") {
+        saved.network.extend(files.read(&path).map(|text| of(&path, networkd(&text))));
     }
-    for path in folder(&root.join("etc/NetworkManager/system-connections")).into_iter().filter(|p| is(p, ".nmconnection")) {
-        if let Ok(text) = proc::read(&path) {
-            saved.network.push(NetworkConfig { file: shown(root, &path), ..keyfile(&text) });
-        }
+    for path in files.folder("/etc/NetworkManager/system-connections", ".nmconnection") {
+        saved.network.extend(files.read(&path).map(|text| of(&path, keyfile(&text))));
     }
-    let interfaces = [vec![root.join("etc/network/interfaces")], folder(&root.join("etc/network/interfaces.d"))].concat();
+    let interfaces = [vec!["/etc/network/interfaces".to_string()], files.folder("/etc/network/interfaces.d", "")].concat();
     for path in interfaces {
-        if let Ok(text) = proc::read(&path) {
-            saved.network.extend(ifupdown(&text).into_iter().map(|n| NetworkConfig { file: shown(root, &path), ..n }));
-        }
+        saved.network.extend(files.read(&path).iter().flat_map(|text| ifupdown(text)).map(|n| of(&path, n)));
     }
 }
 
@@ -422,7 +436,7 @@ mod tests {
         write(root.path(), "usr/lib/sysctl.d/50-default.conf", "net.ipv4.conf.all.rp_filter = 2\n# net.ipv4.ip_forward=1\n");
         write(root.path(), "etc/sysctl.d/90-lvs.conf", "net.ipv4.conf.all.arp_ignore=1\nnet/ipv4/conf/eth0.7/arp_ignore = 1\n");
         write(root.path(), "etc/sysctl.conf", "net.ipv4.conf.all.arp_ignore=0\n");
-        let saved = saved(root.path());
+        let saved = saved(Files::Root(root.path()));
         let is = |key: &str| saved.sysctls.get(key).map(|s| format!("{} {}", s.value, s.file));
         assert_eq!(is("net.ipv4.conf.all.arp_ignore").as_deref(), Some("0 /etc/sysctl.conf"));
         assert_eq!(is("net.ipv4.conf.eth0/7.arp_ignore").as_deref(), Some("1 /etc/sysctl.d/90-lvs.conf"));
@@ -450,6 +464,16 @@ mod tests {
     }
 
     #[test]
+    fn files_at_hand_are_read_as_those_of_a_disk() {
+        let files =
+            [("/etc/sysctl.d/90-lvs.conf", "a.b = 1"), ("/etc/sysctl.d/old/x.conf", "a.b = 2"), ("/etc/sysctl.d/README", "a.b = 3")];
+        let files = files.map(|(path, text)| (path.to_string(), text.to_string())).into();
+        let saved = saved(Files::These(&files));
+        assert_eq!(saved.sysctls["a.b"], SavedSysctl { value: "1".into(), file: "/etc/sysctl.d/90-lvs.conf".into() });
+        assert_eq!(saved.files, ["/etc/sysctl.d/90-lvs.conf"]);
+    }
+
+    #[test]
     fn every_system_that_configures_networks() {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), "etc/sysconfig/network-scripts/ifcfg-lo:0", "DEVICE=lo:0\nIPADDR=192.168.224.13\nNETMASK=255.255.255.255\n");
@@ -469,7 +493,7 @@ mod tests {
             "etc/network/interfaces",
             "auto eth4\niface eth4 inet static\n  address 10.2.0.2\n  netmask 255.255.0.0\n  gateway 10.2.0.1\n",
         );
-        let told: Vec<String> = saved(root.path())
+        let told: Vec<String> = saved(Files::Root(root.path()))
             .network
             .iter()
             .map(|n| format!("{} {} {:?} {:?} {}", n.system, n.device.as_deref().unwrap_or("?"), n.addresses, n.gateways, n.dhcp))

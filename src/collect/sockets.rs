@@ -1,6 +1,5 @@
 //! Listening TCP sockets and unconnected UDP sockets (sock_diag). Needs no permission.
 
-use super::links::{byte, number};
 use crate::host::Socket as Listening;
 use crate::net::{Endpoint, Protocol};
 use crate::netlink::{Attrs, Family, NetlinkError as Error, Socket};
@@ -35,12 +34,12 @@ pub(super) fn sockets(names: &HashMap<u32, String>) -> Result<Vec<Listening>, Er
 
 fn listening(body: &[u8], protocol: Protocol, names: &HashMap<u32, String>) -> Option<Listening> {
     let port = u16::from_be_bytes([*body.get(4)?, *body.get(5)?]);
-    let v6 = byte(body, 0) == INET6;
+    let v6 = body.first() == Some(&INET6);
     let addr = match v6 {
         true => IpAddr::from(<[u8; 16]>::try_from(body.get(8..24)?).ok()?),
         false => IpAddr::from(<[u8; 4]>::try_from(body.get(8..12)?).ok()?),
     };
-    let bound = number(body, 40);
+    let bound = u32::from_ne_bytes(body.get(40..44)?.try_into().ok()?);
     Some(Listening {
         protocol,
         local: Endpoint::new(addr, port),

@@ -127,6 +127,21 @@ pub const SETTINGS: [&str; 8] = [
 ];
 
 impl Settings {
+    /// The settings by their names, as /proc shows them.
+    pub fn listed(&self) -> impl Iterator<Item = (&'static str, u8)> {
+        let values = [
+            self.expire_nodest_conn.into(),
+            self.expire_quiescent_template.into(),
+            self.conn_reuse_mode,
+            self.sloppy_tcp.into(),
+            self.sloppy_sctp.into(),
+            self.pmtu_disc.into(),
+            self.nat_icmp_send.into(),
+            if self.secure_tcp { 3 } else { 0 },
+        ];
+        SETTINGS.into_iter().zip(values)
+    }
+
     /// Sets what `sysctl net.ipv4.vs.NAME=VALUE` sets; the prefix may be left out.
     ///
     /// # Errors

@@ -164,6 +164,17 @@ impl Fleet {
                 add(connection.client.addr, format!("connection table of {}", director.name));
             }
         }
+        // What a router has translated to the service, as whom.
+        let routers = self.members.iter().filter(|m| m.role == Role::Router && m.same_as.is_none());
+        for (router, tracked) in routers.flat_map(|m| m.host.conntrack.iter().flat_map(|t| &t.connections).map(|c| (&m.host, c))) {
+            let asked = served
+                .service
+                .address
+                .is_some_and(|e| e.addr == tracked.answers_from.addr && [0, tracked.answers_from.port].contains(&e.port));
+            if asked && tracked.is_translated() && served.service.protocol.is_none_or(|p| p == tracked.protocol) {
+                add(tracked.answers_to.addr, format!("connection tracking of {}", router.name));
+            }
+        }
         let snat = |m: &Member| {
             let rules = m.host.netfilter.as_ref().map(|n| n.translating(v6, Hook::Postrouting)).unwrap_or_default();
             let fits = |r: &&super::FilterRule| {

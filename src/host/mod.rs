@@ -5,6 +5,7 @@
 //! a file are ignored (a later version may say more), a later schema is refused (it may mean something else).
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
+mod arp;
 mod fleet;
 mod ipvs;
 mod link;
@@ -13,6 +14,7 @@ mod route;
 mod saved;
 mod socket;
 mod sysctl;
+mod tracking;
 mod validate;
 
 pub use fleet::{Fleet, Member, Observed, Served};
@@ -23,6 +25,7 @@ pub use route::{Answer, Ask, LOCAL, MAIN, NextHop, NoRoute, Route, RouteKind, Ru
 pub use saved::{NetworkConfig, Saved, SavedSysctl, VrrpInstance};
 pub use socket::Socket;
 pub use sysctl::Sysctls;
+pub use tracking::{Tracked, Tracking};
 pub use validate::SourceCheck;
 
 use serde::{Deserialize, Serialize};
@@ -78,6 +81,9 @@ pub struct Host {
     /// Packet filters, of nftables and iptables alike.
     #[serde(default)]
     pub netfilter: Option<Netfilter>,
+    /// What connection tracking knows; none where nothing is tracked.
+    #[serde(default)]
+    pub conntrack: Option<Tracking>,
     /// Counters of the protocols, under the names of nstat(8).
     #[serde(default)]
     pub counters: Option<BTreeMap<String, u64>>,

@@ -5,6 +5,7 @@
 use crate::net::{Prefix, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 /// Everything that filters or translates.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +87,9 @@ pub struct FilterRule {
     /// Destination ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dport: Option<(Ports, bool)>,
+    /// Type of an ICMP message, and its code where it matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub icmp: Option<((u8, Option<u8>), bool)>,
     /// States of connection tracking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub states: Option<(Vec<String>, bool)>,
@@ -133,6 +137,10 @@ pub enum FilterVerdict {
     Mark(u32),
     /// Puts another sender address into an ARP message.
     Mangle(Option<IpAddr>),
+    /// Lowers the largest segment that a SYN asks for.
+    Mss(Option<u16>),
+    /// Keeps connection tracking away from it.
+    Untracked,
     /// Something else: its name.
     Other(String),
 }
@@ -152,6 +160,8 @@ pub struct Passing<'a> {
     pub iif: Option<&'a str>,
     /// Device of departure.
     pub oif: Option<&'a str>,
+    /// Type and code of an ICMP message.
+    pub icmp: Option<(u8, u8)>,
     /// State in connection tracking.
     pub state: &'a str,
     /// It belongs to IPVS.
@@ -181,6 +191,12 @@ pub enum Fate<'a> {
     /// It depends on a rule that was not understood.
     Unsure(&'a FilterRule),
 }
+
+/// Stands for the rules of a family that are there and could not be read.
+static UNREAD: LazyLock<FilterRule> = LazyLock::new(|| FilterRule {
+    text: "one of the old iptables, which cannot be read here (send what `iptables-save` prints)".to_string(),
+    ..FilterRule::default()
+});
 
 /// Does a condition hold?
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -219,6 +235,11 @@ impl FilterRule {
             holds(self.protocol.as_ref(), |protocol| Some(*protocol == p.protocol)),
             holds(self.sport.as_ref(), |ports| port(ports, p.ports.0)),
             holds(self.dport.as_ref(), |ports| port(ports, p.ports.1)),
+            holds(self.icmp.as_ref(), |(kind, code)| match p.icmp {
+                Some((is, with)) => Some(*kind == is && code.is_none_or(|code| code == with)),
+                None if matches!(p.protocol, Protocol::Icmp | Protocol::Icmp6) => None,
+                None => Some(false),
+            }),
             holds(self.states.as_ref(), |states| Some(states.iter().any(|s| s.eq_ignore_ascii_case(p.state)))),
             if self.ipvs && !p.ipvs { Holds::No } else { Holds::Yes },
             if self.unknown.is_some() { Holds::Perhaps } else { Holds::Yes },
@@ -277,13 +298,26 @@ impl Netfilter {
     /// What becomes of a packet at a hook. A doubtful rule matters only where it would change the end.
     pub fn fate<'a>(&'a self, hook: Hook, packet: &Passing<'_>) -> Fate<'a> {
         let chains: Vec<&Chain> = self.at(packet.dst.is_ipv6(), hook).filter(|c| c.kind != "nat").collect();
-        self.end(&chains, &|rule: &FilterRule| rule.meets(packet))
+        self.or_unread(if packet.dst.is_ipv6() { "ip6" } else { "ip" }, self.end(&chains, &|rule: &FilterRule| rule.meets(packet)))
     }
 
     /// What becomes of an ARP message.
     pub fn arp_fate<'a>(&'a self, hook: Hook, question: &ArpQuestion<'_>) -> Fate<'a> {
         let chains: Vec<&Chain> = self.chains.iter().filter(|c| c.family == "arp" && c.hook == Some(hook)).collect();
-        self.end(&chains, &|rule: &FilterRule| rule.meets_arp(question, hook == Hook::Input))
+        self.or_unread("arp", self.end(&chains, &|rule: &FilterRule| rule.meets_arp(question, hook == Hook::Input)))
+    }
+
+    /// What passes here may still be dropped by rules that nobody has read; what is dropped stays so.
+    fn or_unread<'a>(&self, family: &str, fate: Fate<'a>) -> Fate<'a> {
+        match fate {
+            Fate::Passes if self.is_unread(family) => Fate::Unsure(&UNREAD),
+            fate => fate,
+        }
+    }
+
+    /// Rules of a family (`ip`, `ip6`, `arp`) are there, and were not read.
+    pub fn is_unread(&self, family: &str) -> bool {
+        self.unread.iter().any(|unread| unread == family)
     }
 
     fn end<'a>(&'a self, chains: &[&'a Chain], meets: &impl Fn(&FilterRule) -> Holds) -> Fate<'a> {
@@ -369,6 +403,28 @@ impl Netfilter {
         }
     }
 
+    /// A rule of a filter that a packet meets at a hook, or may meet, and that does this to it: one in doubt counts, for it acquits.
+    pub fn may_do(&self, hook: Hook, packet: &Passing<'_>, does: impl Fn(&FilterVerdict) -> bool) -> Option<&FilterRule> {
+        self.at(packet.dst.is_ipv6(), hook).filter(|c| c.kind != "nat").find_map(|chain| self.doing(chain, packet, &does, DEEP))
+    }
+
+    fn doing<'a>(
+        &'a self,
+        own: &'a Chain,
+        packet: &Passing<'_>,
+        does: &impl Fn(&FilterVerdict) -> bool,
+        deep: u8,
+    ) -> Option<&'a FilterRule> {
+        own.rules.iter().filter(|rule| rule.meets(packet) != Holds::No).find_map(|rule| match &rule.verdict {
+            verdict if does(verdict) => Some(rule),
+            FilterVerdict::Jump(to) | FilterVerdict::Goto(to) if deep > 0 => {
+                let next = self.chains.iter().find(|c| c.name == *to && c.family == own.family && c.table == own.table)?;
+                self.doing(next, packet, does, deep - 1)
+            }
+            _ => None,
+        })
+    }
+
     /// The translation of a source that a packet would meet on its way out; unsure conditions count as met.
     pub fn source_translation(&self, packet: &Passing<'_>) -> Option<&FilterRule> {
         let translates = |r: &&FilterRule| matches!(r.verdict, FilterVerdict::Snat(_) | FilterVerdict::Masquerade);
@@ -398,19 +454,34 @@ mod tests {
             ports: (None, Some(80)),
             iif: Some("eth0"),
             oif: None,
+            icmp: None,
             state: "NEW",
             ipvs: false,
         }
     }
 
     fn fate(chains: Vec<Chain>) -> String {
-        let filter = Netfilter { chains, unread: vec![] };
+        told(Netfilter { chains, unread: vec![] })
+    }
+
+    fn told(filter: Netfilter) -> String {
         match filter.fate(Hook::Input, &packet()) {
             Fate::Passes => "passes".into(),
             Fate::Dropped(chain, rule) => format!("dropped by {} {}", chain.name, rule.map_or("policy", |_| "rule")),
             Fate::Mangled(_) => "mangled".into(),
             Fate::Unsure(_) => "unsure".into(),
         }
+    }
+
+    /// Silence is not health: what was not read may drop everything.
+    #[test]
+    fn rules_that_nobody_read() {
+        let unread = |family: &str, chains| Netfilter { chains, unread: vec![family.to_string()] };
+        assert_eq!(told(unread("ip", vec![])), "unsure");
+        assert_eq!(told(unread("ip6", vec![])), "passes");
+        assert_eq!(told(unread("ip", vec![chain("INPUT", Some(Hook::Input), true, vec![])])), "dropped by INPUT policy");
+        let question = ArpQuestion { sender: None, target: None, device: "eth0" };
+        assert!(matches!(unread("arp", vec![]).arp_fate(Hook::Input, &question), Fate::Unsure(_)));
     }
 
     #[test]

@@ -87,6 +87,12 @@ pub struct Route {
     /// `global`, `link`, `host`.
     #[serde(default)]
     pub scope: String,
+    /// The largest packet that is sent this way, where the route says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The largest segment that is asked for this way (`advmss`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
 }
 
 impl Route {

@@ -9,6 +9,7 @@ use super::netns::Namespace;
 use crate::capture::{Wire, WireOptions};
 use crate::director::run::{Station, Surroundings, now};
 use crate::director::{Balancer, Director, Engine, Faults, Port, Route, Routes};
+use crate::ipvs::Connection;
 use crate::net::Prefix;
 use crate::netlink::rtnetlink::{self, Address, Link};
 use crate::netlink::{Family, Socket};
@@ -69,6 +70,11 @@ impl Balance {
         let (at, stopped) = (desk.clone(), stop.clone());
         let thread = std::thread::spawn(move || serve(Station::new(outside, kernel, None), &at, &stopped));
         Ok(Balance { stop, desk, thread: Some(thread) })
+    }
+
+    /// Its connection table now.
+    pub fn connections(&self) -> Vec<Connection> {
+        lock(&self.desk).director.engine.balancer.connections(now())
     }
 
     /// Takes the rules, settings, addresses and routes that the host has now. Connections stay.

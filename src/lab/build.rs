@@ -4,17 +4,19 @@
 //! port of its bridge.
 
 use super::command::{self, CommandError};
+use super::files::Files;
 use super::netns::Namespace;
 use super::scenario::Scenario;
 use super::tunnel::Tunnel;
+use crate::collect::{self, saved};
 use crate::director::Settings;
-use crate::ipvs::{Role, Rules, VirtualService, parse_command};
+use crate::ipvs::{Command, Role, Rules, VirtualService, parse_command, to_text};
 use crate::net::MacAddr;
-use crate::netlink::rtnetlink::{Kind, LinkSpec, Peer};
+use crate::netlink::rtnetlink::{Kind, Link, LinkSpec, Peer};
 use crate::netlink::{Family, NetlinkError, Socket};
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A network that stands.
@@ -43,6 +45,10 @@ pub struct Host {
     rules: Mutex<Rules>,
     /// `net.ipv4.vs` and timeouts of a built-in director.
     settings: Mutex<Settings>,
+    /// Its configuration files.
+    files: Mutex<Files>,
+    /// Virtual routers whose master it says to be.
+    masters: Mutex<Vec<command::vrrp::Master>>,
     /// The end of a tunnel, where the kernel has none.
     tunnel: Mutex<Option<Tunnel>>,
 }
@@ -130,6 +136,7 @@ impl Network {
                 interfaces.push((interface.name.clone(), mac));
             }
             let (name, role) = (plan.name.clone(), plan.role);
+            let files = scenario.files.get(&name).cloned().unwrap_or_default();
             hosts.push(Host {
                 name,
                 role,
@@ -139,6 +146,8 @@ impl Network {
                 number,
                 rules: Mutex::default(),
                 settings: Mutex::default(),
+                files: Mutex::new(Files(files)),
+                masters: Mutex::default(),
                 tunnel: Mutex::default(),
             });
         }
@@ -167,6 +176,14 @@ impl Network {
         let words = command::words(command).map_err(failed)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match &words[..] {
+            ["ipvsadm", "-Sn", ">", file] | ["ipvsadm", "-S", "-n", ">", file] => {
+                host.files().write(file, &to_text(&host.rules())).map_err(failed)
+            }
+            ["echo", text, ">", file] if !file.starts_with("/proc") => host.files().write(file, text).map_err(failed),
+            ["echo", text, ">>", file] => host.files().append(file, text).map_err(failed),
+            ["sed", "-i", script, file] => host.files().delete_lines(file, script).map_err(failed),
+            ["rm", file] => host.files().remove(file).map_err(failed),
+            ["systemctl", "start" | "restart" | "reload", "keepalived"] => host.keepalived().map_err(failed),
             ["ipvsadm", "--set", tcp, fin, udp] => host.set_timeouts([tcp, fin, udp]).map_err(failed),
             ["ipvsadm", ..] => host.ipvsadm(&words[1..].join(" ")).map_err(failed),
             ["sysctl", "-w", settings @ ..] if host.wires.is_some() => {
@@ -179,6 +196,15 @@ impl Network {
                     [] => Ok(()),
                     _ => command::run(&host.namespace, &format!("sysctl -w {}", kernels.join(" "))),
                 }
+            }
+            ["vrrpd", rest @ ..] => {
+                let master = command::vrrp::begin(&host.namespace, host.wire(), rest).map_err(failed)?;
+                host.masters.lock().unwrap_or_else(PoisonError::into_inner).push(master);
+                Ok(())
+            }
+            ["kill", "vrrpd"] => {
+                host.masters.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                Ok(())
             }
             ["modprobe", module] => host.load(module).map_err(failed),
             ["arping", rest @ ..] => {
@@ -196,8 +222,9 @@ impl Network {
         let places: Vec<(&str, &Namespace)> = places.chain(std::iter::once(("", &self.switches))).collect();
         loop {
             let late = |socket: &mut Socket| -> Result<Option<String>, NetlinkError> {
-                let loose = |name: &str| name == "lo" || name.starts_with("sw");
-                Ok(socket.links()?.into_iter().find(|link| !(loose(&link.name) || link.is_ready() && link.oper_state == 6)).map(|l| l.name))
+                // Others, such as tunl0, a kernel gives to each namespace.
+                let ours = |link: &Link| link.kind.as_deref() == Some("veth");
+                Ok(socket.links()?.into_iter().find(|link| ours(link) && !(link.is_ready() && link.oper_state == 6)).map(|l| l.name))
             };
             let mut waiting = None;
             for (host, namespace) in &places {
@@ -219,12 +246,44 @@ impl Network {
 
 impl Host {
     fn ipvsadm(&self, words: &str) -> Result<(), String> {
-        let command = parse_command(words).map_err(|e| e.to_string())?;
-        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
-        match command {
-            Some(command) => rules.apply(command),
+        match parse_command(words).map_err(|e| e.to_string())? {
+            Some(command) => self.direct(command),
             None => Ok(()),
         }
+    }
+
+    /// Changes its rules: those of the built-in director, or the kernel's own.
+    fn direct(&self, command: Command) -> Result<(), String> {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut then = rules.clone();
+        then.apply(command.clone())?;
+        if self.wires.is_none() {
+            self.namespace.run(|| command::ipvsadm::run(&command)).map_err(|errno| errno.desc().to_string())??;
+        }
+        *rules = then;
+        Ok(())
+    }
+
+    /// What keepalived does when it starts: the table that its configuration says.
+    fn keepalived(&self) -> Result<(), String> {
+        let files = self.files().0.clone();
+        let wanted = saved(collect::Files::These(&files)).services.unwrap_or_default();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        self.direct(Command::Clear)?;
+        for service in (crate::host::IpvsTable { services: wanted, ..Default::default() }).rules() {
+            let matches = service.matches;
+            let servers = service.real_servers.clone();
+            self.direct(Command::AddService(VirtualService { real_servers: Vec::new(), ..service }))?;
+            servers.into_iter().try_for_each(|server| self.direct(Command::AddServer(matches, server)))?;
+        }
+        Ok(())
+    }
+
+    /// Its configuration files.
+    pub fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its IPVS rules.
@@ -242,14 +301,16 @@ impl Host {
     }
 
     fn set_timeouts(&self, words: [&&str; 3]) -> Result<(), String> {
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        for (timeout, word) in settings.timeouts.iter_mut().zip(words) {
-            // 0 leaves it as it is (ipvsadm(8)).
-            match word.parse().map_err(|_| format!("{word} is no number of seconds"))? {
-                0 => {}
-                seconds => *timeout = seconds,
-            }
+        let mut seconds = [0; 3];
+        for (at, word) in seconds.iter_mut().zip(words) {
+            *at = word.parse().map_err(|_| format!("{word} is no number of seconds"))?;
         }
+        if self.wires.is_none() {
+            return self.namespace.run(|| command::ipvsadm::set_timeouts(seconds)).map_err(|errno| errno.desc().to_string())?;
+        }
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        // 0 leaves one as it is (ipvsadm(8)).
+        settings.timeouts.iter_mut().zip(seconds).filter(|(_, new)| *new > 0).for_each(|(old, new)| *old = new);
         Ok(())
     }
 
@@ -258,8 +319,10 @@ impl Host {
         if module != "ipip" {
             return Err(format!("the lab has no module {module}"));
         }
+        // Where the kernel has the module, each namespace has its device.
+        let there = self.namespace.run(|| Socket::open(Family::Route)?.links()).map_err(|errno| errno.to_string())??;
         let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
-        if tunnel.is_none() {
+        if tunnel.is_none() && !there.iter().any(|link| link.name == super::tunnel::NAME) {
             *tunnel = Some(Tunnel::begin(&self.namespace, &self.interfaces)?);
         }
         Ok(())

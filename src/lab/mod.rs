@@ -7,6 +7,7 @@ pub mod build;
 pub mod catalogue;
 pub mod command;
 pub mod draw;
+pub mod files;
 pub mod netns;
 pub mod play;
 pub mod prove;

@@ -2,10 +2,12 @@
 
 use super::balance::Balance;
 use super::build::Network;
+use super::command;
 use super::record;
 use super::scenario::{Event, Scenario};
 use super::traffic::{self, Saw, Server};
 use crate::director::Faults;
+use crate::ipvs::Connection;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,7 +45,21 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// What the kernel refuses, and commands that are not understood.
     pub fn set(scenario: &'a Scenario) -> io::Result<Stage<'a>> {
-        let network = Network::build(scenario, true).map_err(io::Error::other)?;
+        Stage::directed(scenario, true)
+    }
+
+    /// The same with the built-in director, or with the kernel's own.
+    ///
+    /// # Errors
+    /// As [`Stage::set`], and where the kernel has none, or it is not the one that the scenario takes.
+    pub fn directed(scenario: &'a Scenario, builtin: bool) -> io::Result<Stage<'a>> {
+        if let Some(why) = scenario.refuses(builtin) {
+            return Err(io::Error::other(why));
+        }
+        if !builtin && !command::ipvsadm::is_there() {
+            return Err(io::Error::other(command::ipvsadm::NO_IPVS));
+        }
+        let network = Network::build(scenario, builtin).map_err(io::Error::other)?;
         let mut stage = Stage { scenario, network, servers: Vec::new(), balances: BTreeMap::new() };
         scenario.hosts.iter().try_for_each(|plan| stage.serve(&plan.name))?;
         for (host, commands) in &scenario.breaks {
@@ -94,6 +110,7 @@ impl<'a> Stage<'a> {
                 self.servers.retain(|(name, _)| name != host);
                 return Ok(());
             }
+            ["systemctl", "start" | "restart" | "reload", "keepalived"] => {}
             ["systemctl", "start" | "restart", _] | ["systemctl", "enable", "--now", _] => return self.serve(host),
             ["kill", "director"] => {
                 self.balances.remove(host);
@@ -109,6 +126,11 @@ impl<'a> Stage<'a> {
             (Some(balance), Some(at)) => balance.renew(at),
             _ => Ok(()),
         }
+    }
+
+    /// The connections that the built-in director of a host knows, if it has one.
+    pub fn connections(&self, host: &str) -> Option<Vec<Connection>> {
+        self.balances.get(host).map(Balance::connections)
     }
 
     /// Lets the clients talk while all interfaces are captured.

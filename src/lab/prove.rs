@@ -101,7 +101,7 @@ pub fn reading(played: &Played) -> Reading {
 /// # Errors
 /// When a kernel answers nothing at all.
 pub fn fleet(stage: &Stage<'_>) -> io::Result<Fleet> {
-    Ok(Fleet::new(survey(&stage.network)?, role_of_name, |_| None, &[]))
+    Ok(Fleet::new(survey(&stage.network, |host| stage.connections(host))?, role_of_name, |_| None, &[]))
 }
 
 /// What packets and hosts tell; either may be empty.
@@ -110,12 +110,13 @@ pub fn judge(trace: &Trace, fleet: &Fleet) -> Diagnosis {
 }
 
 /// Plays a scenario through all stages. To be called inside the sandbox; `folder` gets the captures.
+/// `builtin`: by the built-in director, not by the kernel's.
 ///
 /// # Errors
 /// When it cannot be played.
-pub fn prove(scenario: &Scenario, folder: &Path) -> io::Result<Proof> {
+pub fn prove(scenario: &Scenario, builtin: bool, folder: &Path) -> io::Result<Proof> {
     let begun = Instant::now();
-    let mut stage = Stage::set(scenario)?;
+    let mut stage = Stage::directed(scenario, builtin)?;
     let played = stage.play(&folder.join("broken"))?;
     let reading = reading(&played);
     let by_captures = judge(&reading.trace, &Fleet::default());
@@ -152,11 +153,13 @@ fn cause(scenario: &Scenario, findings: &[Finding]) -> Cause {
     let Some(truth) = scenario.codes.first() else {
         return if accused { Cause::Wrong } else { Cause::Healthy };
     };
+    // What captures do to packets is no fault of a network.
+    let findings: Vec<&Finding> = findings.iter().filter(|finding| !finding.code.starts_with("CAP")).collect();
     let named = |finding: &Finding| finding.code == truth || finding.alternatives.iter().any(|code| code == truth);
     match findings.first() {
         Some(first) if first.code == truth => Cause::First,
         _ if findings.iter().any(|finding| finding.code == truth) => Cause::Found,
-        _ if findings.iter().any(named) => Cause::Open,
+        _ if findings.iter().any(|finding| named(finding)) => Cause::Open,
         _ if accused => Cause::Wrong,
         _ => Cause::Unseen,
     }

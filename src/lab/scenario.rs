@@ -38,6 +38,10 @@ pub struct Scenario {
     pub director_faults: Vec<String>,
     /// Commands that mend it, by host: what an administrator does after a remedy that only looks.
     pub mend: BTreeMap<String, Vec<String>>,
+    /// Configuration files, by host and path. Hosts without any are not asked for theirs.
+    pub files: BTreeMap<String, BTreeMap<String, String>>,
+    /// Only the kernel's own IPVS shows it: the built-in director does not do what it takes.
+    pub needs_kernel: bool,
     /// What to put for the words in capitals that a printed remedy has where packets do not tell: `RIP`, `GATEWAY`.
     pub blanks: BTreeMap<String, String>,
 }
@@ -111,6 +115,9 @@ pub struct Traffic {
     /// Milliseconds from the beginning of one to that of the next.
     #[serde(default = "every")]
     pub every_ms: u64,
+    /// Milliseconds that the server takes for an answer.
+    #[serde(default)]
+    pub delay_ms: u64,
     /// How long the client waits, in milliseconds.
     #[serde(default = "patience")]
     pub patience_ms: u64,
@@ -203,6 +210,8 @@ struct Sheet {
     director_faults: Vec<String>,
     mend: BTreeMap<String, Vec<String>>,
     blanks: BTreeMap<String, String>,
+    files: BTreeMap<String, BTreeMap<String, String>>,
+    needs_kernel: bool,
 }
 
 /// A scenario that cannot be played.
@@ -236,6 +245,7 @@ impl Scenario {
             .breaks
             .keys()
             .chain(scenario.mend.keys())
+            .chain(scenario.files.keys())
             .chain(scenario.traffic.iter().map(|t| &t.from))
             .chain(scenario.events.iter().map(|e| &e.host));
         for host in named {
@@ -298,12 +308,25 @@ impl Scenario {
         scenario.director_faults.extend(sheet.director_faults);
         scenario.mend.extend(sheet.mend);
         scenario.blanks.extend(sheet.blanks);
+        for (host, files) in sheet.files {
+            scenario.files.entry(host).or_default().extend(files);
+        }
+        scenario.needs_kernel |= sheet.needs_kernel;
         Ok(scenario)
     }
 
     /// True when nothing is wrong with it.
     pub fn is_healthy(&self) -> bool {
         self.codes.is_empty()
+    }
+
+    /// Why it cannot be played with the built-in director, or with the kernel's.
+    pub fn refuses(&self, builtin: bool) -> Option<String> {
+        match builtin {
+            true => self.needs_kernel.then(|| format!("{} takes the kernel's IPVS (--director kernel)", self.name)),
+            false if !self.director_faults.is_empty() => Some(format!("{}: faults are the built-in director's alone", self.name)),
+            false => None,
+        }
     }
 
     /// The host of a name.

@@ -2,25 +2,29 @@
 
 use super::build::{Host, Network};
 use super::tunnel;
-use crate::collect::{Wanted, collect};
+use crate::collect::{Files, Wanted, collect, saved};
 use crate::host::{self, IpvsTable, Service};
+use crate::ipvs::Connection;
 use std::io;
 
-/// All hosts as they are now.
+/// All hosts as they are now. `connections`: those that a host's built-in director knows.
 ///
 /// # Errors
 /// When a kernel answers nothing at all.
-pub fn survey(network: &Network) -> io::Result<Vec<host::Host>> {
-    network.hosts.iter().map(one).collect()
+pub fn survey(network: &Network, connections: impl Fn(&str) -> Option<Vec<Connection>>) -> io::Result<Vec<host::Host>> {
+    network.hosts.iter().map(|of| one(of, connections(&of.name))).collect()
 }
 
-fn one(of: &Host) -> io::Result<host::Host> {
+fn one(of: &Host, connections: Option<Vec<Connection>>) -> io::Result<host::Host> {
     let wanted = Wanted { netns: None, name: Some(of.name.clone()) };
     let collected = of.namespace.run(|| collect(&wanted)).map_err(io::Error::from)?;
     let mut host = collected.map_err(|e| io::Error::other(format!("{}: {e}", of.name)))?;
     // The files of the machine that the lab runs on are none of its hosts'.
-    host.saved = None;
-    host.leave_out("saved", "hosts of the lab have no configuration files");
+    let files = of.files().0.clone();
+    host.saved = (!files.is_empty()).then(|| saved(Files::These(&files)));
+    if files.is_empty() {
+        host.leave_out("saved", "this host of the lab has no configuration files");
+    }
     stand_in(&mut host);
     if of.wires.is_some() {
         // Its director is the built-in one, of which the kernel knows nothing.
@@ -28,7 +32,21 @@ fn one(of: &Host) -> io::Result<host::Host> {
         let mut services: Vec<Service> = of.rules().iter().map(Service::from).collect();
         // The kernel names the newest first.
         services.iter_mut().for_each(|service| service.destinations.reverse());
-        host.ipvs = Some(IpvsTable { services, ..IpvsTable::default() });
+        let known = |c: Connection| host::Connection {
+            protocol: c.protocol,
+            client: c.client,
+            service: c.service,
+            destination: c.server,
+            state: c.state,
+            expires: u32::try_from(c.expires).unwrap_or(u32::MAX),
+        };
+        let connections: Option<Vec<_>> = connections.map(|all| all.into_iter().map(known).collect());
+        let count = connections.as_ref().map(|all| all.len() as u64);
+        host.ipvs = Some(IpvsTable { services, connection_count: count, connections, ..IpvsTable::default() });
+        let settings = host.sysctls.get_or_insert_default();
+        of.settings().listed().for_each(|(name, value)| drop(settings.0.insert(format!("net.ipv4.vs.{name}"), value.to_string())));
+        // It tracks nothing for netfilter.
+        settings.0.insert("net.ipv4.vs.conntrack".to_string(), "0".to_string());
     }
     Ok(host)
 }

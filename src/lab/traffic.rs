@@ -1,6 +1,7 @@
 //! Servers and clients: questions of a given size, answers of a given size, and what the client saw.
 //!
-//! A question begins with a line that says how long it is and how long the answer has to be, `ASK 100 1000`, and goes on with filling.
+//! A question begins with a line that says how long it is, how long the answer has to be, and after how many milliseconds it is wanted,
+//! `ASK 100 1000 0`, and goes on with filling.
 
 use super::build::Host;
 use super::scenario::{Serve, Traffic};
@@ -63,6 +64,8 @@ const TURN: Duration = Duration::from_millis(5);
 const AGAIN: Duration = Duration::from_millis(400);
 /// A question longer than this is nobody's here.
 const MOST: usize = 64 << 20;
+/// Nor is an answer wanted later than this.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Starts a server on a host; it listens when this returns.
 ///
@@ -81,7 +84,9 @@ pub fn serve(host: &Host, serve: Serve, ipv6: bool) -> io::Result<Server> {
                 let mut buffer = vec![0; 65_536];
                 while !stopped.load(Ordering::Relaxed) {
                     if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-                        let answer = wanted(&buffer[..len]).map_or(0, |(_, answer)| answer.min(65_000));
+                        let (_, answer, delay) = wanted(&buffer[..len]).unwrap_or_default();
+                        std::thread::sleep(delay);
+                        let answer = answer.min(65_000);
                         let _ = socket.send_to(&filling(answer), from);
                     }
                 }
@@ -122,8 +127,9 @@ fn answer(mut stream: TcpStream, stop: &AtomicBool) -> io::Result<()> {
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && !stop.load(Ordering::Relaxed) => {}
             Err(e) => return Err(e),
         }
-        if let Some((question, answer)) = wanted(&asked).filter(|(question, _)| asked.len() >= *question) {
+        if let Some((question, answer, delay)) = wanted(&asked).filter(|(question, ..)| asked.len() >= *question) {
             asked.drain(..question);
+            std::thread::sleep(delay);
             stream.write_all(&filling(answer))?;
         } else if asked.starts_with(b"GET ") && asked.windows(4).any(|end| end == b"\r\n\r\n") {
             // For those who look around with a browser's words.
@@ -133,17 +139,19 @@ fn answer(mut stream: TcpStream, stop: &AtomicBool) -> io::Result<()> {
     }
 }
 
-/// Length of question and answer.
-fn wanted(asked: &[u8]) -> Option<(usize, usize)> {
+/// Length of question and answer, and when the answer is wanted.
+fn wanted(asked: &[u8]) -> Option<(usize, usize, Duration)> {
     let end = asked.iter().position(|&b| b == b'\n')?;
     let line = std::str::from_utf8(&asked[..end]).ok()?;
-    let (question, answer) = line.strip_prefix("ASK ")?.split_once(' ')?;
-    let (question, answer): (usize, usize) = (question.parse().ok()?, answer.parse().ok()?);
-    (question <= MOST && answer <= MOST).then_some((question.max(end + 1), answer))
+    let mut numbers = line.strip_prefix("ASK ")?.split(' ').map(str::parse);
+    let mut next = || numbers.next()?.ok();
+    let (question, answer, delay): (usize, usize, usize) = (next()?, next()?, next()?);
+    let delay = Duration::from_millis(delay as u64);
+    (question <= MOST && answer <= MOST && delay <= LONGEST).then_some((question.max(end + 1), answer, delay))
 }
 
 fn question(traffic: &Traffic) -> Vec<u8> {
-    let mut text = format!("ASK {} {}\n", traffic.request, traffic.answer).into_bytes();
+    let mut text = format!("ASK {} {} {}\n", traffic.request, traffic.answer, traffic.delay_ms).into_bytes();
     text.extend(filling(traffic.request.saturating_sub(text.len())));
     text
 }
@@ -235,9 +243,10 @@ mod tests {
 
     #[test]
     fn a_question_says_how_long_it_is() {
-        assert_eq!(wanted(b"ASK 100 1000\nabc"), Some((100, 1000)));
-        assert_eq!(wanted(b"ASK 1 2\n"), Some((8, 2)));
-        for bad in [&b"ASK 100 1000"[..], b"GET / HTTP/1.0\n", b"ASK x y\n", b"ASK 99999999999 1\n", b"\xff\n"] {
+        assert_eq!(wanted(b"ASK 100 1000 5\nabc"), Some((100, 1000, Duration::from_millis(5))));
+        assert_eq!(wanted(b"ASK 1 2 0\n"), Some((10, 2, Duration::ZERO)));
+        for bad in [&b"ASK 100 1000 0"[..], b"GET / HTTP/1.0\n", b"ASK x y 0\n", b"ASK 99999999999 1 0\n", b"ASK 1 1 99999999\n", b"\xff\n"]
+        {
             assert_eq!(wanted(bad), None);
         }
     }

@@ -1,5 +1,6 @@
 //! Families by name: IPVS, ethtool.
 
+use super::socket::NlmFlags;
 use super::{Attributes, Attrs, Family, NetlinkError, Reply, Socket};
 
 /// The family that knows the others.
@@ -50,5 +51,13 @@ impl Generic {
     /// When the kernel refuses, or has no answer.
     pub fn ask(&mut self, command: u8, attributes: &Attributes) -> Result<Reply, NetlinkError> {
         self.socket.ask(self.id, &attributes.behind(&[command, self.version, 0, 0]))
+    }
+
+    /// Has something done: waits until the kernel has done it.
+    ///
+    /// # Errors
+    /// What the kernel refused, with its words.
+    pub fn tell(&mut self, command: u8, attributes: &Attributes) -> Result<(), NetlinkError> {
+        self.socket.change(self.id, NlmFlags::CHANGE, &attributes.behind(&[command, self.version, 0, 0]))
     }
 }

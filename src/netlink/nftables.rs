@@ -50,6 +50,8 @@ pub enum Step {
     Equal(Base, u32, Vec<u8>),
     /// Goes on if bytes of the packet, under a mask, are these.
     Masked(Base, u32, Vec<u8>, Vec<u8>),
+    /// Goes on if bytes of the packet are one of these, all of one length: an anonymous set.
+    Among(Base, u32, Vec<Vec<u8>>),
     /// Goes on if conntrack's state is one of these bits.
     State(u32),
     /// Goes on with every so many-th packet, the first one first.
@@ -81,10 +83,13 @@ const fn message(number: u16) -> u16 {
     SUBSYSTEM << 8 | number
 }
 const NEW_TABLE: u16 = message(0);
+const DEL_TABLE: u16 = message(2);
 const NEW_CHAIN: u16 = message(3);
 const NEW_RULE: u16 = message(6);
 const GET_RULE: u16 = message(7);
 const DEL_RULE: u16 = message(8);
+const NEW_SET: u16 = message(9);
+const NEW_ELEMENTS: u16 = message(12);
 
 const NFT_REG_1: u32 = 1;
 const NFT_REG_2: u32 = 2;
@@ -143,6 +148,7 @@ impl Step {
             self,
             Step::Equal(..)
                 | Step::Masked(..)
+                | Step::Among(..)
                 | Step::State(_)
                 | Step::Every(_)
                 | Step::Protocol(_)
@@ -151,8 +157,15 @@ impl Step {
         )
     }
 
-    fn expressions(&self) -> Vec<Attributes> {
+    /// Its expressions; `number` tells its set from those of other steps.
+    fn expressions(&self, number: u32) -> Vec<Attributes> {
         match self {
+            Step::Among(base, offset, values) => {
+                let len = values.first().map_or(0, Vec::len) as u32;
+                let load = be(be(Attributes::new(), 1, NFT_REG_1), 2, *base as u32);
+                let lookup = be(be(Attributes::new().text(1, ANONYMOUS), 2, NFT_REG_1), 4, number);
+                vec![expression("payload", &be(be(load, 3, *offset), 4, len)), expression("lookup", &lookup)]
+            }
             Step::Equal(base, offset, bytes) => {
                 let load = be(be(Attributes::new(), 1, NFT_REG_1), 2, *base as u32);
                 vec![expression("payload", &be(be(load, 3, *offset), 4, bytes.len() as u32)), compare(bytes)]
@@ -215,7 +228,22 @@ impl Step {
     }
 }
 
+/// The kernel puts a number into it.
+const ANONYMOUS: &str = "__set%d";
+
 impl Chain<'_> {
+    /// The set that a step compares with, and its elements.
+    fn set(&self, number: u32, values: &[Vec<u8>]) -> [(u16, NlmFlags, Vec<u8>); 2] {
+        // NFT_SET_ANONYMOUS, NFT_SET_CONSTANT; the type of a key is a word for those who print it.
+        let named = Attributes::new().text(1, self.table).text(2, ANONYMOUS);
+        let len = values.first().map_or(0, Vec::len) as u32;
+        let set = be(be(be(be(named.clone(), 3, 3), 4, 0), 5, len), 10, number);
+        let element = |list: Attributes, bytes: &Vec<u8>| list.nested(1, &Attributes::new().nested(1, &value(bytes)));
+        let elements = be(named.nested(3, &values.iter().fold(Attributes::new(), element)), 4, number);
+        let create = NlmFlags::make_sure();
+        [(NEW_SET, create, set.behind(&header(self.family))), (NEW_ELEMENTS, create, elements.behind(&header(self.family)))]
+    }
+
     fn made(&self) -> [(u16, NlmFlags, Vec<u8>); 2] {
         let table = Attributes::new().text(1, self.table).behind(&header(self.family));
         let hook = be(be(Attributes::new(), 1, self.hook), 2, self.priority.cast_unsigned());
@@ -230,20 +258,31 @@ impl Chain<'_> {
 }
 
 impl Socket {
+    /// True when the kernel's nf_tables is there and knows a family.
+    pub fn has_nft(&mut self, family: TableFamily) -> bool {
+        // A table that nobody keeps: made and gone in one batch.
+        let table = Attributes::new().text(1, "lvscope").behind(&header(family));
+        self.batch(SUBSYSTEM, &[(NEW_TABLE, NlmFlags::make_sure(), table.clone()), (DEL_TABLE, NlmFlags::CHANGE, table)]).is_ok()
+    }
+
     /// Puts a rule at the end (or the beginning) of a chain, which is made if it is not there. `text` finds it again.
     ///
     /// # Errors
     /// What the kernel refuses; also when it lacks nf_tables or one of the expressions.
     pub fn add_nft_rule(&mut self, chain: &Chain<'_>, steps: &[Step], text: &str, first: bool) -> Result<(), NetlinkError> {
         let mut expressions = Attributes::new();
-        for one in steps.iter().flat_map(Step::expressions) {
-            expressions = expressions.and(&one);
+        let mut sets = Vec::new();
+        for (number, step) in (1..).zip(steps) {
+            expressions = step.expressions(number).iter().fold(expressions, |all, one| all.and(one));
+            if let Step::Among(_, _, values) = step {
+                sets.extend(chain.set(number, values));
+            }
         }
         let rule = chain.at().nested(4, &expressions).bytes(7, text.as_bytes()).behind(&header(chain.family));
         let [table, made] = chain.made();
         let flags = if first { NlmFlags::insert() } else { NlmFlags::append() };
-        self.batch(SUBSYSTEM, &[table, made, (NEW_RULE, flags, rule)])
-            .map_err(|e| e.attempting(format!("add rule to {} {}", chain.table, chain.name)))
+        let messages: Vec<_> = [table, made].into_iter().chain(sets).chain([(NEW_RULE, flags, rule)]).collect();
+        self.batch(SUBSYSTEM, &messages).map_err(|e| e.attempting(format!("add rule to {} {}", chain.table, chain.name)))
     }
 
     /// Removes the first rule with this text; `None` removes all of the chain.

@@ -156,33 +156,59 @@ impl Socket {
 
     /// The answers to the last request, and whether they are inconsistent.
     fn replies(&mut self, dump: bool) -> Result<(Vec<Reply>, bool), NetlinkError> {
-        let (mut replies, mut interrupted) = (Vec::new(), false);
+        let mut answer = Answer { seq: self.seq, dump, ..Answer::default() };
         loop {
             let (messages, _) = match self.handle.recv::<u16, Buffer>() {
                 Ok(received) => received,
-                Err(SocketError::Io(e)) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) if is_interruption(&e) => continue,
                 Err(e) => return Err(e.into()),
             };
             for message in messages {
-                let message: Nlmsghdr<u16, Buffer> = message.map_err(NetlinkError::other)?;
-                // An answer to what was given up before is not an answer to this.
-                if *message.nl_seq() != self.seq {
-                    continue;
-                }
-                interrupted |= message.nl_flags().contains(NlmF::DUMP_INTR);
-                let kind = *message.nl_type();
-                match message.nl_payload() {
-                    NlPayload::Err(e) => return Err(NetlinkError::number(*e.error(), words(e.ext_ack()))),
-                    NlPayload::DumpExtAck(e) if *e.error() != 0 => {
-                        return Err(NetlinkError::number(*e.error(), words(e.ext_ack())));
-                    }
-                    NlPayload::Ack(_) if !dump => return Ok((replies, interrupted)),
-                    _ if kind == u16::from(Nlmsg::Done) => return Ok((replies, interrupted)),
-                    NlPayload::Payload(body) => replies.push(Reply { kind, body: body.as_ref().to_vec() }),
-                    _ => {}
+                if answer.take(&message.map_err(NetlinkError::other)?)? {
+                    return Ok((answer.replies, answer.interrupted));
                 }
             }
         }
+    }
+}
+
+/// A signal came while the kernel was waited for: the answer is still to come.
+fn is_interruption(e: &SocketError) -> bool {
+    matches!(e, SocketError::Io(e) if e.kind() == std::io::ErrorKind::Interrupted)
+}
+
+/// An answer as it comes in, message by message.
+#[derive(Default)]
+struct Answer {
+    seq: u32,
+    dump: bool,
+    replies: Vec<Reply>,
+    interrupted: bool,
+}
+
+impl Answer {
+    /// Takes a message; true when it is the last one.
+    fn take(&mut self, message: &Nlmsghdr<u16, Buffer>) -> Result<bool, NetlinkError> {
+        // An answer to what was given up before is not an answer to this.
+        if *message.nl_seq() != self.seq {
+            return Ok(false);
+        }
+        self.interrupted |= message.nl_flags().contains(NlmF::DUMP_INTR);
+        let kind = *message.nl_type();
+        let last = kind == u16::from(Nlmsg::Done);
+        match message.nl_payload() {
+            NlPayload::Err(e) => return Err(NetlinkError::number(*e.error(), words(e.ext_ack()))),
+            NlPayload::DumpExtAck(e) if *e.error() != 0 => return Err(NetlinkError::number(*e.error(), words(e.ext_ack()))),
+            NlPayload::Ack(_) if !self.dump => return Ok(true),
+            // A dump that fails at its end says so there, whatever its flags.
+            NlPayload::Payload(body) if last => {
+                let number = body.as_ref().first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                return if number < 0 { Err(NetlinkError::number(number, String::new())) } else { Ok(true) };
+            }
+            NlPayload::Payload(body) => self.replies.push(Reply { kind, body: body.as_ref().to_vec() }),
+            _ => {}
+        }
+        Ok(last)
     }
 }
 
@@ -235,5 +261,93 @@ impl From<SocketError> for NetlinkError {
             SocketError::Io(e) => NetlinkError::number(e.raw_os_error().unwrap_or(0), String::new()),
             e => NetlinkError::other(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use neli::FromBytes;
+
+    const MULTI: u16 = 0x2;
+    const INTERRUPTED: u16 = 0x10;
+    const ERROR: u16 = 2;
+    const DONE: u16 = 3;
+    const ROUTE: u16 = 24;
+
+    /// A message as the kernel sends it.
+    fn message(kind: u16, flags: u16, seq: u32, body: &[u8]) -> Nlmsghdr<u16, Buffer> {
+        let mut bytes = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(flags.to_ne_bytes());
+        bytes.extend(seq.to_ne_bytes());
+        bytes.extend(7_u32.to_ne_bytes());
+        bytes.extend(body);
+        Nlmsghdr::from_bytes(&mut Cursor::new(bytes)).expect("a message")
+    }
+
+    /// What comes of messages: how many answers, and whether they are inconsistent; or the error's number. `None` if more is waited for.
+    fn outcome(dump: bool, messages: &[Nlmsghdr<u16, Buffer>]) -> Option<Result<(usize, bool), i32>> {
+        let mut answer = Answer { seq: 9, dump, ..Answer::default() };
+        for message in messages {
+            match answer.take(message) {
+                Ok(true) => return Some(Ok((answer.replies.len(), answer.interrupted))),
+                Ok(false) => {}
+                Err(e) => return Some(Err(e.errno)),
+            }
+        }
+        None
+    }
+
+    /// The request that an error quotes: its header, of 16 bytes.
+    fn request() -> Vec<u8> {
+        [&16_u32.to_ne_bytes()[..], &[0; 12]].concat()
+    }
+
+    fn number(n: i32) -> Vec<u8> {
+        n.to_ne_bytes().to_vec()
+    }
+
+    #[test]
+    fn a_whole_dump() {
+        let route = || message(ROUTE, MULTI, 9, &[1; 12]);
+        assert_eq!(outcome(true, &[route(), route(), message(DONE, MULTI, 9, &number(0))]), Some(Ok((2, false))));
+        assert_eq!(outcome(true, &[route(), route()]), None, "the end has not come");
+        // What was left of an earlier one.
+        assert_eq!(
+            outcome(true, &[message(DONE, MULTI, 8, &number(0)), route(), message(DONE, MULTI, 9, &number(0))]),
+            Some(Ok((1, false)))
+        );
+    }
+
+    #[test]
+    fn a_dump_that_fails_is_not_empty() {
+        for flags in [MULTI, 0] {
+            assert_eq!(outcome(true, &[message(DONE, flags, 9, &number(-22))]), Some(Err(22)), "flags {flags}");
+        }
+        let route = message(ROUTE, MULTI, 9, &[1; 12]);
+        assert_eq!(outcome(true, &[route, message(DONE, MULTI, 9, &number(-105))]), Some(Err(105)), "at its end");
+        let refused = [number(-1), request()].concat();
+        assert_eq!(outcome(true, &[message(ERROR, 0, 9, &refused)]), Some(Err(1)));
+    }
+
+    #[test]
+    fn a_dump_that_changed_meanwhile_is_told() {
+        let route = message(ROUTE, MULTI | INTERRUPTED, 9, &[1; 12]);
+        assert_eq!(outcome(true, &[route, message(DONE, MULTI, 9, &number(0))]), Some(Ok((1, true))));
+        assert_eq!(outcome(true, &[message(DONE, MULTI | INTERRUPTED, 9, &number(0))]), Some(Ok((0, true))));
+    }
+
+    #[test]
+    fn an_acknowledgement_ends_a_change_and_no_dump() {
+        let done = [number(0), request()].concat();
+        assert_eq!(outcome(false, &[message(ERROR, 0, 9, &done)]), Some(Ok((0, false))));
+        assert_eq!(outcome(true, &[message(ERROR, 0, 9, &done)]), None);
+    }
+
+    #[test]
+    fn signals_are_no_answers() {
+        let error = |kind: std::io::ErrorKind| SocketError::from(std::io::Error::from(kind));
+        assert!(is_interruption(&error(std::io::ErrorKind::Interrupted)) && !is_interruption(&error(std::io::ErrorKind::PermissionDenied)));
     }
 }

@@ -3,12 +3,14 @@
 //! Only to addresses that the user names, a few packets a second at most; `cli` says what will be sent before anything is.
 
 mod local;
+mod path;
 mod resolution;
 mod service;
 
 pub use local::{Local, LocalError};
+pub use path::{Answer, Attempt, End as AttemptEnd, Kind, PathProbe, Signature, signatures};
 pub use resolution::{Claimant, Pace, Resolution, Voice};
-pub use service::{Method, Outcome, ServiceProbe};
+pub use service::{Method, Outcome, ServiceProbe, Wrap};
 
 use crate::capture::{Arrival, LARGEST, Wire, WireError, WireOptions};
 use crate::net::Timestamp;

@@ -6,7 +6,7 @@
 use super::{Ear, Local};
 use crate::capture::WireError;
 use crate::net::{Endpoint, MacAddr};
-use crate::packet::build::{IpFields, TcpFields, ethernet, ip, syn_options, tcp};
+use crate::packet::build::{IpFields, TcpFields, ethernet, ip, syn_options, tcp, udp};
 use crate::packet::{Packet, TcpFlags, Transport};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -22,6 +22,17 @@ pub enum Method {
     Tun,
 }
 
+/// What a tunnel puts around a packet (`ipvsadm --tun-type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrap {
+    /// Nothing but the outer header.
+    IpIp,
+    /// GRE without options.
+    Gre,
+    /// GUE to this port.
+    Gue(u16),
+}
+
 /// A question to a real server.
 #[derive(Clone, Debug)]
 pub struct ServiceProbe {
@@ -35,6 +46,8 @@ pub struct ServiceProbe {
     pub mac: MacAddr,
     /// Both ends of the tunnel.
     pub tunnel: Option<(IpAddr, IpAddr)>,
+    /// How the tunnel packs it.
+    pub wrap: Wrap,
     /// Initial sequence number.
     pub seq: u32,
 }
@@ -107,8 +120,18 @@ impl ServiceProbe {
     fn frame(&self, local: &Local, fields: &TcpFields<'_>) -> Vec<u8> {
         let mut packet = ip(self.from.addr, self.to.addr, 6, IpFields::default(), &tcp(self.from, self.to, fields, &[]));
         if let Some((src, dst)) = self.tunnel {
-            let protocol = if self.to.addr.is_ipv4() { 4 } else { 41 };
-            packet = ip(src, dst, protocol, IpFields::default(), &packet);
+            let (inner, ether_type) = if self.to.addr.is_ipv4() { (4, [0x08, 0x00]) } else { (41, [0x86, 0xdd]) };
+            let behind = |head: [u8; 4]| [&head[..], &packet].concat();
+            packet = match self.wrap {
+                Wrap::IpIp => ip(src, dst, inner, IpFields::default(), &packet),
+                // No flags, version 0, the protocol (RFC 2784).
+                Wrap::Gre => ip(src, dst, 47, IpFields::default(), &behind([0, 0, ether_type[0], ether_type[1]])),
+                // Version 0, no extensions, a packet of this protocol (net/ipv4/fou_core.c).
+                Wrap::Gue(port) => {
+                    let ends = (Endpoint::new(src, self.from.port), Endpoint::new(dst, port));
+                    ip(src, dst, 17, IpFields::default(), &udp(ends.0, ends.1, &behind([0, inner, 0, 0])))
+                }
+            };
         }
         ethernet(local.mac, self.mac, &[], &packet)
     }
@@ -135,7 +158,9 @@ impl ServiceProbe {
                 let quoted = message.quoted.as_ref()?;
                 let ours = quoted.five_tuple().is_some_and(|about| about.src == self.from && about.dst == self.to);
                 // Of a packet in a tunnel the error may quote the tunnel and no more.
-                let tunnel = self.tunnel.is_some() && quoted.tunnels.first().map(|tunnel| tunnel.ends()) == self.tunnel;
+                let outer = quoted.five_tuple().map(|about| (about.src.addr, about.dst.addr));
+                let tunnel =
+                    self.tunnel.is_some() && (quoted.tunnels.first().map(|tunnel| tunnel.ends()) == self.tunnel || outer == self.tunnel);
                 (ours || tunnel).then_some(Outcome::Error { by: ip.src, kind: (message.type_number, message.code) })
             }
             _ => None,
@@ -148,7 +173,7 @@ mod tests {
     use super::*;
     use crate::net::Timestamp;
     use crate::packet::build::icmp;
-    use crate::packet::{Frame, LinkType, dissect};
+    use crate::packet::{Frame, LinkType, TunnelKind, dissect};
 
     const ME: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const RS: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -160,6 +185,7 @@ mod tests {
             from: "10.0.0.1:40000".parse().unwrap(),
             mac: RS,
             tunnel: tunnel.then(|| ("10.0.0.1".parse().unwrap(), "10.0.0.11".parse().unwrap())),
+            wrap: Wrap::IpIp,
             seq: 1000,
         }
     }
@@ -198,6 +224,37 @@ mod tests {
             )
         };
         assert_eq!(judged(&p, &back(RS)), Some(Outcome::SentBack { by: Some(RS) }));
+    }
+
+    #[test]
+    fn each_wrapping_can_be_read() {
+        let local = Local { interface: String::new(), mac: ME, addresses: Vec::new(), gateway: None, own: false, neighbours: Vec::new() };
+        let fields = TcpFields { seq: 1000, flags: TcpFlags::SYN, ..TcpFields::default() };
+        for (wrap, kind) in [(Wrap::IpIp, TunnelKind::IpIp), (Wrap::Gre, TunnelKind::Gre), (Wrap::Gue(6080), TunnelKind::Gue)] {
+            let p = ServiceProbe { wrap, ..probe(true) };
+            let bytes = p.frame(&local, &fields);
+            let link_type = LinkType::ETHERNET;
+            let frame = Frame {
+                bytes: &bytes,
+                wire_len: bytes.len() as u32,
+                link_type,
+                time: Timestamp(0),
+                number: 1,
+                interface: 0,
+                heading: None,
+            };
+            let packet = dissect(&frame);
+            let tuple = packet.five_tuple().unwrap();
+            assert_eq!(
+                (packet.tunnels.first().map(|t| (t.kind, t.ends())), tuple.src, tuple.dst),
+                (p.tunnel.map(|ends| (kind, ends)), p.from, p.to)
+            );
+            // Somebody on the way knows nothing of tunnels, and quotes 28 bytes.
+            let router: IpAddr = "10.0.0.254".parse().unwrap();
+            let error = icmp(router, p.tunnel.unwrap().0, 3, if kind == TunnelKind::Gue { 3 } else { 2 }, 0, &bytes[14..42]);
+            let error = ethernet(RS, ME, &[], &ip(router, p.tunnel.unwrap().0, 1, IpFields::default(), &error));
+            assert!(matches!(judged(&p, &error), Some(Outcome::Error { by, .. }) if by == router), "{wrap:?}");
+        }
     }
 
     #[test]

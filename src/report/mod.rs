@@ -10,6 +10,7 @@ pub mod sarif;
 mod services;
 mod settle;
 mod suite;
+mod summary;
 mod table;
 pub mod tap;
 mod text;
@@ -20,7 +21,9 @@ pub use ladder::ladder;
 pub use page::{connection, diagnosis, trace};
 pub use services::{Outcome, Service, services};
 pub use suite::{Check, End, Suite};
+pub use summary::{summary, told};
 pub use text::Page;
+pub use verdict::method_name;
 
 use crate::host::Fleet;
 use crate::rules::Diagnosis;

@@ -129,7 +129,7 @@ pub fn connection(page: &mut Page<'_>, trace: &Trace, flow: &Flow) -> io::Result
     Ok(())
 }
 
-fn verdicts(page: &mut Page<'_>, report: &Report<'_>, services: &[Service]) -> io::Result<()> {
+pub(super) fn verdicts(page: &mut Page<'_>, report: &Report<'_>, services: &[Service]) -> io::Result<()> {
     if services.is_empty() {
         let packets = report.trace.packets;
         let what = match packets {
@@ -158,7 +158,7 @@ fn verdicts(page: &mut Page<'_>, report: &Report<'_>, services: &[Service]) -> i
 }
 
 /// Files that were not whole are named at once: the rest of the page holds only for what could be read.
-fn damage(page: &mut Page<'_>, report: &Report<'_>) -> io::Result<()> {
+pub(super) fn damage(page: &mut Page<'_>, report: &Report<'_>) -> io::Result<()> {
     for input in report.inputs {
         if let Some(damage) = &input.damage {
             let before = match input.frames {
@@ -172,7 +172,7 @@ fn damage(page: &mut Page<'_>, report: &Report<'_>) -> io::Result<()> {
     Ok(())
 }
 
-fn severity(severity: Severity) -> ColoredString {
+pub(super) fn severity(severity: Severity) -> ColoredString {
     let word = severity.to_string();
     match severity {
         Severity::Broken => word.red(),
@@ -344,7 +344,7 @@ fn groups_table(page: &mut Page<'_>, rows: &[Row]) -> io::Result<()> {
 }
 
 /// How much was read, what could not be placed, how far the clocks are apart.
-fn footer(page: &mut Page<'_>, report: &Report<'_>) -> io::Result<()> {
+pub(super) fn footer(page: &mut Page<'_>, report: &Report<'_>) -> io::Result<()> {
     let trace = report.trace;
     let unplaced: u64 = trace.unplaced.values().sum();
     let mut text = format!(

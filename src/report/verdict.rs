@@ -92,7 +92,7 @@ fn built(service: &Service) -> String {
 }
 
 /// As people say it.
-pub(super) fn method_name(method: Method) -> &'static str {
+pub fn method_name(method: Method) -> &'static str {
     match method {
         Method::Nat => "LVS-NAT",
         Method::DirectRouting => "LVS-DR",

@@ -101,6 +101,10 @@ impl Site<'_> {
         let command = format!("{ip} route get {source}{from}");
         let story = |code, way: String| Ok(Story { code, source, by: by.clone(), way, command: command.clone() });
         let way = host.way(&duty.answer(source));
+        // Routes go with the card that they lead through; they come back with it.
+        if duty.arrives(host).and_then(|name| host.link(name)).is_some_and(|card| !card.has_carrier()) {
+            return story(Some("ARP011"), way.map_or_else(|_| "no route".to_string(), |w| w.words()));
+        }
         if let Err(NoRoute::Unknown(why)) = &way {
             return Err(why.clone());
         }
@@ -130,6 +134,11 @@ impl Site<'_> {
         let vip = duty.vip?;
         if host.has(vip) || redirects(host, duty) {
             return None;
+        }
+        // It would be on the device that takes packets out of the tunnel.
+        if duty.method == ForwardingMethod::Tunnel && host.links.as_ref().is_some_and(|all| !all.iter().any(|l| l.is_tunnel() && l.is_up()))
+        {
+            return Some("TUN001");
         }
         let directors = self.director_addresses(duty);
         let through_director = way.as_ref().is_ok_and(|w| w.gateways().iter().any(|g| directors.contains(g)));

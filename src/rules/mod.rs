@@ -12,6 +12,8 @@ mod remedy;
 mod settle;
 mod site;
 #[cfg(test)]
+mod sketch;
+#[cfg(test)]
 mod testing;
 
 mod arp;
@@ -19,6 +21,7 @@ mod cap;
 mod dr;
 mod ha;
 mod ip6;
+mod k8s;
 mod nat;
 mod net;
 mod svc;
@@ -96,6 +99,7 @@ pub static ALL: &[&Rule] = &[
     &dr::dr008::DR008,
     &dr::dr009::DR009,
     &dr::dr010::DR010,
+    &dr::dr011::DR011,
     &dr::dr012::DR012,
     &dr::dr013::DR013,
     &dr::dr016::DR016,
@@ -111,6 +115,7 @@ pub static ALL: &[&Rule] = &[
     &arp::arp005::ARP005,
     &arp::arp006::ARP006,
     &arp::arp007::ARP007,
+    &arp::arp010::ARP010,
     &arp::arp011::ARP011,
     &arp::arp012::ARP012,
     // The path
@@ -146,15 +151,24 @@ pub static ALL: &[&Rule] = &[
     &svc::svc007::SVC007,
     &svc::svc008::SVC008,
     &svc::svc010::SVC010,
+    &svc::svc011::SVC011,
     &svc::svc012::SVC012,
     &svc::svc013::SVC013,
+    &svc::svc014::SVC014,
+    &svc::svc015::SVC015,
+    &svc::svc018::SVC018,
+    &svc::svc019::SVC019,
+    &svc::svc022::SVC022,
     &svc::svc027::SVC027,
     // Failover
     &ha::ha001::HA001,
     &ha::ha002::HA002,
     &ha::ha003::HA003,
+    // Kubernetes
+    &k8s::k8s001::K8S001,
     // IPv6
     &ip6::ip6001::IP6001,
+    &ip6::ip6002::IP6002,
     &ip6::ip6004::IP6004,
     // What captures make of packets
     &cap::cap001::CAP001,

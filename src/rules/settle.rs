@@ -9,7 +9,8 @@ use crate::finding::{Confidence, Evidence, Finding, Severity};
 pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &Facts<'_>) {
     let mut hosts = on_hosts;
     let packets = std::mem::take(&mut diagnosis.findings);
-    for finding in packets {
+    for mut finding in packets {
+        explain(&mut finding, &mut hosts);
         let subjects = snapshots_of(&finding, facts);
         if subjects.is_empty() && !hosts.iter().any(|h| h.code == finding.code) {
             diagnosis.findings.push(finding);
@@ -18,10 +19,13 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
         let concerns = |h: &Finding| h.subject.split(", ").any(|s| subjects.iter().any(|name| name == s));
         let names = |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code);
         // Whose fault it is can be another host's: the director's table, a second owner of the address.
-        let elsewhere =
-            |code: &str| ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "ARP007" | "ARP012");
+        let elsewhere = |code: &str| {
+            ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "DR007" | "ARP007" | "ARP012")
+        };
         let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code));
-        let own = hosts.iter().position(|h| h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code)));
+        let own = hosts.iter().position(|h| {
+            h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code) || speaks_of(&finding, &h.subject, facts))
+        });
         if let Some(at) = own.or_else(|| hosts.iter().position(settles)) {
             take_over(&mut hosts[at], finding);
             continue;
@@ -40,6 +44,35 @@ fn snapshots_of(finding: &Finding, facts: &Facts<'_>) -> Vec<String> {
         by_mac.or_else(by_name).map(|at| facts.fleet.members[at].host.name.clone())
     };
     finding.subject.split(", ").filter_map(snapshot).collect()
+}
+
+/// What packets show to have happened, and what of it a host still shows: the second is no fault beside the first.
+const EXPLAINS: [(&str, &str); 1] = [("HA002", "ARP007")];
+
+/// Takes in what hosts show of a story that packets tell about the same address.
+fn explain(finding: &mut Finding, hosts: &mut Vec<Finding>) {
+    let (code, subject) = (finding.code, finding.subject.clone());
+    let follows = |h: &Finding| EXPLAINS.contains(&(code, h.code)) && words(&h.summary).any(|word| word == subject);
+    while let Some(at) = hosts.iter().position(follows) {
+        let shown = hosts.remove(at);
+        let evidence = shown.evidence().to_vec();
+        *finding = finding.clone().and(evidence).mend(shown.remedy);
+        finding.confidence = Confidence::Certain;
+        (finding.alternatives, finding.settle) = (Vec::new(), None);
+    }
+}
+
+/// What may be addresses in a text.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let is_address = |c: char| c.is_ascii_hexdigit() || matches!(c, '.' | ':');
+    text.split(move |c| !is_address(c)).map(|word| word.trim_end_matches(['.', ':']))
+}
+
+/// True when a finding's words name an address of a host: it is asked for in vain, say, by the host that the finding is about.
+fn speaks_of(finding: &Finding, host: &str, facts: &Facts<'_>) -> bool {
+    let Some(at) = facts.fleet.by_name(host) else { return false };
+    let words: Vec<&str> = words(&finding.summary).collect();
+    facts.fleet.members[at].host.addresses().iter().filter(|a| a.is_global()).any(|a| words.contains(&a.addr.addr().to_string().as_str()))
 }
 
 /// The host's finding keeps its words and gets the packets as further proof.

@@ -44,6 +44,12 @@ pub(super) fn elsewhere(v6: bool) -> IpAddr {
 }
 
 impl<'a> Site<'a> {
+    /// The address and port by which the director's table names a real server.
+    pub(super) fn named_port(&self, duty: &Duty) -> Option<crate::net::Endpoint> {
+        let served = self.fleet.services.iter().filter(|s| s.director == duty.director && s.service.name() == duty.service);
+        served.flat_map(|s| &s.service.destinations).map(|d| d.address).find(|at| Some(at.addr) == duty.rip)
+    }
+
     pub(super) fn new(fleet: &'a Fleet) -> Self {
         let mut site = Site { fleet, duties: Vec::new() };
         for served in &fleet.services {
@@ -168,6 +174,7 @@ impl<'a> Site<'a> {
             ports: (None, Some(to.port)),
             iif: None,
             oif: way.link(),
+            icmp: None,
             state: "NEW",
             ipvs: true,
         };
@@ -265,6 +272,12 @@ impl<'a> Site<'a> {
         names.iter().filter_map(|n| value(&n).map(|v| Evidence::host(&host.name, format!("{n} {v}"), format!("nstat -az {n}")))).collect()
     }
 
+    /// Counters of connection tracking that have counted something: further proof.
+    pub(super) fn tracked(&self, host: &Host, names: &[&str]) -> Vec<Evidence> {
+        let value = |name: &&&str| host.conntrack.as_ref().map(|t| t.counter(name)).filter(|n| *n > 0);
+        names.iter().filter_map(|n| value(&n).map(|v| Evidence::host(&host.name, format!("{n}={v}"), "conntrack -S"))).collect()
+    }
+
     /// Says that the real servers of a director are not known, if that is so: the rule's need.
     pub(super) fn need_servers(&self, checks: &mut super::Checks, methods: &[ForwardingMethod]) {
         for (director, service) in self.directed() {
@@ -354,6 +367,7 @@ pub(super) fn input_fate<'h>(host: &'h Host, duty: &Duty, device: Option<&str>) 
         ports: (None, Some(at.port)),
         iif: device,
         oif: None,
+        icmp: None,
         state: "NEW",
         ipvs: false,
     };

@@ -120,7 +120,7 @@ impl Occurrences {
 }
 
 /// What all points heard about addresses.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub struct Claims {
     /// Claims, in the order in which they were first heard.
     pub claims: Vec<Claim>,

@@ -25,7 +25,7 @@ pub(super) struct ErrorSeen {
 }
 
 /// All ICMP errors of a trace.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Errors {
     pub(super) errors: Vec<ErrorSeen>,
     /// Left out because a hostile capture had too many.

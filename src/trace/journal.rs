@@ -55,6 +55,7 @@ pub(super) fn segment_mark(window: u16, options: &[u8]) -> u32 {
 }
 
 /// The packets of a trace, when they are wanted.
+#[derive(Clone)]
 pub(super) struct Journal {
     wanted: bool,
     pub(super) packets: Vec<Entry>,

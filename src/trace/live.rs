@@ -32,6 +32,7 @@ pub(super) struct Live {
     pub(super) repeats: u8,
 }
 
+#[derive(Clone)]
 pub(super) struct LiveLegs {
     /// A power of two.
     slots: Vec<Live>,

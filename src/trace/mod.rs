@@ -37,6 +37,7 @@ mod journey;
 mod live;
 #[cfg(test)]
 mod natbox;
+mod ongoing;
 mod pace;
 mod pairing;
 mod path;
@@ -60,6 +61,7 @@ pub use flow::{Flow, FlowError, FlowNote, FlowState, Method, Way};
 pub use group::Group;
 pub use host::TracedHost;
 pub use journey::{Journey, Part, Sighting as JourneySighting};
+pub use ongoing::Spent;
 pub use path::{Hop, HostId, PacketKinds, Path, Rewrite};
 pub use point::{CapturePoint, Naming, Source, unrotated};
 pub use table::{NoteKind, PacketKind};
@@ -197,6 +199,11 @@ impl Trace {
     /// Every flow, in order, each put together when it is its turn.
     pub fn all_flows(&self) -> impl Iterator<Item = Flow> {
         (1..=self.group_of.len() as u32).filter_map(|id| self.flow(id))
+    }
+
+    /// The number of a flow's group in `groups`.
+    pub fn group_of(&self, id: u32) -> Option<usize> {
+        id.checked_sub(1).and_then(|at| self.group_of.get(at as usize)).map(|group| *group as usize)
     }
 
     /// Numbers of the flows of some groups, in order.

@@ -35,7 +35,7 @@ pub(super) struct Sample {
 }
 
 /// Samples of one stretch of the capture.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Generation {
     pub(super) samples: Vec<Sample>,
     heads: HashTable<u32>,
@@ -75,7 +75,7 @@ impl Generation {
 }
 
 /// All samples that are still waiting for their counterpart.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Samples {
     pub(super) old: Generation,
     pub(super) new: Generation,
@@ -106,6 +106,17 @@ impl Samples {
     /// True when the older generation must be judged and given up.
     pub(super) fn is_full(&self) -> bool {
         self.new.samples.len() >= GENERATION
+    }
+
+    /// Follows conversations to their new numbers; what those left that are gone goes too.
+    pub(super) fn renumber(&mut self, moved: &[u32]) {
+        for generation in [&mut self.old, &mut self.new] {
+            for sample in std::mem::take(generation).samples {
+                if let Some(conversation) = moved.get(sample.conversation as usize).copied().filter(|at| *at != NONE) {
+                    generation.add(Sample { conversation, ..sample });
+                }
+            }
+        }
     }
 
     /// Gives up the older generation.

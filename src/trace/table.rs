@@ -161,7 +161,7 @@ impl Conversation {
         self.samples += 1;
     }
 
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         self.samples & ENDED != 0
     }
 
@@ -356,6 +356,7 @@ pub(super) const CLOSE_LOOKS_TCP: u8 = 1;
 pub(super) const CLOSE_LOOKS_MIDSTREAM: u8 = 5;
 pub(super) const CLOSE_LOOKS_OTHER: u8 = 8;
 
+#[derive(Clone)]
 pub(super) struct Table {
     pub(super) conversations: Vec<Conversation>,
     index: HashTable<u32>,
@@ -769,6 +770,61 @@ impl Table {
         let c = &mut self.conversations[leg.conversation as usize];
         c.last_tick = c.last_tick.max(live.last_tick);
         c.samples |= RESTED;
+    }
+
+    /// Takes out the conversations that are not kept, with all they have, and says where each has gone ([`NONE`]: it is no more).
+    pub(super) fn retain(&mut self, kept: &[bool]) -> Vec<u32> {
+        // Where each record goes: the number of kept ones before it.
+        let places = |kept: &[bool]| {
+            let place = |next: &mut u32, kept: &bool| Some(if *kept { std::mem::replace(next, *next + 1) } else { NONE });
+            kept.iter().scan(0, place).collect::<Vec<u32>>()
+        };
+        let moved = places(kept);
+        let leg_kept: Vec<bool> = self.legs.iter().map(|leg| kept[leg.conversation as usize]).collect();
+        let mut note_kept = vec![false; self.notes.len()];
+        for (c, _) in kept.iter().enumerate().filter(|(_, kept)| **kept) {
+            let mut at = self.conversations[c].notes;
+            while let Some(note) = self.notes.get(at as usize) {
+                note_kept[at as usize] = true;
+                at = note.next;
+            }
+        }
+        let (legs_moved, notes_moved) = (places(&leg_kept), places(&note_kept));
+        let to = |moved: &[u32], at: u32| moved.get(at as usize).copied().unwrap_or(NONE);
+        let old = std::mem::take(&mut self.conversations);
+        self.index.clear();
+        for (mut c, kept) in old.into_iter().zip(kept) {
+            if !kept {
+                continue;
+            }
+            let number = self.conversations.len() as u32;
+            (c.legs, c.notes) = (to(&legs_moved, c.legs), to(&notes_moved, c.notes));
+            // Joined conversations stay or go together; whoever lost its parent all the same speaks for itself.
+            c.parent = Some(to(&moved, c.parent)).filter(|parent| *parent != NONE).unwrap_or(number);
+            let conversations = &self.conversations;
+            let tuple_of = |at: u32| if at == number { c.tuple } else { conversations[at as usize].tuple };
+            c.older = match self.index.entry(c.tuple.hash(), |&at| tuple_of(at) == c.tuple, |&at| tuple_of(at).hash()) {
+                Entry::Occupied(mut newest) => std::mem::replace(newest.get_mut(), number),
+                Entry::Vacant(entry) => {
+                    entry.insert(number);
+                    NONE
+                }
+            };
+            self.conversations.push(c);
+        }
+        let legs = std::mem::take(&mut self.legs).into_iter().zip(leg_kept).filter(|(_, kept)| *kept);
+        self.legs =
+            legs.map(|(leg, _)| Leg { next: to(&legs_moved, leg.next), conversation: to(&moved, leg.conversation), ..leg }).collect();
+        let notes = std::mem::take(&mut self.notes).into_iter().zip(note_kept).filter(|(_, kept)| *kept);
+        self.notes = notes.map(|(note, _)| Note { next: to(&notes_moved, note.next), ..note }).collect();
+        let live = std::mem::replace(&mut self.live, LiveLegs::new());
+        for leg in live.iter() {
+            let at = to(&legs_moved, leg.leg);
+            if at != NONE {
+                self.live.insert(Live { leg: at, ..*leg });
+            }
+        }
+        moved
     }
 
     /// Writes everything back: the table is complete.

@@ -21,6 +21,7 @@ use hashbrown::HashMap;
 use std::collections::BTreeMap;
 
 /// Builds a [`Trace`] from packets in the order of their (raw) times.
+#[derive(Clone)]
 pub struct Tracer {
     pub(super) options: Options,
     pub(super) points: Points,
@@ -50,6 +51,7 @@ pub struct Tracer {
 ///
 /// In a large capture each look-up is a cache miss. A batch of packets makes its misses all at once, and then finds everything in the
 /// cache; one by one they would add up to more than all other work together.
+#[derive(Clone, Copy)]
 struct Pending {
     sighting: Sighting,
     /// Where in `heads` is what is needed of the frame should the packet be worth a closer look: its headers and the beginning of its
@@ -225,7 +227,7 @@ impl Tracer {
     }
 
     /// Takes the waiting packets to the table: first those that can be passed over, then, in their order, the others.
-    fn look_up(&mut self) {
+    pub(super) fn look_up(&mut self) {
         let (mut batch, mut heads) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.heads));
         let mut closer = std::mem::take(&mut self.closer);
         self.table.warm(batch.iter().map(|pending| &pending.sighting));
@@ -436,7 +438,7 @@ impl Tracer {
     pub fn finish(mut self) -> Trace {
         self.look_up();
         self.table.settle();
-        self.points.settle(&self.wires);
+        self.points.settle();
         correlate::join(&mut self.table, &self.samples, true);
         self.samples = Samples::default();
         correlate::join_by_toa(&mut self.table, &self.told_clients);
@@ -450,7 +452,7 @@ fn narrow(frame: u64) -> u32 {
 }
 
 /// The ports of fragmented packets: only the first part has them. The latest few thousand.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Fragments {
     ports: HashMap<(std::net::IpAddr, std::net::IpAddr, u8, u32), (u16, u16)>,
 }

@@ -82,7 +82,7 @@ pub(super) fn mix(a: u64, b: u64) -> u64 {
 }
 
 /// The IPv6 addresses of a trace, each once.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct AddressBook {
     places: HashMap<u128, u32>,
     addresses: Vec<u128>,

@@ -25,7 +25,7 @@ pub struct Wire {
 }
 
 /// All wires of a trace, numbered as they were first seen.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Wires {
     numbers: HashMap<Wire, u32>,
     wires: Vec<Wire>,

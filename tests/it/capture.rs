@@ -37,6 +37,11 @@ fn capture(args: &[String]) -> Child {
     child
 }
 
+/// Whether there is time for the long form of a test.
+fn slow() -> bool {
+    std::env::var_os("LVSCOPE_SLOW").is_some()
+}
+
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_string).collect()
 }
@@ -94,7 +99,13 @@ fn every_frame_is_in_the_file_or_counted() {
     let before = points.map(|(namespace, interface)| counted(namespace, interface));
     let sent = host("client").run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a socket");
-        (0..30_000).filter(|_| socket.send_to(&[7; 400], "203.0.113.11:9").is_ok()).count()
+        // `LVSCOPE_SLOW=1`: for half a minute.
+        let until = std::time::Instant::now() + Duration::from_secs(if slow() { 30 } else { 3 });
+        let mut sent = 0;
+        while std::time::Instant::now() < until {
+            sent += (0..100).filter(|_| socket.send_to(&[7; 400], "203.0.113.11:9").is_ok()).count();
+        }
+        sent
     });
     assert!(sent.expect("a namespace") > 10_000);
     std::thread::sleep(Duration::from_millis(200));
@@ -134,7 +145,7 @@ fn a_killed_capture_can_be_read() {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        for round in 0..20 {
+        for round in 0..if slow() { 50 } else { 10 } {
             let file = folder.path().join(format!("{round}.pcapng"));
             let mut child = capture(&["-i".into(), "lo".into(), "-w".into(), file.display().to_string()]);
             std::thread::sleep(Duration::from_millis(random.below(200)));
@@ -195,12 +206,14 @@ fn what_cannot_be_captured_is_named() {
     let rules = rules.display().to_string();
     for (args, code, says) in [
         ("-i lo9", 3, "cannot capture on lo9: no such interface (there are: lo"),
-        ("-i lo host and", 2, "syntax error"),
+        ("-i lo host and", 2, "filter 'host and', column 6: syntax error at 'and'"),
         ("", 2, "no interface given: name them with -i"),
         ("-i lo --netns no-such-netns", 3, "no-such-netns"),
         ("-i lo --rotate 1x -w x", 2, "neither a size such as 100M nor a time"),
         ("-i lo --keep 3", 2, "--rotate"),
         ("--plan", 2, "--service"),
+        ("--report x.json", 2, "--plan"),
+        ("--plan --report /no/such.json", 3, "/no/such.json: cannot be read"),
         ("--plan --service 10.0.0.80:80", 4, "ipvsadm -Sn"),
     ] {
         let out = Command::new(env!("CARGO_BIN_EXE_lvscope")).arg("capture").args(words(args)).output().expect("lvscope runs");
@@ -211,6 +224,116 @@ fn what_cannot_be_captured_is_named() {
         .args(["capture", "--plan", "--service", "10.0.0.80:80", "--ipvs", &rules])
         .output()
         .expect("lvscope runs");
+    let report = folder.path().join("report.json");
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/faults/dr-no-gateway");
+    let diagnosed = Command::new(env!("CARGO_BIN_EXE_lvscope"))
+        .args(["diagnose", "-j"])
+        .args(["client.eth0.pcap", "director.eth0.pcap"].map(|name| cases.join(name)))
+        .output()
+        .expect("lvscope runs");
+    std::fs::write(&report, diagnosed.stdout).expect("written");
+    let planned =
+        Command::new(env!("CARGO_BIN_EXE_lvscope")).args(["capture", "--plan", "--report"]).arg(&report).output().expect("lvscope runs");
+    let said = String::from_utf8_lossy(&planned.stdout).into_owned();
+    assert!(planned.status.success() && said.contains("lvscope capture -i all -w") && said.contains("lvscope diagnose "), "{said}");
     let plan = String::from_utf8_lossy(&plan.stdout).into_owned();
     assert!(plan.contains("lvscope capture -i all -w director.pcapng '") && plan.contains("real server 10.0.0.11"), "{plan}");
+}
+
+/// Whatever becomes of the place that is written to: it is said, and what was captured can be read.
+#[test]
+fn a_place_that_fails_is_named_and_what_is_there_can_be_read() {
+    if !inside("capture::a_place_that_fails_is_named_and_what_is_there_can_be_read") {
+        return;
+    }
+    assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().is_ok_and(|status| status.success()), "ip(8)");
+    let folder = tempfile::tempdir().expect("a folder");
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+            while !ended.load(Ordering::Relaxed) {
+                let _ = socket.send_to(&[7; 900], "127.0.0.1:9");
+                std::thread::sleep(Duration::from_micros(300));
+            }
+        });
+        // A disk that fills up.
+        let (disk, copy) = (folder.path().join("disk"), folder.path().join("copy.pcapng"));
+        std::fs::create_dir(&disk).expect("a folder");
+        let script = format!(
+            "mount -t tmpfs -o size=256k small {0} || exit 77\n{1} capture -i lo -w {0}/x.pcapng\nstatus=$?\ncp {0}/x.pcapng {2}\nexit $status",
+            disk.display(),
+            env!("CARGO_BIN_EXE_lvscope"),
+            copy.display()
+        );
+        let out = Command::new("unshare").args(["-m", "sh", "-c", &script]).output();
+        if let Ok(out) = out.as_ref().map_err(drop).and_then(|out| if out.status.code() == Some(77) { Err(()) } else { Ok(out) }) {
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(out.status.code() == Some(3) && said.contains("No space left") && said.contains("can be read"), "{said}");
+            let (found, file) = frames(&copy);
+            assert!(file.damage().is_empty() && found[0] > 100, "{found:?} {:?}", file.damage());
+        }
+        // A pipe with a name, whose reader has seen enough.
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()), "mkfifo(1)");
+        let read_from = pipe.clone();
+        let reader = scope.spawn(move || {
+            let mut file = CaptureFile::open(&read_from).expect("a capture");
+            (0..10).filter(|_| file.advance()).count()
+        });
+        let child = capture(&["-i".into(), "lo".into(), "-w".into(), pipe.display().to_string()]);
+        assert_eq!(reader.join().expect("it reads"), 10);
+        let out = child.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success() && said.contains("is gone"), "{said}");
+        // Where nothing may be written, it is said before anything is captured.
+        for place in ["/proc/version", "/no/such/folder/x.pcapng", "/"] {
+            let out = Command::new(env!("CARGO_BIN_EXE_lvscope"))
+                .args(["capture", "-i", "lo", "-c", "1", "-w", place])
+                .output()
+                .expect("lvscope runs");
+            let said = String::from_utf8_lossy(&out.stderr).into_owned();
+            assert!(out.status.code() == Some(3) && said.contains(&format!("cannot write {place}")), "{place}: {said}");
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn an_interface_that_comes_back_is_captured_again() {
+    if !inside("capture::an_interface_that_comes_back_is_captured_again") {
+        return;
+    }
+    let ip = |args: &str| assert!(Command::new("ip").args(args.split(' ')).status().is_ok_and(|status| status.success()), "ip {args}");
+    let make = || drop(["link add a0 type veth peer name b0", "link set a0 up", "link set b0 up", "addr add 10.9.0.1/24 dev a0"].map(ip));
+    ip("link set lo up");
+    make();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("x.pcapng");
+    let mut child = capture(&words(&format!("-i a0 -i lo -w {}", file.display())));
+    let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut said = |word: &str| {
+        let mut line = String::new();
+        errors.read_line(&mut line).expect("a word");
+        assert!(line.contains("a0: ") && line.contains(word), "{line}");
+    };
+    let send = || {
+        let socket = UdpSocket::bind("10.9.0.1:0").expect("a socket");
+        // An address that nobody has: ARP requests at least are on the wire.
+        (0..5).for_each(|n| drop(socket.send_to(&[7; 50], format!("10.9.0.{}:9", 10 + n))));
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    send();
+    // One that is down and comes up again never went away.
+    ip("link set a0 down");
+    ip("link set a0 up");
+    send();
+    ip("link del a0");
+    said("until then");
+    make();
+    said("is back");
+    send();
+    let (output, _) = interrupt(child);
+    let (found, file) = frames(&file);
+    assert!(output.status.success() && file.interfaces().len() == 2 && found[0] >= 12, "{found:?} {output:?}");
 }

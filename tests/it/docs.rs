@@ -80,6 +80,7 @@ fn the_json_page_says_what_the_schema_says() {
         keys(&mut text, kind["properties"].as_object().expect("keys"), &format!("{word}: "));
     }
     text += "\n## Lines (NDJSON)\n\n`diagnose --format ndjson` writes the same objects a line each, with `type`: `finding` `input` `host` `service` `flow` `not-judged` `clock`. ";
+    text += "Of packets as they come it writes, whenever something has become clear, a line `moment` (`time`, `packets`, `flows`), then some of the flows that show it and the findings, each once; at the end a line `end` (with `forgotten` connections, if there were more than memory is for), then the rest of the report. Numbers of flows hold from one `moment` to the next. ";
     text += "`trace --format ndjson` writes a flow a line. `trace --packets` writes each packet's way:\n\n";
     text += "```json\n{\"flow\": 1, \"direction\": \"request\", \"sightings\": [{\"point\": \"client.eth0\", \"frame\": 3}], \"rewrites\": []}\n```\n\n";
     text += "A sighting in a file with several points names its `file` too. Where one frame is several at another point (GRO, TSO), `part` says which \

@@ -4,6 +4,7 @@
 use lvscope::case::read_host;
 use lvscope::host::Host;
 use lvscope::ipvs::{entries, to_text};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -86,4 +87,94 @@ fn snapshots_say_what_ipvsadm_says() {
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     let host = read_host(&folder.path().join("snapshot.json")).unwrap_or_else(|e| panic!("{e}"));
     compare(folder.path(), &host);
+}
+
+/// Scenarios in which the built-in director and the kernel's must come to the same: of each method, what is healthy and what is not.
+const SAME: [&[&str]; 3] = [
+    &[
+        "nat-ok",
+        "nat-rs-no-gateway",
+        "nat-rs-other-router",
+        "nat-rs-wrong-gateway",
+        "nat-no-forwarding",
+        "nat-all-other-router",
+        "nat-client-on-server-net",
+        "nat-onearm-ok",
+        "nat-onearm-no-gateway",
+        "nat-server-down",
+        "nat-udp-no-gateway",
+        "nat-persistent-drain",
+        "nat-routed-no-way-back",
+        "nat-static-stale",
+    ],
+    &[
+        "nat-all-route",
+        "nat-no-service",
+        "nat-late-answers",
+        "nat-late-answers-ok",
+        "nat6-no-gateway",
+        "dr-routed-ok",
+        "dr-routed-no-vip",
+        "dr-arp-leak",
+        "dr-arp-announce",
+        "dr-gateway-director",
+        "dr-rp-filter",
+        "dr-rs-far",
+        "dr-forwards-back",
+        "dr-server-down",
+    ],
+    &[
+        "dr-vip-on-nic",
+        "dr6-no-vip",
+        "tun-ok",
+        "tun-no-decap",
+        "tun-no-vip",
+        "tun-rp-filter",
+        "tun-arp-leak",
+        "tun-server-down",
+        "tun-loose-addressless",
+        "ha-split-brain",
+        "ha-ok",
+    ],
+];
+/// Scenarios that only the kernel's shows.
+const ITS_OWN: &[&str] = &["nat-onearm-redirect", "nat-director-filter", "tun-outer-vip", "dr-vlan-ok", "dr-vlan-arp-leak"];
+
+/// Proofs by name.
+fn proofs(command: &mut Command) -> BTreeMap<String, serde_json::Value> {
+    let out = command.output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let lines: Vec<serde_json::Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    assert!(!lines.is_empty(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    lines.into_iter().map(|proof| (proof["name"].as_str().unwrap_or_default().to_string(), proof)).collect()
+}
+
+/// The same scenarios, once balanced by the built-in director and once by IPVS itself, are found to be the same, and mended by the same.
+#[test]
+fn the_lab_finds_the_same_with_the_kernels_director() {
+    if std::env::var_os("LVSCOPE_REAL_IPVS").is_none() {
+        eprintln!("LVSCOPE_REAL_IPVS is not set: the lab was not played with a real IPVS (make test-ipvs)");
+        return;
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let prove = ["lab", "prove", "--format", "json"];
+    let by_kernel = |names: &[&str]| {
+        let mut command = Command::new(root.join("tests/real-ipvs"));
+        command.args(["--mem", "768M", "--timeout", "580", "--"]).arg(env!("CARGO_BIN_EXE_lvscope"));
+        proofs(command.args(prove).args(["--director", "kernel", "--jobs", "4"]).args(names).current_dir(root))
+    };
+    for names in SAME {
+        let (kernel, builtin) = (by_kernel(names), proofs(Command::new(env!("CARGO_BIN_EXE_lvscope")).args(prove).args(names)));
+        for name in names {
+            let (kernel, builtin) = (&kernel[*name], &builtin[*name]);
+            for what in ["holds", "by_captures", "by_both", "remedy"] {
+                assert_eq!(kernel[what], builtin[what], "{what}\nby the kernel: {kernel:#}\nbuilt in: {builtin:#}");
+            }
+            assert_eq!(kernel["found"][0], builtin["found"][0], "{kernel:#}{builtin:#}");
+        }
+    }
+    let own = by_kernel(ITS_OWN);
+    for name in ITS_OWN {
+        assert_eq!(own[*name]["holds"], true, "{:#}", own[*name]);
+    }
 }

@@ -1,5 +1,6 @@
 //! Tests of the whole, in one binary.
 
+mod arp;
 mod audit;
 mod capture;
 mod cases;
@@ -11,9 +12,11 @@ mod ipvs;
 mod lab;
 mod lab_netlink;
 mod live;
+mod measured;
 mod probe;
 mod replay;
 mod robust;
+mod stream;
 mod support;
 mod tidy;
 mod within;

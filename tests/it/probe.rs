@@ -136,3 +136,110 @@ fn neighbour_discovery_is_asked_as_well() {
         });
     }
 }
+
+/// A tunnel of the wrong kind is a dead virtual address, too.
+#[test]
+fn tunnels_of_another_kind_are_told() {
+    if !inside("probe::tunnels_of_another_kind_are_told") {
+        return;
+    }
+    on("tun-gre", |stage| {
+        let router = namespace(stage, "router");
+        let ask = "service 203.0.113.80:80 --method tun -i back --wait 300ms --real-server 172.31.5.11";
+        let (code, report) = probe(router, ask);
+        assert_eq!((code, report["outcome"].as_str()), (0, Some("serves")), "it takes IPIP: {report}");
+        for other in ["gre", "gue"] {
+            let (code, report) = probe(router, &format!("{ask} --tunnel {other}"));
+            assert!(code == 1 && report["outcome"] != "serves" && report["own_address"] == "serves", "{other}: {report}");
+        }
+    });
+}
+
+/// As if from a client elsewhere: the answer goes where a client's would.
+#[test]
+fn a_clients_answers_come_by_the_gateway() {
+    if !inside("probe::a_clients_answers_come_by_the_gateway") {
+        return;
+    }
+    let ask = "service 192.168.224.13:80 -i int --wait 300ms --real-server 192.168.224.11 --from 192.168.2.77";
+    for (scenario, fine) in [("dr-ok", true), ("dr-no-gateway", false)] {
+        on(scenario, |stage| {
+            let (code, report) = probe(namespace(stage, "router"), ask);
+            assert_eq!((code == 0, report["outcome"] == "serves"), (fine, fine), "{scenario}: {report}");
+            assert_eq!(half_open(namespace(stage, "web1")), 0, "{scenario}");
+        });
+    }
+}
+
+/// Each fault of a real server in the lab's topologies that a probe can see; and silence on those that are well.
+#[test]
+fn each_dead_real_server_is_found() {
+    if !inside("probe::each_dead_real_server_is_found") {
+        return;
+    }
+    let dr = "service 192.168.224.13:80 -i int --wait 300ms --real-server";
+    let routed = "service 203.0.113.80:80 -i int --wait 300ms --real-server";
+    for (scenario, ask, web1, web2) in [
+        ("dr-ok", dr, "192.168.224.11 ok", "192.168.224.12 ok"),
+        ("dr-server-down", routed, "203.0.113.11 ok", "203.0.113.12 bad"),
+        ("dr-rs-drops", routed, "203.0.113.11 ok", "203.0.113.12 bad"),
+        ("dr-rs-rejects", dr, "192.168.224.11 ok", "192.168.224.12 bad"),
+        ("dr-arptables-ok", routed, "203.0.113.11 ok", "203.0.113.12 ok"),
+        ("dr-routed-ok", routed, "203.0.113.11 ok", "203.0.113.12 ok"),
+        ("dr-routed-no-vip", routed, "203.0.113.11 bad", "203.0.113.12 bad"),
+    ] {
+        on(scenario, |stage| {
+            for want in [web1, web2] {
+                let (server, fine) = want.split_once(' ').expect("two words");
+                let (code, report) = probe(namespace(stage, "router"), &format!("{ask} {server}"));
+                assert_eq!(code == 0, fine == "ok", "{scenario}, {server}: {report}");
+            }
+            for server in ["web1", "web2"] {
+                assert_eq!(half_open(namespace(stage, server)), 0, "{scenario}, {server}: left half open");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_path_is_what_a_client_sees() {
+    if !inside("probe::a_path_is_what_a_client_sees") {
+        return;
+    }
+    let ask = |stage: &Stage<'_>, service: &str| {
+        probe(namespace(stage, "client"), &format!("path --service {service} --count 6 --interval 100ms --wait 1s"))
+    };
+    let ends = |report: &Value, end: &str| report["attempts"].as_array().expect("attempts").iter().filter(|a| a["end"] == end).count();
+    for (scenario, service) in [("nat-ok", "192.168.2.59:80"), ("dr-ok", "192.168.2.59:80")] {
+        on(scenario, |stage| {
+            let (code, report) = ask(stage, service);
+            assert_eq!((code, report["open"].as_u64(), report["fine"].as_bool()), (0, Some(6), Some(true)), "{scenario}: {report}");
+            let servers = report["servers"].as_array().expect("servers");
+            assert!(
+                servers.len() <= 2 && servers.iter().filter_map(|s| s["connections"].as_u64()).sum::<u64>() == 6,
+                "{scenario}: {report}"
+            );
+            assert_eq!(half_open(namespace(stage, "web1")) + half_open(namespace(stage, "web2")), 0, "{scenario}");
+        });
+    }
+    on("dr-server-down", |stage| {
+        let (code, report) = ask(stage, "203.0.113.80:80");
+        assert_eq!((code, report["open"].as_u64(), ends(&report, "refused")), (1, Some(3), 3), "{report}");
+    });
+    on("nat-rs-no-gateway", |stage| {
+        let (code, report) = ask(stage, "192.168.2.59:80");
+        assert!(code == 1 && ends(&report, "no answer") > 0, "{report}");
+    });
+    on("nat-client-on-server-net", |stage| {
+        let client = namespace(stage, "client");
+        let (code, report) = probe(client, "path --service 192.168.2.59:80 --count 2 --interval 100ms --wait 1s");
+        let odd = report["oddities"].to_string();
+        assert!(code == 1 && odd.contains("past the director"), "{report}");
+    });
+    // Nothing is sent faster, or to nobody.
+    on("nat-ok", |stage| {
+        let begun = std::time::Instant::now();
+        let (code, _) = probe(namespace(stage, "client"), "path --service 192.168.2.59:80 --count 5 --interval 1ms");
+        assert!(code == 0 && begun.elapsed() >= std::time::Duration::from_millis(400));
+    });
+}

@@ -27,7 +27,7 @@ const ROOMS: &[(&str, &[&str], &[&str])] = &[
             "net", "packet", "ipvs", "host", "finding", "capture", "netlink", "collect", "probe", "trace", "rules", "report", "case",
             "director", "lab",
         ],
-        &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size"],
+        &["clap", "clap_complete", "clap_mangen", "indicatif", "ctrlc", "terminal_size", "ratatui"],
     ),
 ];
 

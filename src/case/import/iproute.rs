@@ -131,6 +131,8 @@ pub(super) fn routes(text: &str) -> Result<Vec<Route>, String> {
             protocol: word(&item, "protocol").unwrap_or_else(|| "boot".to_string()),
             tos: word(&item, "tos").and_then(|t| u8::from_str_radix(t.trim_start_matches("0x"), 16).ok()).unwrap_or(0),
             scope: word(&item, "scope").unwrap_or_default(),
+            mtu: item["metrics"].as_array().into_iter().flatten().find_map(|metrics| number(metrics, "mtu")),
+            advmss: item["metrics"].as_array().into_iter().flatten().find_map(|metrics| number(metrics, "advmss")),
         });
     }
     Ok(routes)
@@ -159,9 +161,11 @@ mod tests {
             {"type":"local","dst":"192.168.224.13","dev":"lo","table":"local","protocol":"kernel","scope":"host","prefsrc":"192.168.224.13","flags":[]},
             {"dst":"default","protocol":"static","metric":5,"flags":[],"nexthops":[{"gateway":"10.0.0.1","dev":"a","flags":["dead"]},{"via":{"family":"inet6","host":"fe80::1"},"dev":"b","flags":[]}]},
             {"type":"unreachable","dst":"default","table":"7","metric":4294967295,"flags":[],"pref":"medium"},
-            {"dst":"nonsense"}]"#;
+            {"dst":"nonsense"},
+            {"dst":"10.9.0.0/16","gateway":"10.0.0.1","dev":"a","flags":[],"metrics":[{"mtu":1400,"advmss":1360}]}]"#;
         let routes = routes(text).unwrap();
-        assert_eq!(routes.len(), 4);
+        assert_eq!(routes.len(), 5);
+        assert_eq!((routes[4].mtu, routes[4].advmss, routes[0].mtu), (Some(1400), Some(1360), None));
         assert_eq!((routes[0].table, routes[1].table, routes[3].table), (MAIN, LOCAL, 7));
         assert_eq!((routes[1].kind, routes[1].length()), (RouteKind::Local, 32));
         assert_eq!((routes[2].hops[0].dead, routes[2].hops[1].gateway), (true, "fe80::1".parse().ok()));

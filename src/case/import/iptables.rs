@@ -132,6 +132,11 @@ fn rule(line: &str) -> (String, FilterRule) {
             },
             "--sport" | "--source-port" | "--sports" => rule.sport = ports(value).map(|p| (p, turned)),
             "--dport" | "--destination-port" | "--dports" => rule.dport = ports(value).map(|p| (p, turned)),
+            "--icmp-type" | "--icmpv6-type" => match icmp_type(value) {
+                Some(Some(wanted)) => rule.icmp = Some((wanted, turned)),
+                Some(None) => {}
+                None => unknown.push(format!("{word} {value}")),
+            },
             "--ctstate" | "--state" => rule.states = Some((value.split(',').map(str::to_string).collect(), turned)),
             "--vaddr" => (rule.ipvs, rule.dst) = (true, rule.dst.take()),
             "--vport" | "--vproto" | "--vdir" | "--vmethod" | "--vportctl" => rule.ipvs = true,
@@ -140,13 +145,17 @@ fn rule(line: &str) -> (String, FilterRule) {
                 at -= 1;
             }
             "-m" | "--match" => match value {
-                "tcp" | "udp" | "conntrack" | "state" | "multiport" | "comment" | "ipvs" | "sctp" | "icmp" => {}
+                "tcp" | "udp" | "conntrack" | "state" | "multiport" | "comment" | "ipvs" | "sctp" | "icmp" | "icmp6" | "ipv6-icmp" => {}
                 other => unknown.push(format!("-m {other}")),
             },
             "-j" | "--jump" => target = value.to_string(),
             "-g" | "--goto" => rule.verdict = FilterVerdict::Goto(value.to_string()),
-            "--to-destination" | "--to-source" | "--to-ports" | "--mangle-ip-s" | "--set-mark" | "--set-xmark" => {
+            "--to-destination" | "--to-source" | "--to-ports" | "--mangle-ip-s" | "--set-mark" | "--set-xmark" | "--set-mss" => {
                 to = Some(value.to_string())
+            }
+            "--notrack" | "--clamp-mss-to-pmtu" => {
+                to = Some(word.trim_start_matches('-').to_string());
+                at -= 1;
             }
             "--comment" | "--reject-with" | "--log-prefix" | "--log-level" | "--h-length" | "--opcode" | "--h-type" | "--mangle-target" => {
             }
@@ -175,6 +184,29 @@ fn rule(line: &str) -> (String, FilterRule) {
     };
     rule.unknown = (!unknown.is_empty()).then(|| unknown.join(" "));
     (name, rule)
+}
+
+/// A type of ICMP by name or number; `Some(None)` for any.
+fn icmp_type(text: &str) -> Option<Option<(u8, Option<u8>)>> {
+    let known = match text {
+        "any" => return Some(None),
+        "destination-unreachable" => (3, None),
+        "network-unreachable" => (3, Some(0)),
+        "host-unreachable" => (3, Some(1)),
+        "protocol-unreachable" => (3, Some(2)),
+        "port-unreachable" => (3, Some(3)),
+        "fragmentation-needed" => (3, Some(4)),
+        "echo-reply" | "pong" => (0, None),
+        "echo-request" | "ping" => (8, None),
+        "redirect" => (5, None),
+        "time-exceeded" | "ttl-exceeded" => (11, None),
+        "packet-too-big" => (2, None),
+        number => {
+            let (kind, code) = number.split_once('/').map_or((number, None), |(kind, code)| (kind, Some(code)));
+            (kind.parse().ok()?, code.map(str::parse).transpose().ok()?)
+        }
+    };
+    Some(Some(known))
 }
 
 /// `192.168.1.0/255.255.255.0`.
@@ -208,7 +240,10 @@ fn verdict(target: &str, to: Option<&str>) -> FilterVerdict {
             let number = text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u32::from_str_radix(hex, 16).ok());
             FilterVerdict::Mark(number.unwrap_or(0))
         }
-        "LOG" | "NFLOG" | "CT" | "NOTRACK" | "TCPMSS" | "CONNMARK" | "TRACE" => FilterVerdict::Continue,
+        "NOTRACK" => FilterVerdict::Untracked,
+        "CT" if to == Some("notrack") => FilterVerdict::Untracked,
+        "TCPMSS" => FilterVerdict::Mss(to.and_then(|mss| mss.parse().ok())),
+        "LOG" | "NFLOG" | "CT" | "CONNMARK" | "TRACE" => FilterVerdict::Continue,
         "NFQUEUE" | "QUEUE" => FilterVerdict::Other("queue".to_string()),
         other => FilterVerdict::Jump(other.to_string()),
     }
@@ -238,6 +273,19 @@ mod tests {
         assert_eq!(chains[2].rules[1].dport, Some((vec![(80, 80), (443, 444)], false)));
         assert_eq!((chains[2].rules[1].verdict.clone(), chains[2].rules[1].unknown.clone()), (FilterVerdict::Jump("web".into()), None));
         assert!(chains[3].rules[0].unknown.is_some());
+    }
+
+    #[test]
+    fn what_matters_to_large_packets_and_to_tracking() {
+        let text = "*raw\n:PREROUTING ACCEPT\n-A PREROUTING -d 10.0.0.13/32 -j CT --notrack\nCOMMIT\n*mangle\n:OUTPUT ACCEPT\n\
+            -A OUTPUT -s 10.0.0.13/32 -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1440\nCOMMIT\n*filter\n:FORWARD ACCEPT\n\
+            -A FORWARD -p icmp -m icmp --icmp-type 3/4 -j DROP\n-A FORWARD -p icmp -m icmp ! --icmp-type fragmentation-needed -j DROP\nCOMMIT\n";
+        let chains = chains(text, "ip");
+        let verdicts: Vec<&FilterVerdict> = chains.iter().map(|c| &c.rules[0].verdict).collect();
+        assert_eq!(verdicts, [&FilterVerdict::Untracked, &FilterVerdict::Mss(Some(1440)), &FilterVerdict::Drop]);
+        assert_eq!(chains[2].rules[0].icmp, Some(((3, Some(4)), false)));
+        assert_eq!((chains[2].rules[1].icmp, chains[2].rules[1].unknown.clone()), (Some(((3, Some(4)), true)), None));
+        assert_eq!((icmp_type("any"), icmp_type("nonsense"), icmp_type("11")), (Some(None), None, Some(Some((11, None)))));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod iproute;
 mod iptables;
 mod text;
+mod tracking;
 
 use crate::host::{Connection, Host, IpvsTable, Netfilter, Service};
 use crate::ipvs;
@@ -35,6 +36,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("ipvsadm-timeout.txt", "ipvsadm -L --timeout"),
     ("proc-ip_vs_conn.txt", "cat /proc/net/ip_vs_conn"),
     ("nstat.txt", "nstat -az"),
+    ("conntrack.txt", "conntrack -L"),
     ("uname.txt", "uname -r"),
 ];
 
@@ -149,6 +151,7 @@ fn host(name: &str, texts: &BTreeMap<&str, String>, notes: &mut Vec<String>) -> 
     host.netfilter = netfilter(&get);
     host.ipvs = table(&get, &mut bad);
     host.counters = get("nstat.txt").map(text::counters);
+    host.conntrack = get("conntrack.txt").map(tracking::tracking);
     leave_out(&mut host);
     host
 }
@@ -162,6 +165,8 @@ fn netfilter<'a>(get: &impl Fn(&str) -> Option<&'a str>) -> Option<Netfilter> {
                 any = true;
                 found.chains.extend(iptables::chains(text, family));
             }
+            // Nearly nobody has rules for ARP; who has them sends them.
+            None if family == "arp" => {}
             None => found.unread.push(family.to_string()),
         }
     }
@@ -207,6 +212,7 @@ fn leave_out(host: &mut Host) {
         ("sysctls", host.sysctls.is_none(), "sysctl -a"),
         ("ipvs", host.ipvs.is_none(), "ipvsadm -Sn"),
         ("netfilter", host.netfilter.is_none(), "iptables-save -c, arptables-save"),
+        ("conntrack", host.conntrack.is_none(), "conntrack -L"),
         ("counters", host.counters.is_none(), "nstat -az"),
         ("saved", host.saved.is_none(), ""),
     ];

@@ -1,21 +1,28 @@
 //! `lvscope capture`: packets of several interfaces, also of other network namespaces, into one file.
 
+mod places;
 mod plan;
 #[cfg(feature = "live")]
 mod record;
+mod report;
 mod scope;
 pub(super) mod units;
+
+pub(super) use places::places;
+#[cfg(feature = "live")]
+pub(super) use record::{head, now, open, with_comments};
 
 use super::Failure;
 use super::captures::reason;
 use super::output::Output;
 use super::snapshots;
-use crate::capture::{Filter, Place, Rotate, interfaces, within};
+use crate::capture::{Filter, Place, Rotate};
 use crate::collect::{self, Wanted};
 use crate::host::Host;
 use crate::ipvs::{self, VirtualService};
 use crate::net::Endpoint;
 use clap::Args;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +34,7 @@ Examples:
   lvscope capture -i eth0 --netns web1 --netns web2 -w servers.pcapng
   ssh web1 lvscope capture -i all -w - | lvscope diagnose web1=-
   lvscope capture --plan --service 192.168.2.59:80 --ipvs rules
+  lvscope diagnose -j *.pcap > report.json; lvscope capture --plan --report report.json
 
 An interface in another network namespace is also written web1/eth0. Without -w
 packets are printed. Ctrl-C ends the capture.")]
@@ -71,8 +79,11 @@ pub(super) struct Capture {
     #[arg(long = "host", value_name = "SNAPSHOT")]
     hosts: Vec<PathBuf>,
     /// Capture nothing: print the commands for each host of the path
-    #[arg(long, requires = "service")]
+    #[arg(long)]
     plan: bool,
+    /// With --plan: what this report (`diagnose --json`) left open, at the hosts where nobody looked
+    #[arg(long, requires = "plan", conflicts_with_all = ["service", "ipvs"], value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Addresses are always numeric; accepted for tcpdump's sake
     #[arg(short = 'n', hide = true, action = clap::ArgAction::Count)]
     numeric: u8,
@@ -83,6 +94,9 @@ pub(super) struct Capture {
 
 pub(super) fn run(args: &Capture, out: &mut Output) -> Result<u8, Failure> {
     let known = args.known()?;
+    if let Some(path) = args.report.as_ref().filter(|_| args.plan) {
+        return plan::of_report(&report::read(path)?, out);
+    }
     if args.plan {
         return plan::print(args.service, &known, out);
     }
@@ -90,7 +104,7 @@ pub(super) fn run(args: &Capture, out: &mut Output) -> Result<u8, Failure> {
     if let Some(text) = &filter {
         Filter::new(text).map_err(|e| Failure::usage(e.to_string()))?;
     }
-    let places = args.places()?;
+    let places = places(&args.interfaces, &args.netns)?;
     args.begin(&places, filter, out)
 }
 
@@ -98,6 +112,10 @@ pub(super) fn run(args: &Capture, out: &mut Output) -> Result<u8, Failure> {
 struct Known {
     rules: Vec<VirtualService>,
     hosts: Vec<Host>,
+    /// What hosts with these addresses are called.
+    names: Vec<(IpAddr, String)>,
+    /// Points that have been captured at.
+    seen: Vec<String>,
 }
 
 impl Capture {
@@ -114,16 +132,12 @@ impl Capture {
             rules.extend(host.ipvs.iter().flat_map(|table| table.rules()));
         }
         if self.service.is_some() && self.ipvs.is_none() && hosts.is_empty() {
-            for netns in self.namespaces() {
+            for netns in places::namespaces(&self.netns) {
                 let host = collect::collect(&Wanted { netns: netns.map(str::to_string), name: None });
                 rules.extend(host.ok().and_then(|host| host.ipvs).iter().flat_map(|table| table.rules()));
             }
         }
-        Ok(Known { rules, hosts })
-    }
-
-    fn namespaces(&self) -> Vec<Option<&str>> {
-        if self.netns.is_empty() { vec![None] } else { self.netns.iter().map(|name| Some(name.as_str())).collect() }
+        Ok(Known { rules, hosts, names: Vec::new(), seen: Vec::new() })
     }
 
     fn filter(&self, known: &Known) -> Option<String> {
@@ -133,41 +147,6 @@ impl Capture {
             (Some(given), Some(scope)) => Some(format!("({given}) and ({scope})")),
             (given, scope) => given.or(scope),
         }
-    }
-
-    fn places(&self) -> Result<Vec<Place>, Failure> {
-        let mut places: Vec<Place> = Vec::new();
-        let mut add = |place: Place| {
-            if !places.contains(&place) {
-                places.push(place)
-            }
-        };
-        for netns in self.namespaces() {
-            for word in &self.interfaces {
-                let (netns, interface) = match word.rsplit_once('/') {
-                    Some((netns, interface)) => (Some(netns), interface),
-                    None => (netns, word.as_str()),
-                };
-                if interface != "all" {
-                    add(Place { netns: netns.map(str::to_string), interface: interface.to_string() });
-                    continue;
-                }
-                let found = within(netns, interfaces).map_err(|e| Failure::input(e.to_string()))?;
-                for (name, _) in found.into_iter().filter(|(name, up)| *up && name != "lo") {
-                    add(Place { netns: netns.map(str::to_string), interface: name });
-                }
-            }
-        }
-        if !places.is_empty() {
-            return Ok(places);
-        }
-        let there = within(self.namespaces()[0], interfaces).unwrap_or_default();
-        let up: Vec<String> = there.into_iter().filter(|(_, up)| *up).map(|(name, _)| name).collect();
-        let up = if up.is_empty() { "none".to_string() } else { up.join(" ") };
-        Err(match self.interfaces.is_empty() {
-            true => Failure::usage(format!("no interface given: name them with -i (up are: {up})")),
-            false => Failure::input(format!("no interface to capture on (up are: {up})")),
-        })
     }
 
     #[cfg(feature = "live")]

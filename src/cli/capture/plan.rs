@@ -1,5 +1,6 @@
 //! `capture --plan`: what to run on which host.
 
+use super::report::Open;
 use super::{Known, scope};
 use crate::cli::output::Output;
 use crate::cli::{FINE, Failure, NOTHING};
@@ -18,7 +19,9 @@ struct Stop {
 }
 
 pub(super) fn print(service: Option<Endpoint>, known: &Known, out: &mut Output) -> Result<u8, Failure> {
-    let Some(service) = service else { return Ok(NOTHING) };
+    let Some(service) = service else {
+        return Err(Failure::usage("--plan: of which service? --service VIP:PORT, or --report with what diagnose --json wrote"));
+    };
     let servers = servers(service, known);
     if servers.is_empty() && known.hosts.is_empty() {
         return Err(Failure {
@@ -26,7 +29,12 @@ pub(super) fn print(service: Option<Endpoint>, known: &Known, out: &mut Output) 
             text: format!("nothing is known of {service}: give its rules (--ipvs, `ipvsadm -Sn` on the director) or snapshots (--host)"),
         });
     }
-    let stops = stops(service, &servers, known);
+    commands(service, known, out)?;
+    Ok(FINE)
+}
+
+fn commands(service: Endpoint, known: &Known, out: &mut Output) -> std::io::Result<()> {
+    let stops = stops(service, &servers(service, known), known);
     let filter = scope::filter(service, &known.rules);
     writeln!(out, "To see {service} at each hop, run on each host:")?;
     for stop in &stops {
@@ -36,7 +44,29 @@ pub(super) fn print(service: Option<Endpoint>, known: &Known, out: &mut Output) 
     }
     let files: Vec<String> = stops.iter().map(|stop| format!("{}.pcapng", stop.name)).collect();
     writeln!(out, "\n# then let clients connect, end each with Ctrl-C, bring the files together")?;
-    writeln!(out, "lvscope diagnose {}", files.join(" "))?;
+    writeln!(out, "lvscope diagnose {}", files.join(" "))
+}
+
+/// What a report left open, service by service.
+pub(super) fn of_report(open: &[Open], out: &mut Output) -> Result<u8, Failure> {
+    let Some(first) = open.first() else {
+        return Err(Failure { code: NOTHING, text: "the report tells of no service: there is nothing to plan for".to_string() });
+    };
+    if first.doubts.is_empty() {
+        writeln!(out, "# no finding of the report is in doubt; to see more all the same:\n")?;
+    } else {
+        writeln!(out, "# left open:")?;
+    }
+    for doubt in &first.doubts {
+        writeln!(out, "#   {doubt}")?;
+    }
+    for service in open {
+        if servers(service.service, &service.known).is_empty() && open.len() > 1 {
+            continue;
+        }
+        writeln!(out)?;
+        commands(service.service, &service.known, out)?;
+    }
     Ok(FINE)
 }
 
@@ -67,9 +97,12 @@ fn stops(service: Endpoint, servers: &[IpAddr], known: &Known) -> Vec<Stop> {
     }
     for (number, server) in (1..).zip(servers) {
         if !known.hosts.iter().any(|host| host.has(*server)) {
-            stops.push(Stop { name: format!("rs{number}"), what: format!("real server {server}"), interfaces: vec!["all".into()] });
+            let name = known.names.iter().find(|(addr, _)| addr == server).map_or_else(|| format!("rs{number}"), |(_, name)| name.clone());
+            stops.push(Stop { name, what: format!("real server {server}"), interfaces: vec!["all".into()] });
         }
     }
+    // Who was captured already comes last: perhaps it is the others alone that are missing.
+    stops.sort_by_key(|stop| known.seen.iter().any(|point| point.split('.').next() == Some(&stop.name)));
     stops
 }
 

@@ -49,7 +49,11 @@ pub(super) fn run(args: &Capture, places: &[Place], filter: Option<String>, out:
     let to = args.write.as_ref().map(|path| format!(" into {}", path.display())).unwrap_or_default();
     complain(&format!("capturing on {}{to}; Ctrl-C ends it", names.join(" ")));
     let mut live = Live::new(taps);
-    let end = Run { args, names: &names, stop: &stop, left: args.count.unwrap_or(u64::MAX) }.until_end(&mut live, &mut target, out);
+    let end = Run { args, options: &options, names: &names, stop: &stop, left: args.count.unwrap_or(u64::MAX) }.until_end(
+        &mut live,
+        &mut target,
+        out,
+    );
     let counted: Vec<Drops> = live.taps.iter_mut().map(Tap::counted).collect();
     let mut written = Ok(());
     if let (Target::File(recording), true) = (target, end.is_ok()) {
@@ -78,7 +82,7 @@ pub(super) fn run(args: &Capture, places: &[Place], filter: Option<String>, out:
 }
 
 /// Opens what can be opened. A right that is missing, or nothing at all, ends it; else the others are captured on.
-fn open(places: &[Place], options: &LiveOptions) -> Result<(Vec<Tap>, bool), Failure> {
+pub(in crate::cli) fn open(places: &[Place], options: &LiveOptions) -> Result<(Vec<Tap>, bool), Failure> {
     let (mut taps, mut wrong) = (Vec::new(), Vec::new());
     for place in places {
         match Tap::open(place, options) {
@@ -103,7 +107,7 @@ fn open(places: &[Place], options: &LiveOptions) -> Result<(Vec<Tap>, bool), Fai
     Ok((taps, !wrong.is_empty()))
 }
 
-fn head(taps: &[Tap], options: &LiveOptions) -> Head {
+pub(in crate::cli) fn head(taps: &[Tap], options: &LiveOptions) -> Head {
     let os = nix::sys::utsname::uname()
         .map(|name| format!("{} {}", name.sysname().to_string_lossy(), name.release().to_string_lossy()))
         .unwrap_or_else(|_| "Linux".to_string());
@@ -141,6 +145,7 @@ enum End {
 
 struct Run<'a> {
     args: &'a Capture,
+    options: &'a LiveOptions,
     names: &'a [String],
     stop: &'a AtomicBool,
     /// Packets that are still wanted.
@@ -170,6 +175,10 @@ impl Run<'_> {
                     *said = true;
                     complain(&format!("{}: {why}; captured until then: {}", tap.place, plural(tap.packets, "packet")));
                 }
+            }
+            for at in live.revive(self.options) {
+                lost[at] = false;
+                complain(&format!("{}: is back, and captured again", live.taps[at].place));
             }
             if let Target::File(recording) = target
                 && recording.is_due()
@@ -223,7 +232,7 @@ fn deliver(target: &mut Target, out: &mut Output) -> io::Result<()> {
     }
 }
 
-fn with_comments(live: &Live, counted: &[Drops]) -> Vec<(Drops, Option<String>)> {
+pub(in crate::cli) fn with_comments(live: &Live, counted: &[Drops]) -> Vec<(Drops, Option<String>)> {
     live.taps.iter().zip(counted).map(|(tap, drops)| (*drops, tap.lost.clone())).collect()
 }
 
@@ -238,7 +247,7 @@ fn summary(live: &Live, counted: &[Drops]) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn now() -> Timestamp {
+pub(in crate::cli) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }

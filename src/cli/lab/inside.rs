@@ -2,7 +2,7 @@
 
 use super::super::output::{Output, complain};
 use super::super::{FINE, Failure};
-use super::{enter as enter_sandbox, failed};
+use super::{Directors, enter as enter_sandbox, failed};
 use crate::case::{self, MANIFEST, Manifest, Provenance};
 use crate::lab::netns::Namespace;
 use crate::lab::play::Stage;
@@ -17,6 +17,8 @@ pub(super) struct Record {
     /// A scenario by name, or a file that ends with .toml
     #[arg(value_name = "NAME")]
     name: String,
+    #[command(flatten)]
+    director: Directors,
     /// The case's folder, which must not be there yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -30,6 +32,8 @@ pub(super) struct Shell {
     /// A scenario by name, or a file that ends with .toml
     #[arg(value_name = "NAME")]
     name: String,
+    #[command(flatten)]
+    director: Directors,
     /// The host; without one, the client
     #[arg(value_name = "HOST")]
     host: Option<String>,
@@ -53,13 +57,13 @@ pub(super) fn record(args: &Record, out: &mut Output) -> Result<u8, Failure> {
     }
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_string();
     let _scratch = enter_sandbox()?;
-    let mut stage = Stage::set(&scenario).map_err(failed)?;
+    let mut stage = Stage::directed(&scenario, args.director.is_builtin()).map_err(failed)?;
     stage.play(&args.out).map_err(|e| failed(format!("cannot record into {at}: {e}")))?;
     let manifest = Manifest {
         title: scenario.title.clone(),
         story: if scenario.client_sees.is_empty() { scenario.story.clone() } else { format!("The client sees: {}.", scenario.client_sees) },
         provenance: Provenance {
-            kernel: format!("Linux {kernel}, built-in director"),
+            kernel: format!("Linux {kernel}, {}", if args.director.is_builtin() { "built-in director" } else { "its own IPVS" }),
             tool: concat!("lvscope ", env!("CARGO_PKG_VERSION")).into(),
             scenario: scenario.name.clone(),
             source: format!("lvscope lab record {}", scenario.name),
@@ -92,7 +96,7 @@ pub(super) fn shell(args: &Shell, out: &mut Output) -> Result<u8, Failure> {
         return Err(Failure::usage(format!("{} has no host {wanted} (it has: {})", scenario.name, names.join(" "))));
     }
     let _scratch = enter_sandbox()?;
-    let stage = Stage::set(&scenario).map_err(failed)?;
+    let stage = Stage::directed(&scenario, args.director.is_builtin()).map_err(failed)?;
     let Some(host) = stage.network.host(wanted) else { return Err(failed(format!("there is no host {wanted}"))) };
     let mut command = match args.command.split_first() {
         Some((program, rest)) => {

@@ -29,6 +29,7 @@ pub(super) fn run(args: &List, out: &mut Output) -> Result<u8, Failure> {
         for scenario in faults.iter().chain(&healthy) {
             let line = serde_json::json!({
                 "name": scenario.name, "fault": scenario.title, "codes": scenario.codes, "client_sees": scenario.client_sees,
+                "director": if scenario.needs_kernel { "kernel" } else { "any" },
             });
             writeln!(out, "{line}")?;
         }
@@ -37,7 +38,9 @@ pub(super) fn run(args: &List, out: &mut Output) -> Result<u8, Failure> {
     let name = all.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
     let text = out.width.saturating_sub(name + 11).max(30);
     let row = |out: &mut Output, scenario: &Scenario| -> Result<(), Failure> {
-        let fault = textwrap::wrap(&scenario.title, text);
+        let kernel = if scenario.needs_kernel { " (--director kernel)" } else { "" };
+        let title = format!("{}{kernel}", scenario.title);
+        let fault = textwrap::wrap(&title, text);
         let sees = match scenario.client_sees.as_str() {
             "" => Vec::new(),
             sees => textwrap::wrap(sees, textwrap::Options::new(text).initial_indent("> ").subsequent_indent("  ")),

@@ -63,6 +63,8 @@ struct Names {
 struct Run {
     #[command(flatten)]
     names: Names,
+    #[command(flatten)]
+    director: Directors,
     /// Keep the captures in this folder
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -72,6 +74,27 @@ struct Run {
     /// Show MAC addresses instead of host names
     #[arg(short = 'e', long = "macs")]
     macs: bool,
+}
+
+#[derive(Args)]
+struct Directors {
+    /// Who balances
+    #[arg(long, value_enum, default_value_t = Who::Builtin, value_name = "WHO")]
+    director: Who,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum Who {
+    /// The built-in director
+    Builtin,
+    /// The IPVS of this machine's kernel, in namespaces
+    Kernel,
+}
+
+impl Directors {
+    fn is_builtin(&self) -> bool {
+        self.director == Who::Builtin
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
@@ -137,13 +160,17 @@ fn play(args: &Run, out: &mut Output) -> Result<u8, Failure> {
     let scratch = enter()?;
     let mut code = FINE;
     for scenario in &scenarios {
-        let mut stage = Stage::set(scenario).map_err(failed)?;
+        let mut stage = Stage::directed(scenario, args.director.is_builtin()).map_err(failed)?;
         let own = |folder: &std::path::Path| if scenarios.len() > 1 { folder.join(&scenario.name) } else { folder.to_path_buf() };
         let folder = args.keep.as_deref().map_or_else(|| scratch.path().join(&scenario.name), own);
         let played = stage.play(&folder).map_err(failed)?;
         let (reading, fleet) = (reading(&played), fleet(&stage).map_err(failed)?);
         let diagnosis = judge(&reading.trace, &fleet);
-        let inputs: Vec<report::Input> = Vec::new();
+        let mut inputs: Vec<report::Input> = reading.files.iter().cloned().map(super::captures::input).collect();
+        // The folder is the lab's own, unless it is kept.
+        if args.keep.is_none() {
+            inputs.iter_mut().for_each(|input| input.file = input.file.rsplit('/').next().unwrap_or_default().to_string());
+        }
         let report = Report { inputs: &inputs, trace: &reading.trace, diagnosis: Some(&diagnosis), fleet: &fleet };
         if args.format == Format::Json {
             report::json::write_report(report, out)?;

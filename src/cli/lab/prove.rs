@@ -2,7 +2,7 @@
 
 use super::super::output::Output;
 use super::super::{FINDINGS, FINE, Failure};
-use super::{Format, enter, failed};
+use super::{Directors, Format, enter, failed};
 use crate::lab::catalogue;
 use crate::lab::prove::{Cause, Proof, Remedied, prove};
 use crate::lab::scenario::Scenario;
@@ -20,6 +20,8 @@ pub(super) struct Prove {
     /// All scenarios
     #[arg(long, conflicts_with = "names")]
     all: bool,
+    #[command(flatten)]
+    director: Directors,
     /// Play so many at once; they mostly wait
     #[arg(long, default_value_t = 6, value_name = "N")]
     jobs: usize,
@@ -33,6 +35,10 @@ type Proved = Result<Proof, std::io::Error>;
 pub(super) fn run(args: &Prove, out: &mut Output) -> Result<u8, Failure> {
     let names: Vec<String> = if args.all { catalogue::names().map(str::to_string).collect() } else { args.names.clone() };
     let scenarios: Vec<Scenario> = names.iter().map(|name| catalogue::open(name).map_err(failed)).collect::<Result<_, _>>()?;
+    let builtin = args.director.is_builtin();
+    // Of all, those that can be played.
+    let (scenarios, others): (Vec<Scenario>, Vec<Scenario>) =
+        scenarios.into_iter().partition(|scenario| !args.all || scenario.refuses(builtin).is_none());
     let begun = std::time::Instant::now();
     let scratch = enter()?;
     let next = AtomicUsize::new(0);
@@ -43,7 +49,7 @@ pub(super) fn run(args: &Prove, out: &mut Output) -> Result<u8, Failure> {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(scenario) = scenarios.get(at) else { return };
-                    let proof = prove(scenario, &scratch.path().join(at.to_string()));
+                    let proof = prove(scenario, builtin, &scratch.path().join(at.to_string()));
                     proofs.lock().unwrap_or_else(PoisonError::into_inner).push((at, proof));
                 }
             });
@@ -54,7 +60,16 @@ pub(super) fn run(args: &Prove, out: &mut Output) -> Result<u8, Failure> {
     let proofs: Vec<(&str, Proved)> = proofs.into_iter().map(|(at, proof)| (scenarios[at].name.as_str(), proof)).collect();
     let wrong = proofs.iter().filter(|(_, proof)| !proof.as_ref().is_ok_and(Proof::holds)).count();
     match args.format {
-        Format::Table => table(&proofs, wrong, begun.elapsed(), out)?,
+        Format::Table => {
+            table(&proofs, wrong, begun.elapsed(), out)?;
+            if !others.is_empty() {
+                let names = others.iter().map(|scenario| scenario.name.as_str()).collect::<Vec<_>>().join(" ");
+                let why = if builtin { "take the kernel's IPVS (--director kernel)" } else { "take the built-in director" };
+                for line in textwrap::wrap(&format!("not played, for they {why}: {names}"), out.width.saturating_sub(4)) {
+                    writeln!(out, "  {line}")?;
+                }
+            }
+        }
         Format::Json => proofs.iter().try_for_each(|(name, proof)| writeln!(out, "{}", json(name, proof)))?,
     }
     Ok(if wrong > 0 { FINDINGS } else { FINE })

@@ -1,5 +1,6 @@
 //! `lvscope probe`: questions to the wire. Says on standard error what it will send, before it does.
 
+mod path;
 mod resolution;
 mod service;
 
@@ -17,6 +18,7 @@ Examples:
   lvscope probe service 192.168.224.13:80 --real-server 192.168.224.11
   lvscope probe service 192.168.2.59:80 --real-server 10.0.0.11:8080 \\
       --method nat --from 192.168.2.100
+  lvscope probe path --service 192.168.2.59:80 --count 20
 
 Asked are the addresses given here and nobody else, a few packets in all.")]
 pub(super) struct Probe {
@@ -32,6 +34,8 @@ enum Question {
     Nd(resolution::Resolve),
     /// Does this real server serve the virtual address, whatever its health check says?
     Service(service::Service),
+    /// Connect to the service as a client: what answers, from where, and which server that was
+    Path(path::Path),
 }
 
 pub(super) fn run(args: &Probe, out: &mut Output) -> Result<u8, Failure> {
@@ -39,6 +43,7 @@ pub(super) fn run(args: &Probe, out: &mut Output) -> Result<u8, Failure> {
         Question::Arp(args) => resolution::run(args, false, out),
         Question::Nd(args) => resolution::run(args, true, out),
         Question::Service(args) => service::run(args, out),
+        Question::Path(args) => path::run(args, out),
     }
 }
 

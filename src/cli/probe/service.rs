@@ -4,7 +4,7 @@ use super::{failed, time};
 use crate::cli::output::{Output, complain};
 use crate::cli::{FINDINGS, FINE, Failure};
 use crate::net::{Endpoint, MacAddr, span};
-use crate::probe::{Local, Method, Outcome, Pace, Resolution, ServiceProbe};
+use crate::probe::{Local, Method, Outcome, Pace, Resolution, ServiceProbe, Wrap};
 use clap::{Args, ValueEnum};
 use colored::Colorize;
 use std::io::Write;
@@ -22,6 +22,9 @@ pub(super) struct Service {
     /// How the director forwards to it
     #[arg(long, value_enum, default_value_t = Forward::Dr, value_name = "METHOD")]
     method: Forward,
+    /// With --method tun: what the tunnel puts around packets (`ipvsadm --tun-type`)
+    #[arg(long, value_parser = wrap, default_value = "ipip", value_name = "ipip|gre|gue[:PORT]")]
+    tunnel: Wrap,
     /// Ask out of this interface (default: the one on the way to the real server)
     #[arg(short = 'i', long = "interface", value_name = "IF")]
     interface: Option<String>,
@@ -47,6 +50,18 @@ enum Forward {
 enum Server {
     Address(IpAddr, Option<u16>),
     Mac(MacAddr),
+}
+
+fn wrap(text: &str) -> Result<Wrap, String> {
+    let (kind, port) = text.split_once(':').map_or((text, None), |(kind, port)| (kind, Some(port)));
+    match (kind, port.map(str::parse)) {
+        ("ipip", None) => Ok(Wrap::IpIp),
+        ("gre", None) => Ok(Wrap::Gre),
+        // IANA's port for it.
+        ("gue", None) => Ok(Wrap::Gue(6080)),
+        ("gue", Some(Ok(port))) if port != 0 => Ok(Wrap::Gue(port)),
+        _ => Err(format!("'{text}' is none of ipip, gre, gue, gue:PORT")),
+    }
 }
 
 fn server(text: &str) -> Result<Server, String> {
@@ -83,7 +98,10 @@ pub(super) fn run(args: &Service, out: &mut Output) -> Result<u8, Failure> {
     }
     let mac = match args.real_server {
         Server::Mac(mac) => mac,
-        Server::Address(rip, _) => resolve(&local, local.gateway.unwrap_or(rip), args)?,
+        Server::Address(rip, _) => match resolve(&local, local.gateway.unwrap_or(rip), args)? {
+            Some(mac) => mac,
+            None => return absent(args, &local, local.gateway.unwrap_or(rip), out),
+        },
     };
     let (to, towards) = match (args.real_server, args.method) {
         (Server::Address(rip, port), Forward::Nat) => (Endpoint::new(rip, port.unwrap_or(vip.port)), rip),
@@ -107,8 +125,13 @@ pub(super) fn run(args: &Service, out: &mut Output) -> Result<u8, Failure> {
         Forward::Nat => Method::Nat,
         Forward::Tun => Method::Tun,
     };
-    let probe = ServiceProbe { method, to, from: Endpoint::new(from, port), mac, tunnel, seq };
-    let around = tunnel.map(|(src, dst)| format!(" inside IP {src} > {dst}")).unwrap_or_default();
+    let probe = ServiceProbe { method, to, from: Endpoint::new(from, port), mac, tunnel, wrap: args.tunnel, seq };
+    let word = match args.tunnel {
+        Wrap::IpIp => "IP",
+        Wrap::Gre => "GRE",
+        Wrap::Gue(_) => "GUE",
+    };
+    let around = tunnel.map(|(src, dst)| format!(" inside {word} {src} > {dst}")).unwrap_or_default();
     complain(&format!("sends on {} to {mac}: SYN {} > {to}{around}, then RST", local.interface, probe.from));
     let outcome = probe.ask(&local, args.wait).map_err(|e| failed(&e))?;
     // Is it the virtual address alone that is dead? What a health check would have asked.
@@ -132,15 +155,27 @@ fn words(server: Server) -> String {
     }
 }
 
-fn resolve(local: &Local, addr: IpAddr, args: &Service) -> Result<MacAddr, Failure> {
+fn resolve(local: &Local, addr: IpAddr, args: &Service) -> Result<Option<MacAddr>, Failure> {
     complain(&format!("asks on {}: who has {addr}", local.interface));
     let pace = Pace { count: 3, wait: args.wait, first: true };
     let found = Resolution::ask(local, addr, pace).map_err(|e| failed(&e))?;
-    let mac = found.answerers().next().map(|claimant| claimant.mac);
-    mac.ok_or_else(|| Failure {
-        code: FINDINGS,
-        text: format!("nobody on {} answers for {addr}: the real server is down, or elsewhere", local.interface),
-    })
+    Ok(found.answerers().next().map(|claimant| claimant.mac))
+}
+
+/// Nobody has the address that frames would have to go to.
+fn absent(args: &Service, local: &Local, addr: IpAddr, out: &mut Output) -> Result<u8, Failure> {
+    let what = if local.gateway.is_some() { "the gateway" } else { "the real server" };
+    let why = format!("nobody on {} answers for {addr}: {what} is down, or elsewhere", local.interface);
+    if args.json {
+        let report = serde_json::json!({
+            "schema": 1, "service": args.service.to_string(), "real_server": words(args.real_server), "outcome": "absent", "fine": false, "causes": [why],
+        });
+        serde_json::to_writer_pretty(&mut *out, &report).map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{} {why}", "✗".red())?;
+    }
+    Ok(FINDINGS)
 }
 
 /// The same question to the real server's own address.
@@ -149,7 +184,7 @@ fn check(args: &Service, local: &Local, mac: MacAddr) -> Result<Option<Outcome>,
     let Some(from) = local.source(rip) else { return Ok(None) };
     let (own, seq) = numbers();
     let to = Endpoint::new(rip, port.unwrap_or(args.service.port));
-    let probe = ServiceProbe { method: Method::Nat, to, from: Endpoint::new(from, own), mac, tunnel: None, seq };
+    let probe = ServiceProbe { method: Method::Nat, to, from: Endpoint::new(from, own), mac, tunnel: None, wrap: Wrap::IpIp, seq };
     complain(&format!("sends on {} to {mac}: SYN {} > {to}, then RST", local.interface, probe.from));
     probe.ask(local, args.wait).map(Some).map_err(|e| failed(&e))
 }
@@ -199,9 +234,11 @@ impl Answer<'_> {
                 causes.push(format!("the program listens on the real server's own address only: ss -ltn 'sport = {port}'"));
             }
             Outcome::Refuses { .. } => causes.push(format!("nothing listens on port {port}: ss -ltn 'sport = {port}'")),
-            Outcome::Error { kind: (3, 2), .. } if self.args.method == Forward::Tun => {
-                causes.push("it takes no IPIP packets: modprobe ipip; ip link set tunl0 up".to_string());
-            }
+            Outcome::Error { kind: (3, 2 | 3), .. } if self.args.method == Forward::Tun => causes.push(match self.args.tunnel {
+                Wrap::IpIp => "it takes no IPIP packets: modprobe ipip; ip link set tunl0 up".to_string(),
+                Wrap::Gre => "it takes no GRE packets: ip -d link show type gre".to_string(),
+                Wrap::Gue(port) => format!("it takes no GUE packets on port {port}: ip fou show"),
+            }),
             Outcome::Error { .. } => causes.push("a firewall rejects it, or a router knows no way".to_string()),
             Outcome::SentBack { .. } => causes.push(format!("the virtual address is missing there: ip addr add {vip}/32 dev lo")),
             Outcome::Silence => {

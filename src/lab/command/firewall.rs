@@ -4,9 +4,15 @@ use crate::net::{Endpoint, Prefix};
 use crate::netlink::nftables::{Base, Chain, Step, TableFamily};
 use crate::netlink::{Family, Socket};
 use std::net::IpAddr;
+use std::process::{Command, Stdio};
 
 /// Does what the words behind `iptables` or `ip6tables` say.
 pub(super) fn iptables(words: &[&str], family: TableFamily) -> Result<(), String> {
+    let program = if family == TableFamily::Ip6 { "ip6tables-legacy" } else { "iptables-legacy" };
+    by_nf_tables(words, family).or_else(|what| legacy(program, &["-w"], words, family, what))
+}
+
+fn by_nf_tables(words: &[&str], family: TableFamily) -> Result<(), String> {
     let (mut table, mut rest) = ("filter", words);
     if let ["-t", name, more @ ..] = rest {
         (table, rest) = (name, more);
@@ -19,6 +25,24 @@ pub(super) fn iptables(words: &[&str], family: TableFamily) -> Result<(), String
 
 /// Does what the words behind `arptables` say.
 pub(super) fn arptables(words: &[&str]) -> Result<(), String> {
+    arp_by_nf_tables(words).or_else(|what| legacy("arptables-legacy", &[], words, TableFamily::Arp, what))
+}
+
+/// Where the kernel has no nf_tables for a family (that of user-mode Linux has none), the old program does it, if there is one.
+fn legacy(program: &str, first: &[&str], words: &[&str], family: TableFamily, what: String) -> Result<(), String> {
+    if Socket::open(Family::Netfilter)?.has_nft(family) {
+        return Err(what);
+    }
+    // A child process is in the network namespace of the thread that made it.
+    let ended = Command::new(program).args(first).args(words).stdin(Stdio::null()).output();
+    match ended {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or(program).to_string()),
+        Err(e) => Err(format!("{what}; and {program} cannot be run: {e}")),
+    }
+}
+
+fn arp_by_nf_tables(words: &[&str]) -> Result<(), String> {
     let (what, chain, rest) = split(words)?;
     let hook = match chain {
         "INPUT" | "IN" => 0,
@@ -130,7 +154,9 @@ fn ip_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>, family: TableFa
             let protocol: crate::net::Protocol = name.parse()?;
             (Step::Protocol(protocol.number()), rest)
         }
-        ["-m", "tcp" | "udp", rest @ ..] => return Ok(rest),
+        ["-m", "tcp" | "udp" | "multiport", rest @ ..] => return Ok(rest),
+        ["--dports", list, rest @ ..] => (Step::Among(Base::Transport, 2, list.split(',').map(port).collect::<Result<_, _>>()?), rest),
+        ["--sports", list, rest @ ..] => (Step::Among(Base::Transport, 0, list.split(',').map(port).collect::<Result<_, _>>()?), rest),
         ["--dport", text, rest @ ..] => (Step::Equal(Base::Transport, 2, port(text)?), rest),
         ["--sport", text, rest @ ..] => (Step::Equal(Base::Transport, 0, port(text)?), rest),
         ["--tcp-flags", mask, wanted, rest @ ..] => (Step::Masked(Base::Transport, 13, vec![flags(mask)?], vec![flags(wanted)?]), rest),

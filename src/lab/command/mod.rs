@@ -6,7 +6,9 @@
 mod firewall;
 mod garp;
 mod ip;
+pub(super) mod ipvsadm;
 mod sysctl;
+pub(super) mod vrrp;
 
 pub(super) use garp::announce;
 
@@ -69,6 +71,8 @@ pub fn looks(command: &str) -> bool {
     let Ok(words) = words(command) else { return false };
     let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| !matches!(*word, "-4" | "-6" | "-d" | "-s")).collect();
     match &words[..] {
+        // What is shown goes into a file.
+        [.., ">" | ">>", _] => false,
         ["ip", _, "show" | "get" | "list", ..] | ["nft", "list", ..] => true,
         ["iptables-save" | "ip6tables-save" | "arptables-save" | "nstat" | "ss" | "curl" | "tcpdump" | "journalctl" | "dmesg", ..] => true,
         ["ipvsadm", what, ..] => what.starts_with("-l") || what.starts_with("-L") || what.starts_with("-S"),
@@ -153,10 +157,18 @@ mod tests {
             "ipvsadm -ln --stats",
             "sysctl net.ipv4.ip_forward",
             "nft list ruleset",
+            "ipvsadm -Sn",
         ] {
             assert!(looks(command), "{command}");
         }
-        for command in ["ip addr add 10.0.0.1/32 dev lo", "ipvsadm -C", "sysctl -w net.ipv4.ip_forward=1", "iptables -F INPUT", ""] {
+        for command in [
+            "ip addr add 10.0.0.1/32 dev lo",
+            "ipvsadm -C",
+            "sysctl -w net.ipv4.ip_forward=1",
+            "iptables -F INPUT",
+            "ipvsadm -Sn > /etc/sysconfig/ipvsadm",
+            "",
+        ] {
             assert!(!looks(command), "{command}");
         }
     }

@@ -32,6 +32,8 @@ pub struct Route {
     pub metric: u32,
     /// MTU that is written in the route.
     pub mtu: Option<u32>,
+    /// The largest segment that is asked for (`advmss`).
+    pub advmss: Option<u32>,
     /// `RTM_F_CLONED` and others of the route; `RTNH_F_…` in the lower bits.
     pub flags: u32,
 }
@@ -49,9 +51,10 @@ pub struct NextHop {
     pub flags: u8,
 }
 
-/// `RTA_VIA` and `RTA_METRICS` → `RTAX_MTU`, which libc lacks for some C libraries.
+/// `RTA_VIA` and what is in `RTA_METRICS`, which libc lacks for some C libraries.
 const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
 
 impl Route {
     fn read(body: &[u8]) -> Result<Option<Route>, NetlinkError> {
@@ -74,6 +77,7 @@ impl Route {
             prefsrc: None,
             metric: 0,
             mtu: None,
+            advmss: None,
             flags: header.u32(8),
         };
         for a in attributes(rest) {
@@ -86,7 +90,10 @@ impl Route {
                 libc::RTA_PREFSRC => route.prefsrc = a.addr(),
                 libc::RTA_PRIORITY => route.metric = a.u32().unwrap_or(0),
                 libc::RTA_TABLE => route.table = a.u32().unwrap_or(route.table),
-                libc::RTA_METRICS => route.mtu = a.nested().find(|a| a.kind == RTAX_MTU).and_then(|a| a.u32()),
+                libc::RTA_METRICS => {
+                    let metric = |kind: u16| a.nested().find(|a| a.kind == kind).and_then(|a| a.u32()).filter(|value| *value != 0);
+                    (route.mtu, route.advmss) = (metric(RTAX_MTU), metric(RTAX_ADVMSS));
+                }
                 libc::RTA_MULTIPATH => hops = next_hops(a.value),
                 _ => {}
             }

@@ -26,7 +26,7 @@ pub struct Rule {
     pub mark: Option<(u32, u32)>,
     /// Type of service; 0 is any.
     pub tos: u8,
-    /// `FR_ACT_…`: 1 ask the table, 6 blackhole, 7 unreachable, 8 prohibit, 3 goto, 4 nop.
+    /// `FR_ACT_…`: 1 ask the table, 2 goto, 3 nop, 6 blackhole, 7 unreachable, 8 prohibit.
     pub action: u8,
     /// The table.
     pub table: u32,
@@ -42,6 +42,8 @@ pub struct Rule {
     pub sport: Option<(u16, u16)>,
     /// Destination ports, first and last.
     pub dport: Option<(u16, u16)>,
+    /// A condition beyond these, by its name.
+    pub beyond: Option<&'static str>,
 }
 
 /// A rule to add or remove.
@@ -77,10 +79,16 @@ const OIFNAME: u16 = 17;
 const IP_PROTO: u16 = 22;
 const SPORT_RANGE: u16 = 23;
 const DPORT_RANGE: u16 = 24;
+/// Conditions that seldom are.
+const OTHERS: [(u16, &str); 7] =
+    [(12, "tun_id"), (13, "suppress_ifgroup"), (19, "l3mdev"), (20, "uidrange"), (25, "dscp"), (26, "flowlabel"), (28, "sport mask")];
 
 impl Rule {
-    fn read(body: &[u8]) -> Result<Rule, NetlinkError> {
+    fn read(body: &[u8]) -> Result<Option<Rule>, NetlinkError> {
         let (header, rest) = parts(body, 12)?;
+        if !matches!(i32::from(header.u8(0)), libc::AF_INET | libc::AF_INET6) {
+            return Ok(None); // multicast routing
+        }
         let mut rule = Rule {
             v6: i32::from(header.u8(0)) == libc::AF_INET6,
             tos: header.u8(3),
@@ -110,11 +118,14 @@ impl Rule {
                 IP_PROTO => rule.protocol = a.u8(),
                 SPORT_RANGE => rule.sport = range(a.value),
                 DPORT_RANGE => rule.dport = range(a.value),
-                _ => {}
+                // What is sent though it is not asked for: no group, no l3mdev.
+                13 if a.u32() == Some(u32::MAX) => {}
+                19 if a.u8() == Some(0) => {}
+                kind => rule.beyond = OTHERS.iter().find(|(other, _)| *other == kind).map(|(_, name)| *name).or(rule.beyond),
             }
         }
         rule.mark = mark.map(|mark| (mark, mask));
-        Ok(rule)
+        Ok(Some(rule))
     }
 }
 
@@ -142,7 +153,7 @@ impl Socket {
     /// When the dump fails.
     pub fn rules(&mut self) -> Result<Vec<Rule>, NetlinkError> {
         let replies = self.dump(libc::RTM_GETRULE, &[0; 12]).map_err(|e| e.attempting("list policy rules"))?;
-        let mut rules = replies.iter().map(|reply| Rule::read(&reply.body)).collect::<Result<Vec<_>, _>>()?;
+        let mut rules = replies.iter().filter_map(|reply| Rule::read(&reply.body).transpose()).collect::<Result<Vec<_>, _>>()?;
         rules.sort_by_key(|rule| (rule.v6, rule.priority));
         Ok(rules)
     }

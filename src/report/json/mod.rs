@@ -2,4 +2,4 @@
 
 mod v1;
 
-pub use v1::{write_flow, write_flows, write_journeys, write_lines, write_report};
+pub use v1::{write_end, write_flow, write_flows, write_journeys, write_lines, write_moment, write_report};

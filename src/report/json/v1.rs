@@ -473,15 +473,66 @@ struct Line<'a, T: Serialize> {
     body: T,
 }
 
+fn line<T: Serialize>(out: &mut dyn Write, kind: &str, body: T) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &Line { kind, body })?;
+    writeln!(out)
+}
+
+/// A moment of live packets.
+#[derive(Serialize)]
+struct Moment {
+    time: f64,
+    packets: u64,
+    flows: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgotten: Option<ForgottenV1>,
+}
+
+#[derive(Serialize)]
+struct ForgottenV1 {
+    flows: u64,
+    failed: u64,
+}
+
+/// Flows shown with a finding that has just become clear.
+const SHOWN: usize = 3;
+
+/// Writes what has just become clear: the moment, a few flows of each finding, the findings. Numbers of flows hold until the next moment.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn write_moment(report: Report<'_>, when: crate::net::Timestamp, out: &mut dyn Write) -> io::Result<()> {
+    let trace = report.trace;
+    line(out, "moment", Moment { time: when.as_seconds(), packets: trace.packets, flows: trace.flow_count(), forgotten: None })?;
+    let codes = report.codes_by_flow();
+    let mut shown: Vec<u32> = report.diagnosis.iter().flat_map(|d| &d.findings).flat_map(|f| f.flows.iter().take(SHOWN)).copied().collect();
+    shown.sort_unstable();
+    shown.dedup();
+    for f in shown.iter().filter_map(|id| trace.flow(*id)) {
+        line(out, "flow", flow(trace, &f, codes.get(&f.id).map_or(&[], Vec::as_slice)))?;
+    }
+    for f in report.diagnosis.iter().flat_map(|d| &d.findings) {
+        line(out, "finding", finding(trace, f))?;
+    }
+    Ok(())
+}
+
+/// Begins the last moment; `forgotten` are connections that were counted and not kept, and how many of them failed.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn write_end(report: Report<'_>, forgotten: (u64, u64), out: &mut dyn Write) -> io::Result<()> {
+    let trace = report.trace;
+    let time = trace.points.iter().filter(|p| p.frames > 0).map(|p| p.last.as_seconds()).fold(0.0, f64::max);
+    let forgotten = (forgotten.0 > 0).then_some(ForgottenV1 { flows: forgotten.0, failed: forgotten.1 });
+    line(out, "end", Moment { time, packets: trace.packets, flows: trace.flow_count(), forgotten })
+}
+
 /// Writes the report as lines, each a JSON object with its `type`: findings first, then services and flows.
 ///
 /// # Errors
 /// When `out` cannot be written.
 pub fn write_lines(report: Report<'_>, out: &mut dyn Write) -> io::Result<()> {
-    fn line<T: Serialize>(out: &mut dyn Write, kind: &str, body: T) -> io::Result<()> {
-        serde_json::to_writer(&mut *out, &Line { kind, body })?;
-        writeln!(out)
-    }
     let document = Document(report);
     for f in report.diagnosis.iter().flat_map(|d| &d.findings) {
         line(out, "finding", finding(report.trace, f))?;

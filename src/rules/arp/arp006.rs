@@ -98,6 +98,11 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         }
         let cards = host.links().iter().filter(|l| l.speaks_arp() && l.is_up() && l.master.is_none());
         let levels: Option<Vec<(&str, i64)>> = cards.map(|l| Some((l.name.as_str(), host.effective("arp_ignore", &l.name)?))).collect();
+        // A node of Kubernetes: others announce the address, or route to it.
+        if host.link(&address.link).is_some_and(super::super::k8s::holds_services) {
+            checks.passed(&host.name, format!("{vip} is kube-proxy's"));
+            continue;
+        }
         match levels {
             None => checks.needs(&host.name, "net.ipv4.conf.*.arp_ignore"),
             Some(levels) if levels.iter().any(|(_, level)| matches!(level, 0 | 3..=7)) => {

@@ -112,7 +112,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let unplugged = site.fleet.owners(rip).first().map(|at| site.host(*at)).and_then(|o| Some((o, o.link(&o.address(rip)?.link)?)));
             let Some(entry) = neighbours.iter().find(|n| n.addr == next && n.is_failed()) else {
                 match unplugged.filter(|(_, l)| !l.has_carrier()) {
-                    Some((owner, link)) => checks.failed(&owner.name, without_link(owner, &link.name, service, destination.address)),
+                    Some((owner, link)) => checks.failed(&owner.name, without_link(site, owner, &link.name, service, destination.address)),
                     None => checks.passed(&host.name, format!("no neighbour failed towards {rip}")),
                 }
                 continue;
@@ -166,12 +166,25 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 }
 
 /// The interface by which a real server is known has no link.
-fn without_link(host: &crate::host::Host, link: &str, service: &crate::host::Service, rip: crate::net::Endpoint) -> Finding {
+fn without_link(
+    site: &Site<'_>,
+    host: &crate::host::Host,
+    link: &str,
+    service: &crate::host::Service,
+    rip: crate::net::Endpoint,
+) -> Finding {
     let summary = format!("Its interface {link} has no link: requests for {} that are scheduled to {rip} are lost.", service.name());
     let flags = host.link(link).map_or_else(String::new, |l| l.flags.join(","));
+    // A default route through a card that was taken down does not come back with it.
+    let duty = site.duties.iter().find(|d| d.rip == Some(rip.addr) && d.service == service.name());
+    let elsewhere = crate::host::Ask::to(super::super::site::elsewhere(rip.addr.is_ipv6()));
+    let route = duty.filter(|_| host.routes.is_some() && host.way(&elsewhere).is_err()).map_or_else(String::new, |duty| {
+        let gateway = if duty.method == crate::ipvs::ForwardingMethod::Nat { site.gateway_of(duty) } else { site.router_of(duty) };
+        format!("; {} route add default via {gateway}", ip_for(&gateway))
+    });
     let remedy = crate::finding::Remedy::new(
         &host.name,
-        format!("ip link set {link} up # if it stays down: cable and switch"),
+        format!("ip link set {link} up{route} # if it stays down: cable and switch"),
         "nothing: it is up at boot",
         format!("ip link set {link} down"),
     );

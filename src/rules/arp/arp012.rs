@@ -104,7 +104,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                     );
                     let found = proven(host, Severity::Broken, summary, fact.clone(), "ip addr")
                         .and([crate::finding::Evidence::host(&other.name, addr.to_string(), "ip addr")])
-                        .mend([remedy]);
+                        .mend([remedy, super::forget("its neighbours", address.addr.addr())]);
                     checks.failed(&host.name, found);
                 }
             }

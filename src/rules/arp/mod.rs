@@ -7,6 +7,7 @@ pub(super) mod arp004;
 pub(super) mod arp005;
 pub(super) mod arp006;
 pub(super) mod arp007;
+pub(super) mod arp010;
 pub(super) mod arp011;
 pub(super) mod arp012;
 mod voice;

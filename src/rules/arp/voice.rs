@@ -1,6 +1,6 @@
 //! Whether a real server speaks of its virtual address by ARP: settings and filters at each of its cards.
 
-use super::super::site::proven;
+use super::super::site::{elsewhere, proven};
 use super::super::{Checks, Site};
 use crate::finding::{Evidence, Finding, Severity};
 use crate::host::{ArpQuestion, Fate, FilterRule, Hook, Host, Sysctls};
@@ -34,14 +34,16 @@ fn voices<'a>(host: &'a Host, vip: IpAddr) -> Result<Vec<Voice<'a>>, String> {
     let has_own = |link: &str| host.addresses().iter().any(|a| a.link == link && a.addr.addr().is_ipv4() && a.addr.addr() != vip);
     // A port of a bridge or bond has no say: its master has.
     let cards = host.links().iter().filter(|l| l.speaks_arp() && l.is_up() && l.master.is_none() && has_own(&l.name));
-    let scope_host = host.address(vip).is_some_and(|a| a.scope == "host");
     let mut voices = Vec::new();
     for card in cards {
         let level = |key| host.effective(key, &card.name).ok_or_else(|| format!("net.ipv4.conf.{{all,{}}}.{key}", card.name));
-        let (ignore, announce) = (level("arp_ignore")?, level("arp_announce")?);
+        level("arp_ignore")?;
+        level("arp_announce")?;
+        let other = neighbour(host, &card.name, vip);
         let question = ArpQuestion { sender: None, target: Some(vip), device: &card.name };
         let own = ArpQuestion { sender: Some(vip), target: None, device: &card.name };
-        let (mut answers, mut announces, mut muted_by) = (!(is_silent(ignore) || (ignore == 3 && scope_host)), announce < 2, None);
+        let (mut answers, mut announces, mut muted_by) =
+            (host.answers_arp(vip, other, &card.name) == Some(true), host.arp_sender(Some(vip), other, &card.name) == Some(vip), None);
         if (answers || announces)
             && let Some(filter) = host.netfilter.as_ref()
         {
@@ -61,10 +63,24 @@ fn voices<'a>(host: &'a Host, vip: IpAddr) -> Result<Vec<Voice<'a>>, String> {
     Ok(voices)
 }
 
+/// Somebody on the link of a card: a gateway there, or one who might be.
+fn neighbour(host: &Host, link: &str, vip: IpAddr) -> IpAddr {
+    let hops = host.routes.iter().flatten().flat_map(|r| &r.hops).filter(|hop| hop.link.as_deref() == Some(link));
+    let network = host.addresses().iter().find(|a| a.link == link && a.is_global() && !a.addr.is_host() && a.addr.addr().is_ipv4());
+    let within = |addr: &IpAddr| network.is_none_or(|a| a.addr.contains(*addr));
+    let gateway = hops.filter_map(|hop| hop.gateway).find(|addr| addr.is_ipv4() && within(addr));
+    // The next address but one, or two, is another one than its own and the VIP.
+    let might = |a: &crate::host::Address| match a.addr.addr() {
+        IpAddr::V4(own) => [2_u32, 1, 3].iter().map(|bits| IpAddr::from((u32::from(own) ^ bits).to_be_bytes())).find(|addr| *addr != vip),
+        IpAddr::V6(_) => None,
+    };
+    gateway.or_else(|| network.and_then(might)).unwrap_or_else(|| elsewhere(false))
+}
+
 /// What is wrong: the rule whose fault it is, and the setting.
 fn cause(host: &Host, vip: IpAddr, voices: &[Voice<'_>]) -> Option<(&'static str, &'static str)> {
     let held = host.address(vip).map_or("lo", |a| a.link.as_str());
-    let elsewhere = |key: &str, good: fn(i64) -> bool| {
+    let set_in_vain = |key: &str, good: fn(i64) -> bool| {
         let at = |device: &str| host.sysctls.as_ref().and_then(|s| s.at4(device, key)).is_some_and(good);
         at("lo") || at(held)
     };
@@ -72,14 +88,14 @@ fn cause(host: &Host, vip: IpAddr, voices: &[Voice<'_>]) -> Option<(&'static str
         let level = host.effective("arp_ignore", voice.link).unwrap_or(0);
         return Some(match () {
             () if level > 2 => ("ARP004", "arp_ignore"),
-            () if elsewhere("arp_ignore", is_silent) => ("ARP003", "arp_ignore"),
+            () if set_in_vain("arp_ignore", is_silent) => ("ARP003", "arp_ignore"),
             () => ("ARP001", "arp_ignore"),
         });
     }
     let voice = voices.iter().find(|v| v.announces)?;
     Some(match voice.muted_by {
         Some(_) => ("ARP005", "arp_announce"),
-        None if elsewhere("arp_announce", |level| level >= 2) => ("ARP003", "arp_announce"),
+        None if set_in_vain("arp_announce", |level| level == 2) => ("ARP003", "arp_announce"),
         None => ("ARP002", "arp_announce"),
     })
 }

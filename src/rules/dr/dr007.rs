@@ -78,9 +78,15 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 checks.passed(&host.name, format!("{} keeps port {}", d.address.addr, asked.port));
                 continue;
             }
-            let listens = site.fleet.owners(d.address.addr).first().and_then(|at| site.host(*at).sockets.as_ref());
-            let there =
-                listens.is_some_and(|all| all.iter().any(|s| s.accepts(service.protocol.unwrap_or(crate::net::Protocol::Tcp), asked)));
+            let protocol = service.protocol.unwrap_or(crate::net::Protocol::Tcp);
+            let owner = site.fleet.owners(d.address.addr).first().map(|at| site.host(*at));
+            let listens = |at| owner.and_then(|o| o.sockets.as_ref()).is_some_and(|all| all.iter().any(|s| s.accepts(protocol, at)));
+            let (there, elsewhere) = (listens(asked), listens(d.address));
+            let duty = site.duties.iter().find(|duty| duty.rip == Some(d.address.addr) && duty.service == service.name());
+            if duty.zip(owner).is_some_and(|(duty, owner)| super::super::answers::redirects(owner, duty)) {
+                checks.passed(&host.name, format!("{} translates port {} itself", d.address.addr, asked.port));
+                continue;
+            }
             let severity = if there { Severity::Note } else { Severity::Broken };
             let summary = format!(
                 "{} is meant to serve {} at port {}, but packets arrive at port {}: only NAT changes ports.",
@@ -91,12 +97,26 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             );
             let option = service.option();
             let (right, method) = (crate::net::Endpoint::new(d.address.addr, asked.port), if d.method == "tun" { "-i" } else { "-g" });
-            let remedy = crate::finding::Remedy::new(
-                &host.name,
-                format!("ipvsadm -d {option} -r {}; ipvsadm -a {option} -r {right} {method} -w {}", d.address, d.weight),
-                format!("the same port in keepalived.conf, and a server that listens at {}", asked.port),
-                format!("ipvsadm -d {option} -r {right}"),
-            );
+            let remedy = match owner.filter(|_| elsewhere && !there) {
+                // Nobody waits at the service's port: the real server itself can translate.
+                Some(owner) => {
+                    let tables = if asked.addr.is_ipv6() { "ip6tables" } else { "iptables" };
+                    let rule =
+                        format!("PREROUTING -d {} -p {protocol} --dport {} -j DNAT --to-destination {}", asked.addr, asked.port, d.address);
+                    crate::finding::Remedy::new(
+                        &owner.name,
+                        format!("{tables} -t nat -A {rule}"),
+                        format!("a server that listens at {asked}, and that port in keepalived.conf"),
+                        format!("{tables} -t nat -D {rule}"),
+                    )
+                }
+                None => crate::finding::Remedy::new(
+                    &host.name,
+                    format!("ipvsadm -d {option} -r {}; ipvsadm -a {option} -r {right} {method} -w {}", d.address, d.weight),
+                    format!("the same port in keepalived.conf, and a server that listens at {}", asked.port),
+                    format!("ipvsadm -d {option} -r {right}"),
+                ),
+            };
             checks.failed(
                 &host.name,
                 proven(host, severity, summary, format!("-a {option} -r {} {method}", d.address), "ipvsadm -Sn").mend([remedy]),

@@ -10,6 +10,7 @@ pub(super) mod dr007;
 pub(super) mod dr008;
 pub(super) mod dr009;
 pub(super) mod dr010;
+pub(super) mod dr011;
 pub(super) mod dr012;
 pub(super) mod dr013;
 pub(super) mod dr016;

@@ -49,6 +49,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 ports: (None, Some(at.port)),
                 iif: host.address(at.addr).map(|a| a.link.as_str()),
                 oif: None,
+                icmp: None,
                 state: "NEW",
                 ipvs: false,
             };
@@ -76,6 +77,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 "keepalived.conf has vrrp_strict: when this director becomes master, packets for its virtual addresses are dropped.";
             let fact = format!("vrrp_strict, instance {} without accept", instance.name);
             checks.failed(&host.name, proven(host, Severity::Risky, summary, fact, "cat /etc/keepalived/keepalived.conf").mend([remedy()]));
+        } else if host.netfilter.as_ref().is_some_and(|filter| filter.is_unread("ip")) {
+            checks.needs(&host.name, "its packet filters: rules of the old iptables cannot be read (`iptables-save`)");
         } else if host.netfilter.is_some() || host.saved.is_some() {
             checks.passed(&host.name, "keepalived drops nothing");
         }

@@ -2,4 +2,5 @@
 //! device at which the question arrives.
 
 pub(super) mod ip6001;
+pub(super) mod ip6002;
 pub(super) mod ip6004;

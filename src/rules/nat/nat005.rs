@@ -37,7 +37,11 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let swallowed = |f: &&Flow| facts.swallowed(f, Way::Reply).is_some_and(|s| Some(s.host) == f.director);
+    // A director that says why does forward.
+    let swallowed = |f: &&Flow| {
+        facts.swallowed(f, Way::Reply).is_some_and(|s| Some(s.host) == f.director)
+            && super::super::net::net004::no_way_back(facts, f).is_none()
+    };
     let stuck: Vec<&Flow> = facts.balanced(Method::Nat).filter(swallowed).collect();
     let forwards = |director| facts.balanced(Method::Nat).any(|f| f.director == Some(director) && f.state.is_complete());
     let found: Vec<Finding> = by_director(stuck)

@@ -118,7 +118,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let mut methods: Vec<ForwardingMethod> = service.destinations.iter().filter_map(|d| d.forwarding()).collect();
         methods.sort_unstable();
         methods.dedup();
-        if methods.len() < 2 {
+        // A server that was made for another method says which one is wrong, below.
+        if methods.len() < 2 || service.destinations.iter().any(|d| site.is_mismatched(service, d.address.addr)) {
             continue;
         }
         let summary =

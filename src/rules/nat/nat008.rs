@@ -83,7 +83,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let state = if hook == Hook::Forward { "ESTABLISHED" } else { "NEW" };
             // Without connection tracking of IPVS its packets are never ESTABLISHED.
             let state = if hook == Hook::Forward && host.sysctl("net.ipv4.vs.conntrack") != Some(1) { "UNTRACKED" } else { state };
-            let fate = filter.fate(hook, &Passing { src, dst: to.addr, protocol, ports, iif, oif, state, ipvs: true });
+            let fate = filter.fate(hook, &Passing { src, dst: to.addr, protocol, ports, iif, oif, icmp: None, state, ipvs: true });
             if let Fate::Unsure(rule) = &fate {
                 fine = false;
                 checks.needs(&host.name, format!("whether this rule holds: {}", rule.text));

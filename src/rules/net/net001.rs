@@ -53,7 +53,10 @@ fn check(facts: &Facts<'_>) -> Outcome {
     }
     let mut stuck: BTreeMap<HostId, Vec<&Flow>> = BTreeMap::new();
     for flow in facts.flows() {
+        // Where the server chose another card and another router than the request's, that choice is the fault (NET015).
+        let by_another_card = |router| super::net015::ways(flow).is_some() && knows_nothing_of(flow, router);
         if let Some((router, hop)) = keeps_answers(facts, flow)
+            && !by_another_card(router)
             && !facts.forwards(router, hop, false)
         {
             stuck.entry(router).or_default().push(flow);

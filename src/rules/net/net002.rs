@@ -133,6 +133,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.passed(&host.name, "it translates to the virtual address");
             continue;
         }
+        if filter.is_unread("ip") {
+            checks.needs(&host.name, "the rules of the old iptables (`iptables-save`, then `snapshot import`)");
+            continue;
+        }
         // No translation: then clients must have a route to the virtual address, or another router translates.
         let others = site.duties.iter().any(|d| !site.translators(d).is_empty());
         let clients: Vec<&crate::host::Host> = site.playing(Role::Client).map(|(_, h)| h).collect();
@@ -143,6 +147,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 && clients.iter().all(|c| matches!(c.way(&crate::host::Ask::to(vip)), Err(crate::host::NoRoute::Unreachable)))
         };
         if let Some(served) = site.fleet.services.iter().filter(|_| !others).find(unserved) {
+            if filter.is_unread(if served.service.v6 { "ip6" } else { "ip" }) {
+                checks.needs(&host.name, "its translation rules: those of the old iptables cannot be read (`iptables-save -t nat`)");
+                continue;
+            }
             let (vip, name) = (served.service.vip().map_or_else(String::new, |v| v.to_string()), served.service.name());
             let outer = site.facing(host, &clients).unwrap_or("OUTER");
             let summary =

@@ -72,17 +72,46 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 service.name(),
                 director.name
             );
-            let delete = rule.text.replacen("-A", "-D", 1);
+            let (tables, words) = (if service.v6 { "ip6tables" } else { "iptables" }, translation(rule));
             let remedy = crate::finding::Remedy::new(
                 &host.name,
-                format!("iptables -t nat {delete}"),
+                format!("{tables} -t nat -D {words}"),
                 "the rule out of where the firewall is kept; every real server then needs a route back through this router",
-                format!("iptables -t nat {}", rule.text),
+                format!("{tables} -t nat -A {words}"),
             );
             let found = proven(host, Severity::Degraded, summary, rule.text.clone(), "iptables-save -t nat")
                 .and([crate::finding::Evidence::host(&director.name, how, "ipvsadm -Sn")])
                 .mend([remedy]);
             checks.failed(&host.name, found);
         }
+    }
+}
+
+/// The rule as iptables(8) would take it, whoever wrote it.
+fn translation(rule: &crate::host::FilterRule) -> String {
+    if let Some(words) = rule.text.strip_prefix("-A ") {
+        return words.to_string();
+    }
+    let mut text = "POSTROUTING".to_string();
+    let mut add = |not: bool, words: String| text += &format!("{} {words}", if not { " !" } else { "" });
+    if let Some((name, not)) = &rule.oif {
+        add(*not, format!("-o {name}"));
+    }
+    for (option, prefix) in [("-s", rule.src), ("-d", rule.dst)] {
+        if let Some((prefix, not)) = prefix {
+            add(not, format!("{option} {}", if prefix.is_host() { prefix.addr().to_string() } else { prefix.to_string() }));
+        }
+    }
+    if let Some((protocol, not)) = rule.protocol {
+        add(not, format!("-p {protocol}"));
+    }
+    if let Some((ports, not)) = &rule.dport
+        && let [(low, high)] = ports[..]
+    {
+        add(*not, if low == high { format!("--dport {low}") } else { format!("--dport {low}:{high}") });
+    }
+    match rule.verdict {
+        FilterVerdict::Snat(Some(to)) => text + &format!(" -j SNAT --to-source {to}"),
+        _ => text + " -j MASQUERADE",
     }
 }

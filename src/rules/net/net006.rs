@@ -1,9 +1,12 @@
 //! A stateful filter that sees one direction only.
 
 use super::super::facts::ids;
-use super::super::{Facts, rule};
+use super::super::site::{Duty, filter_words, proven};
+use super::super::{Checks, Facts, Site, rule};
 use super::{keeps_answers, knows_nothing_of};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::host::{Ask, Fate, FilterVerdict, Hook, Host, Passing};
+use crate::ipvs::{ForwardingMethod, Role};
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowNote, Hop, HostId, NoteKind, PacketKind, Way};
 use std::collections::BTreeMap;
@@ -33,7 +36,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/nf_conntrack_proto_tcp.c`, `tcp_conntracks`; LVS-HOWTO, chapter on filter rules.
-    NET006 "conntrack-invalid-drop" check
+    NET006 "conntrack-invalid-drop" check hosts
 }
 
 /// A handshake that one host on the way cuts off.
@@ -167,8 +170,120 @@ fn finding(facts: &Facts<'_>, cuts: &[Cut<'_>]) -> Option<Finding> {
     )
 }
 
+/// On directors, through which requests pass alone, and on routers that answers go past.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties(&[ForwardingMethod::DirectRouting, ForwardingMethod::Tunnel]) {
+        let Some(director) = duty.director.map(|at| site.host(at)) else { continue };
+        let (Some(vip), true) = (duty.vip, duty.accepts.is_some_and(|(protocol, _)| protocol == Protocol::Tcp)) else { continue };
+        let (source, _) = duty.answered().remove(0);
+        // What IPVS hands on is not tracked, and each packet is new, unless the director is told to track it.
+        let number = |key: &str| director.sysctl(key);
+        let loose = number("net.netfilter.nf_conntrack_tcp_loose") != Some(0);
+        let later = if number("net.ipv4.vs.conntrack") == Some(1) || !loose { "INVALID" } else { "NEW" };
+        let device = director.address(vip).map(|a| a.link.as_str());
+        let seen = Seen { hook: Hook::Input, iif: device, oif: None, later, sure: true, answers: false };
+        stateful(site, director, duty, source, &seen, checks);
+        for (at, router) in site.playing(Role::Router) {
+            // Who translates has to see the answer, and that it does not is the fault then (DR005).
+            if site.translators(duty).contains(&at) {
+                continue;
+            }
+            let out = |to| router.way(&Ask::to(to)).ok().and_then(|way| way.link().map(str::to_string));
+            let (Some(outer), Some(inner)) = (out(source), out(vip)) else { continue };
+            let Ok(answer) = site.host(duty.member).way(&duty.answer(source)) else { continue };
+            if outer == inner || answer.is_local() || answer.gateways().is_empty() {
+                continue;
+            }
+            let mine = |gateways: Vec<std::net::IpAddr>| gateways.iter().any(|g| router.address(*g).is_some());
+            let answers = mine(answer.gateways());
+            // Requests come through it when a client's way to the service does.
+            let mut clients = site.playing(Role::Client).filter_map(|(_, client)| client.way(&Ask::to(vip)).ok()).peekable();
+            let known = clients.peek().is_some();
+            let asked = clients.any(|way| mine(way.gateways()));
+            let (iif, oif) = if answers { (&inner, &outer) } else { (&outer, &inner) };
+            let seen =
+                Seen { hook: Hook::Forward, iif: Some(iif), oif: Some(oif), later: "INVALID", sure: known && (asked != answers), answers };
+            match (answers, asked) {
+                (true, true) => checks.passed(&router.name, "requests and answers come through it"),
+                // Where clients are is not known: they may come through it.
+                (true, false) if !known => checks.passed(&router.name, "answers come through it"),
+                _ => stateful(site, router, duty, source, &seen, checks),
+            }
+        }
+    }
+}
+
+/// How a host sees one direction of a connection alone.
+struct Seen<'a> {
+    hook: Hook,
+    iif: Option<&'a str>,
+    oif: Option<&'a str>,
+    /// What connection tracking calls all packets but the first; of answers the first one, too.
+    later: &'a str,
+    /// They surely come through it.
+    sure: bool,
+    /// It sees answers, not requests.
+    answers: bool,
+}
+
+/// What the filter of such a host makes of packets that fit their connection, and of packets that it takes for others.
+fn stateful(site: &Site<'_>, host: &Host, duty: &Duty, source: std::net::IpAddr, seen: &Seen<'_>, checks: &mut Checks) {
+    let Seen { hook, iif, oif, later, sure, answers } = *seen;
+    let Some((_, at)) = duty.accepts.filter(|_| duty.vip.is_some()) else { return };
+    let Some(filter) = host.netfilter.as_ref() else {
+        checks.needs(&host.name, format!("its packet filters: {}", host.why_absent("netfilter")));
+        return;
+    };
+    let packet = |state| Passing {
+        src: Some(if answers { at.addr } else { source }),
+        dst: if answers { source } else { at.addr },
+        protocol: Protocol::Tcp,
+        ports: if answers { (Some(at.port), None) } else { (None, Some(at.port)) },
+        iif,
+        oif,
+        icmp: None,
+        state,
+        ipvs: false,
+    };
+    let first = if answers { "ESTABLISHED" } else { "NEW" };
+    let untracked = filter.may_do(Hook::Prerouting, &packet(first), |verdict| *verdict == FilterVerdict::Untracked).is_some();
+    let (first, later) = if untracked { ("UNTRACKED", "UNTRACKED") } else { (first, later) };
+    match (filter.fate(hook, &packet(first)), filter.fate(hook, &packet(later))) {
+        (Fate::Unsure(rule), _) | (_, Fate::Unsure(rule)) => checks.needs(&host.name, format!("whether this rule holds: {}", rule.text)),
+        (Fate::Passes, fate @ Fate::Dropped(..)) => {
+            let chain = if hook == Hook::Input { "INPUT" } else { "FORWARD" };
+            let state = later.to_lowercase();
+            let summary = match answers {
+                true => format!(
+                    "It drops answers from {at}: requests take another way, and to its connection tracking a SYN-ACK alone is {state}."
+                ),
+                false => format!(
+                    "It lets the first packet of a connection to {at} pass and drops the next: answers take another way, and to its connection tracking the client's ACK is {state}."
+                ),
+            };
+            let severity = if sure { Severity::Broken } else { Severity::Risky };
+            let words = filter_words(&fate).unwrap_or_default();
+            let unanswered = |t: &crate::host::Tracking| t.connections.iter().filter(|c| c.unreplied && c.to == at).count();
+            let waiting = host.conntrack.as_ref().map(unanswered).filter(|n| *n > 0);
+            let side = if answers { ("-s", "--sport") } else { ("-d", "--dport") };
+            let mut found = proven(host, severity, summary, words, "nft list ruleset")
+                .and(site.tracked(host, &["invalid"]))
+                .and(waiting.map(|n| Evidence::host(&host.name, format!("{n} to {at} UNREPLIED"), format!("conntrack -L -d {}", at.addr))))
+                .mend([accept(&host.name, chain, at, side)]);
+            if !sure {
+                found.confidence = Confidence::Likely;
+                found = found
+                    .unless(&[], format!("do requests to {at} come through {}? A capture there, or a client's `ip route get`", host.name));
+            }
+            checks.failed(&host.name, found);
+        }
+        _ => checks.passed(&host.name, format!("its filters make no difference between the packets of a connection to {at}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch, dr, dr_with, drops_state};
     use super::super::super::testing::{ACK, PSH, SYN_ACK, World};
     use super::*;
 
@@ -182,6 +297,60 @@ mod tests {
             .plug("gw.ext", "ext", "10.1.0.254")
             .plug("director.eth0", "int", "10.2.0.100")
             .plug("web1.eth0", "int", "10.2.0.11")
+    }
+
+    /// The router drops what is invalid, and web1 answers through another router.
+    fn past(change: impl FnOnce(Sketch) -> Sketch) -> Vec<Sketch> {
+        let mut site = dr_with("router", |router| change(router.rule(Hook::Forward, drops_state("INVALID")))).to_vec();
+        for web in &mut site[2..4] {
+            *web = web
+                .clone()
+                .with(|h| h.routes.iter_mut().flatten().for_each(|r| r.hops[0].gateway = r.hops[0].gateway.and("10.0.0.2".parse().ok())));
+        }
+        site
+    }
+
+    #[test]
+    fn a_router_that_answers_go_past() {
+        let site = past(|router| router);
+        let found = sketch::expect(&site, &NET006, Severity::Broken, Confidence::Certain, "router");
+        assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -d 10.0.0.100 -p tcp --dport 80 -j ACCEPT");
+        // Nobody knows whether requests come through it.
+        sketch::expect(&site[..4], &NET006, Severity::Risky, Confidence::Likely, "router");
+        // Untracked, nothing is invalid.
+        let untracked = crate::host::FilterRule { verdict: FilterVerdict::Untracked, ..Default::default() };
+        sketch::passes(&past(|router| router.rule(Hook::Prerouting, untracked)), &NET006, "router");
+        let through = dr_with("router", |router| router.rule(Hook::Forward, drops_state("INVALID")));
+        sketch::passes(&through, &NET006, "router");
+    }
+
+    #[test]
+    fn a_router_that_sees_answers_alone() {
+        let mut site = past(|router| router).to_vec();
+        site[0] = sketch::dr()[0].clone();
+        let second =
+            Sketch::new("router2").card("in", "10.0.0.2/24").card("out", "10.9.0.2/24").rule(Hook::Forward, drops_state("INVALID"));
+        site.push(second);
+        let found = sketch::expect(&site, &NET006, Severity::Broken, Confidence::Certain, "router2");
+        assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -s 10.0.0.100 -p tcp --sport 80 -j ACCEPT");
+        // A client behind it, too: then it sees both ways, of that one's connections.
+        site[4] = site[4]
+            .clone()
+            .with(|h| h.routes.iter_mut().flatten().for_each(|r| r.hops[0].gateway = r.hops[0].gateway.and("10.9.0.2".parse().ok())));
+        sketch::passes(&site, &NET006, "router2");
+    }
+
+    #[test]
+    fn a_director_that_tracks_what_it_hands_on() {
+        let drops = |director: Sketch| director.rule(Hook::Input, drops_state("INVALID"));
+        sketch::passes(&dr_with("director", drops), &NET006, "director");
+        let tracks = dr_with("director", |d| drops(d).set("net.ipv4.vs.conntrack", "1"));
+        let found = sketch::expect(&tracks, &NET006, Severity::Broken, Confidence::Certain, "director");
+        assert_eq!(found.remedy[0].command, "iptables -I INPUT 1 -d 10.0.0.100 -p tcp --dport 80 -j ACCEPT");
+        let strict = dr_with("director", |d| drops(d).set("net.netfilter.nf_conntrack_tcp_loose", "0"));
+        sketch::expect(&strict, &NET006, Severity::Broken, Confidence::Certain, "director");
+        sketch::cannot_judge(&dr_with("director", |d| d.with(|h| h.netfilter = None)), &NET006, "director");
+        sketch::passes(&dr(), &NET006, "director");
     }
 
     fn cut_off(w: &mut World, stop: &str, route: &str) {

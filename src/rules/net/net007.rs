@@ -54,7 +54,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let remedy = super::super::remedy::set(host, &[("net.netfilter.nf_conntrack_max".to_string(), &max.saturating_mul(4).to_string())]);
         checks.failed(
             &host.name,
-            proven(host, severity, summary, format!("nf_conntrack_count={count}, nf_conntrack_max={max}"), "sysctl").mend([remedy]),
+            proven(host, severity, summary, format!("nf_conntrack_count={count}, nf_conntrack_max={max}"), "sysctl")
+                .and(site.tracked(host, &["drop", "early_drop", "insert_failed"]))
+                .mend([remedy]),
         );
     }
 }

@@ -79,8 +79,17 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let device = defaults[0].hops[0].link.as_deref().unwrap_or("IF");
             let summary = format!("The default route via {gateway} is in no configuration file: it will be gone after the next boot.");
             let keep = super::super::remedy::keep_route(host, &gateway.to_string(), device);
-            let remedy =
-                crate::finding::Remedy::new(&host.name, "nothing: it is right as it is now", keep, "the line out of the file again");
+            // Where a line of a file is all that it takes, that is what to do now.
+            let file = saved.network.iter().find(|n| n.device.as_deref() == Some(device) && n.system == "ifcfg").map(|n| &n.file);
+            let remedy = match file {
+                Some(file) => crate::finding::Remedy::new(
+                    &host.name,
+                    format!("echo 'GATEWAY={gateway}' >> {file}"),
+                    "that is all",
+                    format!("sed -i '/^GATEWAY=/d' {file}"),
+                ),
+                None => crate::finding::Remedy::new(&host.name, format!("{ip} route show default"), keep, "the line out of the file again"),
+            };
             checks.failed(
                 &host.name,
                 proven(host, Severity::Risky, summary, format!("default via {gateway} dev {device}"), format!("{ip} route show default"))

@@ -1,10 +1,14 @@
 //! A real server that receives by one interface and answers by another.
 
 use super::super::facts::{by_server, ids};
-use super::super::{Facts, rule};
-use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
-use crate::net::MacAddr;
+use super::super::site::{filter_words, proven};
+use super::super::{Checks, Facts, Site, rule};
+use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::host::{Ask, Hook, Host, Passing, SourceCheck};
+use crate::ipvs::{ForwardingMethod, Role};
+use crate::net::{MacAddr, Protocol};
 use crate::trace::{Flow, FlowState, Hop, Method, NoteKind};
+use std::net::IpAddr;
 
 rule! {
     /// # What it sees
@@ -31,7 +35,7 @@ rule! {
     ///
     /// # References
     /// RFC 3704 section 2; ip-rule(8); LVS-HOWTO, chapter LVS-DR: routing of the answers.
-    NET015 "asymmetric-uplinks" check
+    NET015 "asymmetric-uplinks" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -42,7 +46,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
 }
 
 /// Where a real server received a request and where its answer left it, if those are different interfaces or VLANs.
-fn ways(flow: &Flow) -> Option<(&Hop, &Hop)> {
+pub(super) fn ways(flow: &Flow) -> Option<(&Hop, &Hop)> {
     let server = flow.server_host?;
     let came = flow.request.towards(server).filter(|hop| hop.dst_mac.is_some_and(|mac| mac.is_unicast())).last()?;
     let left = flow.reply.first().filter(|hop| hop.from == Some(server) && hop.src_mac.is_some())?;
@@ -95,10 +99,104 @@ fn finding<'a>(facts: &Facts<'a>, flows: &[&'a Flow]) -> Option<Finding> {
     Some(if lost { found.unless(&["NET006", "NET008", "NET001"], settle) } else { found })
 }
 
+/// On real servers with several cards: the way of answers, and what the next hop thinks of packets that come so.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties(&[ForwardingMethod::DirectRouting, ForwardingMethod::Tunnel]) {
+        let host = site.host(duty.member);
+        let (Some(arrives), Some(vip)) = (duty.arrives(host), duty.vip.filter(|vip| host.has(*vip))) else { continue };
+        for (source, by) in duty.answered() {
+            let Ok(way) = host.way(&duty.answer(source)) else { continue };
+            let (Some(link), false) = (way.link(), way.is_local()) else { continue };
+            let other = link != arrives && host.link(link).is_some_and(crate::host::Link::speaks_arp);
+            // A strict filter does not even let the request in: another fault (DR018).
+            let lets_in = host.source_check(source, arrives) == SourceCheck::Accepted || duty.method == ForwardingMethod::Tunnel;
+            if !other || !lets_in {
+                checks.passed(&host.name, format!("answers leave by {link}"));
+                continue;
+            }
+            let next = way.gateways().first().copied();
+            let refusal = next.and_then(|gateway| refuses(site, gateway, vip, source));
+            let (severity, end) = match &refusal {
+                Some((gateway, _)) => (Severity::Broken, format!("and {} does not let them pass", gateway.name)),
+                None => (Severity::Note, "which a network with strict filters would not let pass".to_string()),
+            };
+            let summary = format!("Requests arrive by {arrives}, answers to {source} ({by}) leave by {link}, {end}.");
+            let ip = super::super::remedy::ip_for(&vip.to_string());
+            let (gateway, device) = (site.router_of(duty), arrives);
+            let remedy = Remedy::new(
+                &host.name,
+                format!("{ip} route add default via {gateway} dev {device} table 100; {ip} rule add from {vip} lookup 100"),
+                "both in the interface's route- and rule- files, or as routes and routing-policy in netplan or networkd",
+                format!("{ip} rule del from {vip} lookup 100; {ip} route del default table 100"),
+            );
+            let found = proven(host, severity, summary, way.words(), format!("{ip} route get {source} from {vip}"));
+            checks.failed(&host.name, found.and(refusal.map(|(_, proof)| proof)).mend([remedy]));
+        }
+    }
+}
+
+/// The host of a gateway, if it is known and drops packets that come from the VIP there: its filter of source addresses, or its rules.
+fn refuses<'a>(site: &Site<'a>, gateway: IpAddr, vip: IpAddr, source: IpAddr) -> Option<(&'a Host, Evidence)> {
+    let host = site.fleet.owners(gateway).first().map(|at| site.host(*at))?;
+    let device = host.address(gateway)?.link.as_str();
+    let (name, ip) = (&host.name, super::super::remedy::ip_for(&vip.to_string()));
+    if let SourceCheck::OtherWay(way) = host.source_check(vip, device) {
+        let fact = format!("{}; back to {vip}: {way}", host.behind("rp_filter", device));
+        return Some((host, Evidence::host(name, fact, format!("sysctl; {ip} route get {vip}"))));
+    }
+    let out = host.way(&Ask { iif: Some(device.to_string()), ..Ask::to(source) }).ok()?;
+    // Only where requests are known to come by another way it sees answers alone, of connections that it does not know.
+    let mut ways = site.playing(Role::Client).filter_map(|(_, client)| client.way(&Ask::to(vip)).ok()).peekable();
+    let known = ways.peek().is_none() || ways.flat_map(|way| way.gateways()).any(|g| host.address(g).is_some());
+    let packet = Passing {
+        src: Some(vip),
+        dst: source,
+        protocol: Protocol::Tcp,
+        ports: (None, None),
+        iif: Some(device),
+        oif: out.link(),
+        icmp: None,
+        state: if known { "ESTABLISHED" } else { "INVALID" },
+        ipvs: false,
+    };
+    let fate = host.netfilter.as_ref()?.fate(Hook::Forward, &packet);
+    filter_words(&fate).map(|words| (host, Evidence::host(name, words, "nft list ruleset")))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch, dr_with};
     use super::super::super::testing::{SYN_ACK, World};
     use super::*;
+
+    /// web1 has a second card, and its default route leads there.
+    fn uplinks(gateway: Sketch) -> Vec<Sketch> {
+        let second = |web: Sketch| {
+            let moved = |h: &mut Host| {
+                for hop in h.routes.iter_mut().flatten().flat_map(|r| &mut r.hops).filter(|hop| hop.gateway.is_some()) {
+                    (hop.link, hop.gateway) = (Some("eth1".into()), "10.5.0.1".parse().ok());
+                }
+            };
+            web.card("eth1", "10.5.0.11/24").with(moved)
+        };
+        let mut site = dr_with("web1", second).to_vec();
+        site.push(gateway.card("in", "10.5.0.1/24").card("out", "10.9.0.2/24").set("net.ipv4.conf.in.forwarding", "1"));
+        site
+    }
+
+    #[test]
+    fn the_way_back_and_what_waits_there() {
+        let found = sketch::expect(&uplinks(Sketch::new("router2")), &NET015, Severity::Note, Confidence::Certain, "web1");
+        assert!(found.summary.starts_with("Requests arrive by eth0, answers to 10.9.0.7"), "{}", found.summary);
+        let command = "ip route add default via 10.0.0.1 dev eth0 table 100; ip rule add from 10.0.0.100 lookup 100";
+        assert_eq!(found.remedy[0].command, command);
+        // The VIP's network is elsewhere for the second router.
+        let strict = Sketch::new("router2").via("10.0.0.0/24", "10.9.0.1", "out").set("net.ipv4.conf.all.rp_filter", "1");
+        sketch::expect(&uplinks(strict), &NET015, Severity::Broken, Confidence::Certain, "web1");
+        let stateful = Sketch::new("router2").rule(Hook::Forward, sketch::drops_state("INVALID"));
+        sketch::expect(&uplinks(stateful), &NET015, Severity::Broken, Confidence::Certain, "web1");
+        sketch::passes(&sketch::dr(), &NET015, "web1");
+    }
 
     fn world() -> World {
         World::dr().plug("web1.eth1", "second", "10.3.0.11").plug("gw.in", "second", "10.3.0.1").plug("gw.out", "ext", "10.1.0.254")

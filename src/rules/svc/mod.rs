@@ -10,8 +10,14 @@ pub(super) mod svc006;
 pub(super) mod svc007;
 pub(super) mod svc008;
 pub(super) mod svc010;
+pub(super) mod svc011;
 pub(super) mod svc012;
 pub(super) mod svc013;
+pub(super) mod svc014;
+pub(super) mod svc015;
+pub(super) mod svc018;
+pub(super) mod svc019;
+pub(super) mod svc022;
 pub(super) mod svc027;
 
 use super::Checks;
@@ -20,7 +26,7 @@ use super::facts::is_initial;
 use super::site::{Duty, Site};
 use crate::finding::Finding;
 use crate::finding::{Confidence, Evidence};
-use crate::host::Host;
+use crate::host::{Connection, Destination, Host, IpvsTable, Service};
 use crate::ipvs::ForwardingMethod;
 use crate::ipvs::{Match, Role, VirtualService};
 use crate::net::{Endpoint, Protocol};
@@ -117,6 +123,69 @@ fn method_option(method: Method) -> &'static str {
     }
 }
 
+/// Connections that a director hands to a real server which no service has any more.
+fn orphans(table: &IpvsTable) -> impl Iterator<Item = &Connection> {
+    let known = |c: &Connection| {
+        let is = |d: &Destination| d.address.addr == c.destination.addr && (d.address.port == 0 || d.address.port == c.destination.port);
+        table.services.iter().flat_map(|s| &s.destinations).any(is)
+    };
+    table.connections.iter().flatten().filter(move |c| c.client.port != 0 && !known(c))
+}
+
+/// Looks for connections of a protocol whose real server is in no service, where the director is not told to end them. `finding` makes the
+/// finding of a host, the servers in words, and how many there are.
+fn forgotten(site: &Site<'_>, checks: &mut Checks, protocol: Protocol, finding: impl Fn(&Host, &str, u64) -> Finding) {
+    for (_, host) in site.playing(Role::Director) {
+        let Some(table) = host.ipvs.as_ref() else { continue };
+        if table.connections.is_none() {
+            need_connections(host, checks);
+            continue;
+        }
+        let mut servers: Vec<String> = Vec::new();
+        let mut count = 0;
+        for connection in orphans(table).filter(|c| c.protocol == protocol && matches!(c.state.as_str(), "ESTABLISHED" | "UDP")) {
+            count += 1;
+            let name = connection.destination.to_string();
+            if !servers.contains(&name) {
+                servers.push(name);
+            }
+        }
+        let key = "net.ipv4.vs.expire_nodest_conn";
+        match (count, host.sysctl(key)) {
+            (0, _) => checks.passed(&host.name, "every connection's real server is in the table"),
+            (_, None) => checks.needs(&host.name, key),
+            (_, Some(0)) => {
+                let words = super::facts::list(&servers);
+                let remedy = super::remedy::set(host, &[(key.to_string(), "1")]);
+                let fact = Evidence::host(&host.name, format!("{key}=0"), format!("sysctl {key}"));
+                checks.failed(&host.name, finding(host, &words, count).and([fact]).mend([remedy]));
+            }
+            (_, Some(_)) => checks.passed(&host.name, "connections end with their real server"),
+        }
+    }
+}
+
+/// Connections that a director has for a real server of a service.
+fn connections_of<'a>(table: &'a IpvsTable, service: &'a Service, rip: Endpoint) -> impl Iterator<Item = &'a Connection> {
+    let fits = move |c: &&Connection| {
+        let port = |ours: Endpoint, theirs: Endpoint| ours.addr == theirs.addr && (ours.port == 0 || ours.port == theirs.port);
+        let asked = service.address.is_none_or(|at| port(at, c.service)) && service.protocol.is_none_or(|p| p == c.protocol);
+        c.client.port != 0 && asked && port(rip, c.destination)
+    };
+    table.connections.iter().flatten().filter(fits)
+}
+
+/// `ipvsadm -e -t VIP:PORT -r RIP:PORT -g -w WEIGHT`.
+fn weigh(service: &Service, destination: &Destination, weight: u32) -> String {
+    let method = destination.forwarding().map_or(String::new(), |m| format!("{} ", m.option()));
+    format!("ipvsadm -e {} -r {} {method}-w {weight}", service.option(), destination.address)
+}
+
+/// What the connection table would need to be read.
+fn need_connections(host: &Host, checks: &mut Checks) {
+    checks.needs(&host.name, format!("its connection table: {}", host.why_absent("ipvs.connections")));
+}
+
 /// Looks whether something listens where a real server is asked; `code` is DR012 where the port is served at other addresses alone, else
 /// SVC004. `finding` makes the finding of where it should, and those other addresses.
 pub(super) fn listening(site: &Site<'_>, checks: &mut Checks, code: &str, finding: impl Fn(&Host, &Duty, Endpoint, &[String]) -> Finding) {
@@ -142,6 +211,12 @@ pub(super) fn listening(site: &Site<'_>, checks: &mut Checks, code: &str, findin
         // A translation on the server itself, or another director behind it, may lead elsewhere.
         if super::answers::redirects(host, duty) || host.ipvs.as_ref().is_some_and(|t| t.services.iter().any(|s| s.address == Some(at))) {
             checks.passed(&host.name, format!("{at} is translated here"));
+            continue;
+        }
+        // It waits at the port that the table names, and direct routing does not go there.
+        if direct && site.named_port(duty).is_some_and(|named| named.port != at.port && sockets.iter().any(|s| s.accepts(protocol, named)))
+        {
+            checks.passed(&host.name, "see DR007");
             continue;
         }
         if !sockets.iter().any(|s| s.protocol == protocol)

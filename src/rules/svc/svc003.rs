@@ -2,10 +2,11 @@
 
 use super::super::dr::dr012::is_bound_elsewhere;
 use super::super::facts::{ids, plural, seconds};
-use super::super::{Facts, rule};
-use super::{method_option, refusals, rule_for, service_option, stated};
+use super::super::site::proven;
+use super::super::{Checks, Facts, Site, rule};
+use super::{connections_of, method_option, need_connections, refusals, rule_for, service_option, stated, weigh};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
-use crate::ipvs::Role;
+use crate::ipvs::{ForwardingMethod, Role};
 use crate::net::{Endpoint, Protocol, Timestamp};
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowState, Hop, HostId, Method, NoteKind, TracedHost, Way};
@@ -37,7 +38,7 @@ rule! {
     ///
     /// # References
     /// keepalived.conf(5), real_server: TCP_CHECK, delay_loop, retry; ldirectord(8).
-    SVC003 "dead-rs-still-scheduled" check
+    SVC003 "dead-rs-still-scheduled" check hosts
 }
 
 /// A connection that was begun so long after another one had been lost was given to a server known to be dead.
@@ -290,8 +291,66 @@ fn need(facts: &Facts<'_>) -> Option<String> {
     unseen.map(|f| format!("a capture on {}, or the director's table (`ipvsadm -ln`)", facts.name(f.server_host)))
 }
 
+/// So many connections begun with each, and what the others complete tells of the one that completes none.
+const ENOUGH: usize = 5;
+
+/// In the connection table: a real server with which no connection gets beyond its first packet, while others have theirs.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed().filter(|(_, s)| s.protocol == Some(Protocol::Tcp)) {
+        let Some(table) = host.ipvs.as_ref().filter(|t| t.connections.is_some()) else {
+            need_connections(host, checks);
+            continue;
+        };
+        // Refused connections do not stay so: the client's answer to a reset is none, and the entry waits as one that got no answer at all.
+        let begun = |d: &crate::host::Destination| {
+            let (open, all) = connections_of(table, service, d.address)
+                .fold((0, 0), |(open, all), c| (open + usize::from(c.state == "SYN_RECV"), all + 1));
+            (open, all)
+        };
+        let serves = |d: &crate::host::Destination| {
+            let (open, all) = begun(d);
+            all >= ENOUGH && open * 2 < all
+        };
+        for destination in service.destinations.iter().filter(|d| d.weight > 0) {
+            let (open, all) = begun(destination);
+            let other = service.destinations.iter().find(|d| d.address != destination.address && serves(d));
+            // Its own snapshot, or the neighbour's entry, shows the cause.
+            let known = !site.fleet.owners(destination.address.addr).is_empty();
+            let failed = host.neighbours.iter().flatten().any(|n| n.addr == destination.address.addr && n.is_failed());
+            let Some(other) = other.filter(|_| all >= ENOUGH && open == all && !known && !failed) else {
+                checks.passed(&host.name, format!("{}: connections get beyond their first packet", service.name()));
+                continue;
+            };
+            let summary = format!(
+                "None of {} to {} of {} gets beyond its first packet, those to {} do; it goes on getting its share.",
+                plural(all, "connection"),
+                destination.address,
+                service.name(),
+                other.address
+            );
+            let remedy = Remedy::new(
+                &host.name,
+                weigh(service, destination, 0),
+                "a health checker (keepalived, ldirectord) that does so by itself",
+                weigh(service, destination, destination.weight),
+            );
+            let fact = format!("{open} of {all} connections to {} in SYN_RECV", destination.address);
+            let mut found = proven(host, Severity::Degraded, summary, fact, "ipvsadm -Lnc").mend([remedy]);
+            found.confidence = Confidence::Likely;
+            let causes: &[&'static str] = match destination.forwarding() {
+                Some(ForwardingMethod::Nat) => &["NAT001", "NAT002", "NET008"],
+                Some(ForwardingMethod::Tunnel) => &["TUN001", "TUN002", "DR004", "NET008"],
+                _ => &["DR001", "DR004", "DR018", "NET008"],
+            };
+            let settle = format!("a snapshot of {}, or a capture there", destination.address.addr);
+            checks.failed(&host.name, found.unless(causes, settle));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch;
     use super::super::super::testing::{REFUSE, World};
     use super::*;
 
@@ -309,6 +368,28 @@ mod tests {
             w.wait(1.0);
         }
         w.icmp(&c, false, (3, 1, 0), "10.1.0.1", "10.1.0.100", "director", "director client");
+    }
+
+    /// Connections in the director's table: so many to each server, in a state.
+    fn table(of: &[(&str, &str, usize)]) -> [sketch::Sketch; 1] {
+        let line = |n: usize, rip: &str, state: &str| format!("tcp 10.9.0.7:{} 10.0.0.100:80 {rip}:80 {state} 50", 40000 + n);
+        let lines: Vec<String> = of.iter().flat_map(|(rip, state, times)| (0..*times).map(move |n| line(n, rip, state))).collect();
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        [sketch::dr()[1].clone().connections(&lines)]
+    }
+
+    #[test]
+    fn a_server_that_completes_nothing() {
+        let (one, two) = ("10.0.0.11", "10.0.0.12");
+        let dead = table(&[(one, "SYN_RECV", 6), (two, "ESTABLISHED", 4), (two, "SYN_RECV", 1)]);
+        let found = sketch::expect(&dead, &SVC003, Severity::Degraded, Confidence::Likely, "director");
+        assert_eq!(found.remedy[0].command, "ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.11:80 -g -w 0");
+        // All are flooded, or it is too early to say.
+        sketch::passes(&table(&[(one, "SYN_RECV", 60), (two, "SYN_RECV", 60), (two, "ESTABLISHED", 9)]), &SVC003, "director");
+        sketch::passes(&table(&[(one, "SYN_RECV", 4), (two, "ESTABLISHED", 9)]), &SVC003, "director");
+        sketch::passes(&table(&[(one, "SYN_RECV", 60), (one, "FIN_WAIT", 1), (two, "ESTABLISHED", 9)]), &SVC003, "director");
+        let unread = sketch::dr_with("director", |d| d.with(|h| h.ipvs.as_mut().unwrap().connections = None));
+        sketch::cannot_judge(&unread, &SVC003, "director");
     }
 
     #[test]

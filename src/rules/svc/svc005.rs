@@ -54,8 +54,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 let summary = "The IPVS table is in no file: it will be gone after the next boot.".to_string();
                 let remedy = crate::finding::Remedy::new(
                     &host.name,
-                    "ipvsadm -Sn > /etc/sysconfig/ipvsadm (Debian: /etc/ipvsadm.rules)",
-                    "systemctl enable ipvsadm, or the services in keepalived.conf",
+                    "ipvsadm -Sn > /etc/sysconfig/ipvsadm",
+                    "systemctl enable ipvsadm (Debian: the file is /etc/ipvsadm.rules), or the services in keepalived.conf",
                     "rm /etc/sysconfig/ipvsadm",
                 );
                 let fact = super::super::facts::plural(live.len(), "virtual service");

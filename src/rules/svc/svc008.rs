@@ -1,7 +1,8 @@
 //! Persistence: a client comes to the same server again, which is meant so.
 
 use super::super::facts::{list, plural};
-use super::super::{Facts, rule};
+use super::super::site::proven;
+use super::super::{Checks, Facts, Site, rule};
 use super::affinity::{Affinity, affinities};
 use super::{service_option, stated};
 use crate::finding::{Confidence, Evidence, Finding, Need, Outcome, Remedy, Severity};
@@ -32,7 +33,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_sched_persist`; ipvsadm(8), `-p`.
-    SVC008 "persistence-looks-like-broken-rr" check
+    SVC008 "persistence-looks-like-broken-rr" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -98,8 +99,52 @@ pub(super) fn stays(facts: &Facts<'_>, affinity: &Affinity<'_>, at: usize) -> Ev
     Evidence::frames(point, frames, format!("{client}: {} (ports {}{more}), all to {server}", plural(flows.len(), kind), list(&ports)))
 }
 
+/// So many connections of one client alone, and one may wonder why the other servers get none.
+const WONDROUS: usize = 8;
+
+/// In the connection table: a persistent service all of whose connections are one client's, at one of several servers.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (host, service) in site.directed() {
+        let Some(timeout) = service.persistence else {
+            checks.passed(&host.name, format!("{} is not persistent", service.name()));
+            continue;
+        };
+        let Some(table) = host.ipvs.as_ref().filter(|t| t.connections.is_some()) else {
+            super::need_connections(host, checks);
+            continue;
+        };
+        let servers: Vec<_> = service.destinations.iter().filter(|d| d.weight > 0).collect();
+        let all: Vec<_> = service.destinations.iter().flat_map(|d| super::connections_of(table, service, d.address)).collect();
+        let Some(first) = all.first().filter(|first| {
+            let same = all.iter().all(|c| (c.client.addr, c.destination) == (first.client.addr, first.destination));
+            same && all.len() >= WONDROUS && servers.len() > 1
+        }) else {
+            checks.passed(&host.name, format!("{} keeps a client at its server for {timeout} s", service.name()));
+            continue;
+        };
+        let summary = format!(
+            "All {} connections to {} are at {}: they are one client's, {}, and persistence keeps it there for {timeout} s.",
+            all.len(),
+            service.name(),
+            first.destination,
+            first.client.addr
+        );
+        let option = service.option();
+        let flags = if service.flags.is_empty() { String::new() } else { format!(" -b {}", service.flags.join(",")) };
+        let remedy = Remedy::new(
+            &host.name,
+            format!("ipvsadm -E {option} -s {}{flags}", service.scheduler),
+            "no persistence_timeout in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`; nothing, if it is wanted",
+            format!("ipvsadm -E {option} -s {}{flags} -p {timeout}", service.scheduler),
+        );
+        let found = proven(host, Severity::Note, summary, format!("{option} -s {} -p {timeout}", service.scheduler), "ipvsadm -Sn");
+        checks.failed(&host.name, found.mend([remedy]));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch};
     use super::super::super::testing::{REFUSE, World};
     use super::*;
 
@@ -111,6 +156,23 @@ mod tests {
     fn rules(options: &str) -> String {
         let server = |web: u8| format!("-a -t 10.1.0.1:80 -r 10.2.0.1{web}:80 -m -w 1\n");
         format!("-A -t 10.1.0.1:80 {options}\n{}{}", server(1), server(2))
+    }
+
+    #[test]
+    fn one_client_in_the_table() {
+        let with = |client: &str, times: usize| -> [Sketch; 1] {
+            let line = |n: usize| format!("tcp 10.9.0.7:{} 10.0.0.100:80 10.0.0.11:80 FIN_WAIT 50", 40000 + n);
+            let mut lines: Vec<String> = (0..times).map(line).collect();
+            lines.push(format!("tcp {client}:40100 10.0.0.100:80 10.0.0.11:80 FIN_WAIT 50"));
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let rules = "-A -t 10.0.0.100:80 -s rr -p 50\n-a -t 10.0.0.100:80 -r 10.0.0.11:80 -g\n-a -t 10.0.0.100:80 -r 10.0.0.12:80 -g\n";
+            [sketch::dr()[1].clone().ipvs(rules).connections(&lines)]
+        };
+        let found = sketch::expect(&with("10.9.0.7", 8), &SVC008, Severity::Note, Confidence::Certain, "director");
+        assert_eq!(found.remedy[0].command, "ipvsadm -E -t 10.0.0.100:80 -s rr");
+        sketch::passes(&with("10.9.0.8", 8), &SVC008, "director");
+        sketch::passes(&with("10.9.0.7", 3), &SVC008, "director");
+        sketch::passes(&sketch::dr(), &SVC008, "director");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use super::super::facts::{by_director, ids, list, seconds};
 use super::super::remedy::sysctl;
-use super::super::{Facts, rule};
+use super::super::site::proven;
+use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Severity};
 use crate::net::{Protocol, Timestamp};
 use crate::trace::{Flow, FlowNote, Hop, HostId, NoteKind, PacketKind, Way};
@@ -34,7 +35,7 @@ rule! {
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_core.c`, `ip_vs_in_hook`: destinations that are not available;
     /// `Documentation/networking/ipvs-sysctl.rst`: expire_nodest_conn.
-    SVC012 "removed-dest-blackhole" check
+    SVC012 "removed-dest-blackhole" check hosts
 }
 
 /// What is between two packets of one direction when nothing is wrong, at most; losses take less.
@@ -129,8 +130,20 @@ fn need(facts: &Facts<'_>) -> Option<String> {
     half.map(|f| format!("captures on all interfaces of {}", facts.name(f.director)))
 }
 
+/// In the connection table: established connections of servers that are in no service.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    super::forgotten(site, checks, Protocol::Tcp, |host, servers, count| {
+        let summary = format!(
+            "{} of {servers}, which is in no service any more: their packets vanish, and their clients wait.",
+            crate::net::plural(count, "established connection")
+        );
+        proven(host, Severity::Degraded, summary, format!("{count} in ESTABLISHED to {servers}"), "ipvsadm -Lnc; ipvsadm -Ln")
+    });
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, dr_with};
     use super::super::super::testing::{ACK, Conn, PSH, RST, SYN, SYN_ACK, World};
     use super::*;
 
@@ -143,6 +156,22 @@ mod tests {
         w.carry(&c, false, PSH, b"first", "client director web1");
         w.carry(&c, true, PSH, b"answer", "web1 director client");
         c
+    }
+
+    #[test]
+    fn connections_of_a_removed_server() {
+        let with = |state: &str, key: &str| {
+            let line = format!("tcp 10.9.0.7:40001 10.0.0.100:80 10.0.0.13:80 {state} 700");
+            let template = "tcp 10.9.0.7:0 10.0.0.100:80 10.0.0.13:80 NONE 50";
+            dr_with("director", |d| d.set("net.ipv4.vs.expire_nodest_conn", key).connections(&[&line, template]))
+        };
+        let found = sketch::expect(&with("ESTABLISHED", "0"), &SVC012, Severity::Degraded, Confidence::Certain, "director");
+        assert!(found.remedy[0].command.contains("net.ipv4.vs.expire_nodest_conn=1"), "{:?}", found.remedy);
+        sketch::passes(&with("FIN_WAIT", "0"), &SVC012, "director");
+        sketch::passes(&with("ESTABLISHED", "1"), &SVC012, "director");
+        let alive = ["tcp 10.9.0.7:40001 10.0.0.100:80 10.0.0.11:80 ESTABLISHED 700"];
+        sketch::passes(&dr_with("director", |d| d.set("net.ipv4.vs.expire_nodest_conn", "0").connections(&alive)), &SVC012, "director");
+        sketch::cannot_judge(&dr_with("director", |d| d.with(|h| h.ipvs.as_mut().unwrap().connections = None)), &SVC012, "director");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The director has forgotten a connection that was silent for too long.
 
 use super::super::facts::{by_director, ids, is_initial, seconds};
-use super::super::{Facts, rule};
+use super::super::site::proven;
+use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::ipvs::Role;
 use crate::net::Protocol;
 use crate::trace::{Flow, FlowNote, HostId, NoteKind, Way};
 
@@ -30,7 +32,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_proto_tcp.c`, `tcp_timeouts`; ipvsadm(8), `--set`.
-    SVC013 "idle-timeout-reset" check
+    SVC013 "idle-timeout-reset" check hosts
 }
 
 /// The timeout that the kernel starts with, less what a trace's coarse times may be off, in milliseconds.
@@ -101,8 +103,69 @@ fn need(facts: &Facts<'_>) -> Option<String> {
     facts.flows().any(|f| late(&f)).then(|| "captures on the director, on both of its sides".to_string())
 }
 
+/// What the kernel begins with, in seconds.
+const USUAL: u32 = 900;
+
+/// On directors: a timeout that somebody has shortened, or connections that will soon have been silent for too long.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for (at, host) in site.playing(Role::Director) {
+        let Some(table) = host.ipvs.as_ref().filter(|t| t.services.iter().any(|s| s.protocol != Some(Protocol::Udp))) else { continue };
+        let Some(timeout) = table.timeouts.map(|t| t.tcp) else {
+            checks.needs(&host.name, "the timeouts of IPVS");
+            continue;
+        };
+        // A program that wants it sends something after so long; who asks for it, nobody tells.
+        let alive = |member: usize| site.host(member).sysctl("net.ipv4.tcp_keepalive_time");
+        let servers = site.duties.iter().filter(|d| d.director == Some(at)).filter_map(|d| Some((site.host(d.member), alive(d.member)?)));
+        let slow = servers.max_by_key(|(_, alive)| *alive);
+        if slow.is_some_and(|(_, alive)| alive < i64::from(timeout)) {
+            checks.passed(&host.name, format!("connections are forgotten after {timeout} s of silence, later than keepalives come"));
+            continue;
+        }
+        let silent = table.connections.iter().flatten().filter(|c| c.protocol == Protocol::Tcp && c.state == "ESTABLISHED");
+        let silent = silent.filter(|c| c.client.port != 0 && c.expires < timeout / 4).count() as u64;
+        let (short, soon) = (timeout < USUAL, silent > 0);
+        if !short && !soon {
+            checks.passed(&host.name, format!("connections are forgotten after {timeout} s of silence; none is silent for long"));
+            continue;
+        }
+        let what = match soon {
+            true => format!("{} for three quarters of that already", crate::net::plural(silent, "silent connection")),
+            false => format!("the kernel's own timeout is {USUAL} s"),
+        };
+        let summary = format!("It forgets a connection after {timeout} s of silence and resets it when it goes on; {what}.");
+        let later = slow.map_or(7500, |(_, alive)| alive + 300);
+        let (fin, udp) = table.timeouts.map_or((120, 300), |t| (t.tcp_fin, t.udp));
+        let remedy = Remedy::new(
+            &host.name,
+            format!("ipvsadm --set {later} {fin} {udp}"),
+            format!("the same at boot; or keepalive within {timeout} s in the programs (net.ipv4.tcp_keepalive_time)"),
+            format!("ipvsadm --set {timeout} {fin} {udp}"),
+        );
+        let mut found = proven(host, Severity::Risky, summary, format!("tcp {timeout}"), "ipvsadm -L --timeout").mend([remedy]);
+        found = found.and(slow.map(|(server, alive)| {
+            crate::finding::Evidence::host(
+                &server.name,
+                format!("net.ipv4.tcp_keepalive_time={alive}"),
+                "sysctl net.ipv4.tcp_keepalive_time",
+            )
+        }));
+        if soon {
+            found = found.and([crate::finding::Evidence::host(
+                &host.name,
+                format!("{silent} in ESTABLISHED with less than {} s left", timeout / 4),
+                "ipvsadm -Lnc",
+            )]);
+        }
+        // Whether those who are silent will ever go on is not known.
+        found.confidence = Confidence::Possible;
+        checks.failed(&host.name, found);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch, dr_with};
     use super::super::super::testing::{ACK, Conn, PSH, RST, SYN, SYN_ACK, World};
     use super::*;
 
@@ -128,6 +191,27 @@ mod tests {
         let unknown = World::tcp("10.1.0.100:40001", "10.1.0.1:80");
         w.carry(&unknown, true, RST, b"", "director client");
         w
+    }
+
+    #[test]
+    fn a_timeout_and_who_is_silent() {
+        let tcp = |seconds: u32| move |d: Sketch| d.with(|h| h.ipvs.as_mut().unwrap().timeouts.as_mut().unwrap().tcp = seconds);
+        sketch::passes(&sketch::dr(), &SVC013, "director");
+        let found = sketch::expect(&dr_with("director", tcp(60)), &SVC013, Severity::Risky, Confidence::Possible, "director");
+        assert_eq!(
+            (found.remedy[0].command.as_str(), found.remedy[0].undo.as_str()),
+            ("ipvsadm --set 7500 120 300", "ipvsadm --set 60 120 300")
+        );
+        let line = |left: u32| format!("tcp 10.9.0.7:40001 10.0.0.100:80 10.0.0.11:80 ESTABLISHED {left}");
+        let silent = |left: u32| dr_with("director", |d| d.connections(&[&line(left)]));
+        sketch::expect(&silent(100), &SVC013, Severity::Risky, Confidence::Possible, "director");
+        sketch::passes(&silent(800), &SVC013, "director");
+        let mut alive = silent(100);
+        for web in &mut alive[2..4] {
+            *web = web.clone().set("net.ipv4.tcp_keepalive_time", "600");
+        }
+        sketch::passes(&alive, &SVC013, "director");
+        sketch::cannot_judge(&dr_with("director", |d| d.with(|h| h.ipvs.as_mut().unwrap().timeouts = None)), &SVC013, "director");
     }
 
     #[test]

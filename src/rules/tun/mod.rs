@@ -9,7 +9,11 @@ pub(super) mod tun007;
 pub(super) mod tun009;
 pub(super) mod tun011;
 
-use super::Facts;
+use super::site::{Duty, Site};
+use super::{Checks, Facts};
+use crate::host::{Ask, Destination, FilterVerdict, Hook, Host, Passing, Service};
+use crate::ipvs::ForwardingMethod;
+use crate::net::Protocol;
 use crate::packet::TunnelKind;
 use crate::trace::{Flow, FlowError, Hop, Method, Way};
 use std::net::IpAddr;
@@ -67,4 +71,106 @@ fn protocol_number(kind: TunnelKind) -> &'static str {
         TunnelKind::Gre => "protocol 47 (GRE)",
         _ => "UDP (GUE)",
     }
+}
+
+/// A tunnel through which full segments of clients do not fit, though their servers ask for them.
+struct Narrow<'a> {
+    director: &'a Host,
+    service: &'a Service,
+    /// The real server, and the host that it is.
+    rip: IpAddr,
+    server: &'a Host,
+    /// What fits into the tunnel: bytes of a packet.
+    room: u32,
+    /// The largest segment that the server asks for.
+    announced: u32,
+    /// The device on which the tunnel leaves, and its MTU.
+    link: String,
+    mtu: u32,
+    /// Headers of IP and TCP.
+    headers: u32,
+    /// A client's address, and how it is known.
+    source: IpAddr,
+}
+
+impl Narrow<'_> {
+    /// The largest segment that fits.
+    fn fits(&self) -> u32 {
+        self.room.saturating_sub(self.headers)
+    }
+}
+
+/// What the outer header takes (kernel ip_vs_xmit.c): by the kind of tunnel, and the family of the real server.
+fn overhead(destination: &Destination) -> u32 {
+    let outer = if destination.address.addr.is_ipv6() { 40 } else { 20 };
+    outer
+        + match destination.tunnel.as_deref() {
+            Some("gre") => 4,
+            Some("gue") => 12,
+            _ => 0,
+        }
+}
+
+/// Tunnels that are too narrow. What is fine, and what would have to be known, is said by `checks`.
+fn narrow<'a>(site: &Site<'a>, checks: &mut Checks) -> Vec<Narrow<'a>> {
+    let mut found = Vec::new();
+    for (director, service) in site.directed().filter(|(_, s)| s.protocol != Some(Protocol::Udp)) {
+        for destination in service.destinations.iter().filter(|d| d.forwarding() == Some(ForwardingMethod::Tunnel)) {
+            let rip = destination.address.addr;
+            let Ok(way) = director.way(&Ask::to(rip)) else { continue };
+            let Some(link) = way.link().and_then(|l| director.link(l)).filter(|l| l.mtu > 0 && !l.is_loopback()) else { continue };
+            if director.sysctl("net.ipv4.vs.pmtu_disc") == Some(0) {
+                checks.passed(&director.name, "the director fragments what does not fit into the tunnel");
+                continue;
+            }
+            let mtu = way.route.mtu.unwrap_or(link.mtu).min(link.mtu);
+            let room = mtu.saturating_sub(overhead(destination));
+            let headers = if service.v6 { 60 } else { 40 };
+            let Some(duty) = site.duties.iter().find(|d| d.rip == Some(rip) && d.service == service.name()) else {
+                if room < 1500 {
+                    checks.needs(&director.name, format!("a snapshot of the real server {rip}: the segment size that it asks for"));
+                }
+                continue;
+            };
+            let (source, _) = duty.answered().remove(0);
+            let server = site.host(duty.member);
+            match announced(server, duty, source) {
+                None => checks.needs(&server.name, "its routes and devices"),
+                Some(announced) if announced + headers <= room => checks
+                    .passed(&director.name, format!("{rip} asks for segments of {announced} bytes, {} fit", room.saturating_sub(headers))),
+                Some(announced) => {
+                    found.push(Narrow { director, service, rip, server, room, announced, link: link.name.clone(), mtu, headers, source })
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The largest segment that a real server asks a client for, in its SYN-ACK: what its way allows, or its filters make of it.
+fn announced(server: &Host, duty: &Duty, source: IpAddr) -> Option<u32> {
+    let way = server.way(&duty.answer(source)).ok()?;
+    let link = server.link(way.link()?).filter(|l| l.mtu > 0)?;
+    let headers = if source.is_ipv6() { 60 } else { 40 };
+    let mtu = way.route.mtu.unwrap_or(link.mtu).min(link.mtu);
+    let by_way = way.route.advmss.unwrap_or(u32::MAX).min(mtu.saturating_sub(headers));
+    let packet = Passing {
+        src: duty.speaks_as(),
+        dst: source,
+        protocol: Protocol::Tcp,
+        ports: (duty.accepts.map(|(_, at)| at.port), None),
+        iif: None,
+        oif: way.link(),
+        icmp: None,
+        state: "ESTABLISHED",
+        ipvs: false,
+    };
+    let lowers = |hook| {
+        let rule = server.netfilter.as_ref()?.may_do(hook, &packet, |verdict| matches!(verdict, FilterVerdict::Mss(_)))?;
+        match rule.verdict {
+            FilterVerdict::Mss(mss) => mss.map(u32::from),
+            _ => None,
+        }
+    };
+    Some([lowers(Hook::Output), lowers(Hook::Postrouting)].into_iter().flatten().fold(by_way, u32::min))
 }

@@ -1,7 +1,8 @@
 //! The tunnel makes full segments too long for the link.
 
 use super::super::facts::{by_director, ids};
-use super::super::{Facts, rule};
+use super::super::site::proven;
+use super::super::{Checks, Facts, Site, rule};
 use super::{vip, wrapped};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, Method};
@@ -34,7 +35,7 @@ rule! {
     ///
     /// # References
     /// kernel `net/netfilter/ipvs/ip_vs_xmit.c`, `ip_vs_tunnel_xmit`; `Documentation/networking/ipvs-sysctl.rst`: pmtu_disc; RFC 1191.
-    TUN004 "tun-mtu-mss" check
+    TUN004 "tun-mtu-mss" check hosts
 }
 
 /// What tunnels take from a packet: IPIP, GRE, GRE with checksum, GUE, GUE with checksum and options, the same over IPv6.
@@ -82,11 +83,77 @@ fn finding<'a>(facts: &Facts<'a>, flows: &[&'a Flow]) -> Option<Finding> {
     Some(if known { found } else { found.unless(&["NET014"], "a capture at the director: does it use a tunnel?") })
 }
 
+/// On the director, the tunnel; on the real server, what it asks clients for.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for narrow in super::narrow(site, checks) {
+        let (director, fits) = (&narrow.director.name, narrow.fits());
+        let vip = narrow.service.vip().map_or_else(|| "VIP".to_string(), |vip| vip.to_string());
+        let summary = format!(
+            "Requests to {} have {} bytes at most in the tunnel; {} asks clients for segments of {}, {fits} would fit: each client learns it by losing one.",
+            narrow.service.name(),
+            narrow.room,
+            narrow.server.name,
+            narrow.announced
+        );
+        let tables = if narrow.headers == 60 { "ip6tables" } else { "iptables" };
+        let clamp = format!("OUTPUT -p tcp --tcp-flags SYN,RST SYN -s {vip} -j TCPMSS --set-mss {fits}");
+        let mended = Remedy::new(
+            &narrow.server.name,
+            format!("{tables} -t mangle -A {clamp}"),
+            format!("the same rule in the saved rules ({tables}-save), on every real server"),
+            format!("{tables} -t mangle -D {clamp}"),
+        );
+        let fact = format!("{} mtu {}, towards {}", narrow.link, narrow.mtu, narrow.rip);
+        let found = proven(narrow.director, Severity::Note, summary, fact, format!("ip link show {}", narrow.link)).mend([mended]);
+        checks.failed(director, found);
+    }
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use super::super::super::sketch::{self, Sketch};
     use super::super::super::testing::{ACK, Conn, PSH, SYN_ACK, World};
     use super::super::tun005::TUN005;
     use super::*;
+
+    /// A tunnel to a real server in another network, and a router between all.
+    pub(in super::super) fn site(change: impl Fn(Sketch) -> Sketch) -> [Sketch; 4] {
+        let forwards = |s: Sketch| ["ext", "int", "back"].iter().fold(s, |s, link| s.set(&format!("net.ipv4.conf.{link}.forwarding"), "1"));
+        let router = Sketch::new("router").card("ext", "10.9.0.1/24").card("int", "10.0.0.1/24").card("back", "10.7.0.1/24");
+        let director =
+            Sketch::new("director").card("eth0", "10.0.0.10/24").addr("eth0", "10.0.0.100/32").via("default", "10.0.0.1", "eth0");
+        let tunnel =
+            crate::host::Link { name: "tunl0".into(), hardware: "ipip".into(), mtu: 1480, flags: vec!["UP".into()], ..Default::default() };
+        let web = Sketch::new("web1").card("eth0", "10.7.0.11/24").device(tunnel).addr("tunl0", "10.0.0.100/32");
+        [
+            forwards(router),
+            director.ipvs("-A -t 10.0.0.100:80 -s rr\n-a -t 10.0.0.100:80 -r 10.7.0.11:80 -i\n"),
+            web.via("default", "10.7.0.1", "eth0").listens("0.0.0.0:80"),
+            Sketch::new("client").card("eth0", "10.9.0.7/24").via("default", "10.9.0.1", "eth0"),
+        ]
+        .map(change)
+    }
+
+    fn named(name: &'static str, change: impl Fn(Sketch) -> Sketch) -> impl Fn(Sketch) -> Sketch {
+        move |s| if s.is(name) { change(s) } else { s }
+    }
+
+    #[test]
+    fn what_real_servers_ask_for() {
+        let found = sketch::expect(&site(|s| s), &TUN004, Severity::Note, Confidence::Certain, "director");
+        let clamp = "iptables -t mangle -A OUTPUT -p tcp --tcp-flags SYN,RST SYN -s 10.0.0.100 -j TCPMSS --set-mss 1440";
+        assert_eq!((found.remedy[0].command.as_str(), found.remedy[0].host.as_str()), (clamp, "web1"));
+        let routed = |mss| named("web1", move |s| s.with(|h| h.routes.iter_mut().flatten().for_each(|r| r.advmss = Some(mss))));
+        sketch::passes(&site(routed(1440)), &TUN004, "director");
+        sketch::expect(&site(routed(1441)), &TUN004, Severity::Note, Confidence::Certain, "director");
+        let clamped = crate::host::FilterRule { verdict: crate::host::FilterVerdict::Mss(Some(1400)), ..Default::default() };
+        sketch::passes(&site(named("web1", |s| s.rule(crate::host::Hook::Output, clamped.clone()))), &TUN004, "director");
+        let jumbo = named("director", |s| s.with(|h| h.links.iter_mut().flatten().for_each(|l| l.mtu = 9000)));
+        sketch::passes(&site(jumbo), &TUN004, "director");
+        sketch::passes(&site(named("director", |s| s.set("net.ipv4.vs.pmtu_disc", "0"))), &TUN004, "director");
+        let alone = site(|s| s);
+        sketch::cannot_judge(&alone[..2], &TUN004, "director");
+    }
 
     const THERE: &str = "client router director web1";
     const BACK: &str = "web1 router client";

@@ -2,12 +2,17 @@
 
 use super::super::facts::{Vanished, by_director, ids};
 use super::super::remedy::look;
-use super::super::{Facts, rule};
+use super::super::site::{filter_words, proven};
+use super::super::{Checks, Facts, Site, rule};
 use super::vip;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::host::{Ask, Fate, Hook, Host, Passing};
+use crate::ipvs::Role as Part;
+use crate::net::Protocol;
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, HostId, Method, Way};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 rule! {
     /// # What it sees
@@ -37,7 +42,7 @@ rule! {
     ///
     /// # References
     /// RFC 2923 section 2.1 (black holes); RFC 4890 section 4.3.1; kernel `net/netfilter/ipvs/ip_vs_xmit.c`, `ensure_mtu_is_adequate`.
-    TUN005 "frag-needed-lost" check
+    TUN005 "frag-needed-lost" check hosts
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
@@ -184,9 +189,70 @@ fn finding<'a>(facts: &Facts<'a>, director: HostId, flows: &[&'a Flow]) -> Optio
     Some(if others.is_empty() { found } else { found.unless(&others, settle) })
 }
 
+/// On directors and routers: filters that drop the word of it, where tunnels are too narrow.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    // What is wide enough, TUN004 says.
+    let mut said = Checks::default();
+    for narrow in super::narrow(site, &mut said) {
+        let Some(vip) = narrow.service.vip() else { continue };
+        let (tables, kind) = icmp_match(vip.is_ipv6());
+        let fate = |host: &Host, hook, iif: Option<&str>, oif: Option<&str>| {
+            let protocol = if vip.is_ipv6() { Protocol::Icmp6 } else { Protocol::Icmp };
+            let icmp = Some(if vip.is_ipv6() { (2, 0) } else { (3, 4) });
+            let (src, ports) = (Some(vip), (None, None));
+            let packet = Passing { src, dst: narrow.source, protocol, ports, iif, oif, icmp, state: "RELATED", ipvs: false };
+            match host.netfilter.as_ref().map(|filter| filter.fate(hook, &packet)) {
+                None => Err(format!("its packet filters: {}", host.why_absent("netfilter"))),
+                Some(Fate::Unsure(rule)) => Err(format!("whether this rule holds: {}", rule.text)),
+                Some(fate) => Ok(filter_words(&fate)),
+            }
+        };
+        let out = |host: &Host, to: IpAddr| host.way(&Ask::to(to)).ok().and_then(|way| way.link().map(str::to_string));
+        let mut places =
+            vec![(narrow.director, "OUTPUT", fate(narrow.director, Hook::Output, None, out(narrow.director, narrow.source).as_deref()))];
+        for (_, router) in site.playing(Part::Router) {
+            let (inner, outer) = (out(router, vip), out(router, narrow.source));
+            if inner != outer && inner.is_some() && outer.is_some() {
+                places.push((router, "FORWARD", fate(router, Hook::Forward, inner.as_deref(), outer.as_deref())));
+            }
+        }
+        for (host, chain, fate) in places {
+            match fate {
+                Err(why) => checks.needs(&host.name, why),
+                Ok(None) => checks.passed(&host.name, "it lets the word pass that a packet is too big"),
+                Ok(Some(words)) => {
+                    let summary = format!(
+                        "Requests to {} have {} bytes at most in the tunnel, and {} drops the word of it to clients: longer ones hang.",
+                        narrow.service.name(),
+                        narrow.room,
+                        host.name
+                    );
+                    let remedy = Remedy::new(
+                        &host.name,
+                        format!("{tables} -I {chain} 1 {kind} -j ACCEPT"),
+                        format!("the same rule in the saved rules ({tables}-save); nobody should drop that message"),
+                        format!("{tables} -D {chain} {kind} -j ACCEPT"),
+                    );
+                    let mtu = Evidence::host(
+                        &narrow.director.name,
+                        format!("{} mtu {}, towards {}", narrow.link, narrow.mtu, narrow.rip),
+                        format!("ip link show {}", narrow.link),
+                    );
+                    let mut found = proven(host, Severity::Broken, summary, words, "nft list ruleset").and([mtu]).mend([remedy]);
+                    // It is the director's tunnel, whoever drops its word.
+                    found.subject.clone_from(&narrow.director.name);
+                    checks.failed(&host.name, found);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch;
     use super::super::super::testing::{ACK, Conn, PSH, SYN_ACK, World};
+    use super::super::tun004::tests::site;
     use super::*;
 
     const THERE: &str = "client router director web1";
@@ -209,6 +275,28 @@ mod tests {
             }
         }
         w
+    }
+
+    #[test]
+    fn a_filter_drops_the_word() {
+        use crate::host::{FilterRule, FilterVerdict};
+        let drops = |kind, code| FilterRule {
+            text: "icmp drop".into(),
+            protocol: Some((Protocol::Icmp, false)),
+            icmp: Some(((kind, code), false)),
+            verdict: FilterVerdict::Drop,
+            ..FilterRule::default()
+        };
+        let with = |name: &'static str, hook, rule: FilterRule| site(move |s| if s.is(name) { s.rule(hook, rule.clone()) } else { s });
+        let found =
+            sketch::expect(&with("router", Hook::Forward, drops(3, None)), &TUN005, Severity::Broken, Confidence::Certain, "director");
+        assert_eq!(found.remedy[0].command, "iptables -I FORWARD 1 -p icmp --icmp-type fragmentation-needed -j ACCEPT");
+        assert_eq!(found.remedy[0].host, "router");
+        sketch::expect(&with("director", Hook::Output, drops(3, Some(4))), &TUN005, Severity::Broken, Confidence::Certain, "director");
+        sketch::passes(&with("router", Hook::Forward, drops(8, None)), &TUN005, "router");
+        let unknown = FilterRule { unknown: Some("limit".into()), ..drops(3, None) };
+        sketch::cannot_judge(&with("router", Hook::Forward, unknown), &TUN005, "router");
+        sketch::passes(&site(|s| s), &TUN005, "director");
     }
 
     #[test]

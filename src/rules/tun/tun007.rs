@@ -79,6 +79,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             ports: (None, None),
             iif: duty.arrives(host),
             oif: None,
+            icmp: None,
             state: "NEW",
             ipvs: false,
         };

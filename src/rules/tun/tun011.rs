@@ -60,28 +60,32 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (host, service) in site.directed() {
         for d in service.destinations.iter().filter(|d| d.forwarding() == Some(crate::ipvs::ForwardingMethod::Tunnel)) {
             let rip = d.address.addr;
-            let source = match host.way(&crate::host::Ask::to(rip)) {
+            let way = match host.way(&crate::host::Ask::to(rip)) {
                 Err(crate::host::NoRoute::Unknown(why)) => {
                     checks.needs(&host.name, why);
                     continue;
                 }
                 Err(_) => continue,
-                Ok(way) => way.source,
+                Ok(way) => way,
             };
-            if source.is_none() || source != service.vip() {
+            if way.source.is_none() || way.source != service.vip() {
                 checks.passed(&host.name, "tunnels begin at an address of its own");
                 continue;
             }
             let vip = service.vip().map_or_else(String::new, |v| v.to_string());
-            let (length, link) =
-                host.address(rip).or(service.vip().and_then(|v| host.address(v))).map_or((24, "IF"), |a| (a.addr.len(), a.link.as_str()));
+            let vip_at = service.vip().and_then(|v| host.address(v));
+            let link = way.link().or(vip_at.map(|a| a.link.as_str())).unwrap_or("IF");
+            // As long as the VIP's prefix is the interface's own, that of the DIP is the same.
+            let length = vip_at.map_or(24, |a| a.addr.len());
+            let (ip, whole) = if rip.is_ipv6() { ("ip -6", 128) } else { ("ip", 32) };
+            let via = way.gateways().first().map_or_else(String::new, |g| format!(" via {g}"));
             let summary =
                 format!("Tunnels to {rip} begin at {vip}, which the real server has, too: it drops packets from its own address.");
             let remedy = crate::finding::Remedy::new(
                 &host.name,
-                format!("ip addr add DIP/{length} dev {link}; ip addr del {vip}/{length} dev {link}; ip addr add {vip}/32 dev {link}"),
-                "the DIP as the interface's address, and the VIP as /32 beside it",
-                format!("ip addr add {vip}/{length} dev {link}; ip addr del DIP/{length} dev {link}"),
+                format!("{ip} addr add DIP/{length} dev {link}; {ip} route replace {rip}/{whole}{via} dev {link} src DIP"),
+                "the DIP as the interface's first address, and the VIP as a single address beside it",
+                format!("{ip} route del {rip}/{whole}; {ip} addr del DIP/{length} dev {link}"),
             );
             checks.failed(
                 &host.name,
