@@ -238,27 +238,26 @@ impl<P: FnMut(Progress)> Intake<'_, P> {
 
     #[cold]
     fn declare(&mut self, i: usize, interfaces: &[Interface]) {
-        let (points, file) = (&mut self.points[i], self.place[i]);
-        let first = self.begins[file];
-        introduce(&mut self.tracer, (first.unwrap_or(file), first.is_some()), &self.captures[file], points, interfaces);
+        let file = self.place[i];
+        declare_part(&mut self.tracer, file, self.begins[file], &self.captures[file], &mut self.points[i], interfaces);
     }
 }
 
-/// Makes interfaces of a capture that have come up since capture points.
+/// Makes interfaces that have come up since capture points.
 pub fn declare(tracer: &mut Tracer, file: usize, arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
-    introduce(tracer, (file, false), arg, points, interfaces);
+    declare_part(tracer, file, None, arg, points, interfaces);
 }
 
-/// The same of the capture `file`, or of a part of it.
-fn introduce(tracer: &mut Tracer, (file, part): (usize, bool), arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
+/// The same, of a file of a rotated capture that begins with the file numbered `first`.
+fn declare_part(tracer: &mut Tracer, file: usize, first: Option<usize>, arg: &CaptureArg, points: &mut Vec<u32>, interfaces: &[Interface]) {
     for interface in &interfaces[points.len().min(interfaces.len())..] {
         points.push(tracer.point(&Source {
-            file,
+            file: first.unwrap_or(file),
             file_name: arg.path.display().to_string(),
             given: arg.point.clone(),
             interface_name: interface.name.clone(),
             one_of_several: interfaces.len() > 1,
-            part,
+            part: first.is_some(),
             link_type: interface.link_type,
             snap_len: interface.snap_len,
         }));

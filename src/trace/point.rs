@@ -1,7 +1,6 @@
 //! Capture points: whose interface a packet was seen on.
 
 use super::balance::role_of_name;
-use super::wire::Wires;
 use crate::ipvs::Role;
 use crate::net::Timestamp;
 use crate::packet::LinkType;
@@ -109,6 +108,7 @@ impl Points {
     #[inline]
     pub(super) fn saw(&mut self, point: u32, time: Timestamp) {
         let point = &mut self.points[point as usize];
+        point.frames += 1;
         point.first = point.first.min(time);
         point.last = point.last.max(time);
     }
@@ -132,11 +132,8 @@ impl Points {
         number
     }
 
-    /// Counts the frames of each point, which are those of its wires, and makes every name say one point only.
-    pub(super) fn settle(&mut self, wires: &Wires) {
-        for (wire, frames) in wires.iter() {
-            self.points[wire.point as usize].frames += frames;
-        }
+    /// Makes every name say one point only.
+    pub(super) fn settle(&mut self) {
         let mut seen: HashMap<String, u32> = HashMap::new();
         for point in &mut self.points {
             let count = seen.entry(point.name.clone()).and_modify(|n| *n += 1).or_insert(1);

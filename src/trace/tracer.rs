@@ -438,7 +438,7 @@ impl Tracer {
     pub fn finish(mut self) -> Trace {
         self.look_up();
         self.table.settle();
-        self.points.settle(&self.wires);
+        self.points.settle();
         correlate::join(&mut self.table, &self.samples, true);
         self.samples = Samples::default();
         correlate::join_by_toa(&mut self.table, &self.told_clients);

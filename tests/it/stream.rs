@@ -28,10 +28,10 @@ fn stream(case: &Path) -> Vec<u8> {
         writer.interface(arg.point.as_deref().unwrap_or(&name), file.interfaces()[0].link_type).expect("memory");
     }
     Merged::new(files).for_each(|at, _, burst| {
-        let mut put = |frame: &Frame<'_>| writer.packet(at as u32, frame.time, frame.bytes, frame.wire_len, None).expect("memory");
+        let mut write = |frame: Frame<'_>| writer.packet(at as u32, frame.time, frame.bytes, frame.wire_len, None).expect("memory");
         match burst {
-            Burst::One(frame) => put(&frame),
-            Burst::Window(records) => records.for_each(|frame| put(&frame)),
+            Burst::One(frame) => write(frame),
+            Burst::Window(records) => records.for_each(write),
         }
         true
     });
