@@ -263,6 +263,12 @@ fn together(all: &[Holds]) -> Holds {
     }
 }
 
+/// Stands for the rules of a family that are there and could not be read.
+static UNREAD: LazyLock<FilterRule> = LazyLock::new(|| FilterRule {
+    text: "one of the old iptables, which cannot be read here (send what `iptables-save` prints)".to_string(),
+    ..FilterRule::default()
+});
+
 /// Jumps nest no deeper in the kernel, either.
 const DEEP: u8 = 16;
 
