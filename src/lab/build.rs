@@ -37,6 +37,8 @@ pub struct Host {
     pub namespace: Namespace,
     /// Where its frames are, if that is another place: the built-in director's wires, of which the kernel of the host knows nothing.
     pub wires: Option<Namespace>,
+    /// What `ipvsadm` says is noted and nothing more.
+    noted: bool,
     /// Its interfaces: name and MAC address.
     pub interfaces: Vec<(String, MacAddr)>,
     /// Its place among the hosts.
@@ -73,6 +75,17 @@ impl std::error::Error for BuildError {}
 
 /// Said of what the built-in director does not do.
 pub const NEEDS_KERNEL: &str = "the built-in director does not translate sources; that takes the kernel's IPVS";
+/// Who does what `ipvsadm` says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Balancing {
+    /// The built-in director, beside the kernel of each host that is one.
+    Builtin,
+    /// The kernel's IPVS.
+    Kernel,
+    /// Nobody: rules are noted, for snapshots.
+    Nobody,
+}
+
 /// How long links may take to come up. They do in milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -98,11 +111,9 @@ const NO_IPV6: &[&str] = &["net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.de
 impl Network {
     /// Builds what a scenario describes, before anything is broken. To be called inside the sandbox.
     ///
-    /// `builtin`: IPVS rules are for the built-in director.
-    ///
     /// # Errors
     /// What the kernel refuses, and commands that are not understood.
-    pub fn build(scenario: &Scenario, builtin: bool) -> Result<Network, BuildError> {
+    pub fn build(scenario: &Scenario, balancing: Balancing) -> Result<Network, BuildError> {
         let switches = |e: NetlinkError| BuildError { host: String::new(), what: e.to_string() };
         let room = bare(false).map_err(|what| BuildError { host: String::new(), what })?;
         let opened =
@@ -119,7 +130,7 @@ impl Network {
         let mut hosts = Vec::new();
         for (number, plan) in scenario.hosts.iter().enumerate() {
             let failed = |what: String| BuildError { host: plan.name.clone(), what };
-            let on_wire = builtin && plan.role == Role::Director;
+            let on_wire = balancing == Balancing::Builtin && plan.role == Role::Director;
             let namespace = bare(scenario.ipv6).map_err(|e| failed(e.to_string()))?;
             let wires = if on_wire { Some(bare(false).map_err(|e| failed(e.to_string()))?) } else { None };
             let mut interfaces = Vec::new();
@@ -142,6 +153,7 @@ impl Network {
                 role,
                 namespace,
                 wires,
+                noted: balancing == Balancing::Nobody,
                 interfaces,
                 number,
                 rules: Mutex::default(),
@@ -257,7 +269,7 @@ impl Host {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         let mut then = rules.clone();
         then.apply(command.clone())?;
-        if self.wires.is_none() {
+        if self.wires.is_none() && !self.noted {
             self.namespace.run(|| command::ipvsadm::run(&command)).map_err(|errno| errno.desc().to_string())??;
         }
         *rules = then;
@@ -305,7 +317,7 @@ impl Host {
         for (at, word) in seconds.iter_mut().zip(words) {
             *at = word.parse().map_err(|_| format!("{word} is no number of seconds"))?;
         }
-        if self.wires.is_none() {
+        if self.wires.is_none() && !self.noted {
             return self.namespace.run(|| command::ipvsadm::set_timeouts(seconds)).map_err(|errno| errno.desc().to_string())?;
         }
         let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);

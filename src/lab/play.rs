@@ -1,7 +1,7 @@
 //! A scenario played: built, broken, talked to, and recorded.
 
 use super::balance::Balance;
-use super::build::Network;
+use super::build::{Balancing, Network};
 use super::command;
 use super::record;
 use super::scenario::{Event, Scenario};
@@ -59,7 +59,7 @@ impl<'a> Stage<'a> {
         if !builtin && !command::ipvsadm::is_there() {
             return Err(io::Error::other(command::ipvsadm::NO_IPVS));
         }
-        let network = Network::build(scenario, builtin).map_err(io::Error::other)?;
+        let network = Network::build(scenario, if builtin { Balancing::Builtin } else { Balancing::Kernel }).map_err(io::Error::other)?;
         let mut stage = Stage { scenario, network, servers: Vec::new(), balances: BTreeMap::new() };
         scenario.hosts.iter().try_for_each(|plan| stage.serve(&plan.name))?;
         for (host, commands) in &scenario.breaks {

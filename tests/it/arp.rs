@@ -5,7 +5,7 @@ use crate::within::inside;
 use lvscope::capture::{Wire, WireOptions};
 use lvscope::collect::{Wanted, collect};
 use lvscope::host::Host;
-use lvscope::lab::build::Network;
+use lvscope::lab::build::{Balancing, Network};
 use lvscope::lab::scenario::Scenario;
 use lvscope::net::MacAddr;
 use lvscope::packet::{Frame, LinkType};
@@ -40,7 +40,7 @@ struct Link {
 impl Link {
     fn new() -> Link {
         let scenario = Scenario::read("a link", SHEET).unwrap();
-        let network = Network::build(&scenario, false).unwrap();
+        let network = Network::build(&scenario, Balancing::Nobody).unwrap();
         let options = WireOptions { promiscuous: true, inbound_only: true, ..WireOptions::default() };
         let wire = network.host("asker").unwrap().namespace.run(|| Wire::open("eth0", options)).unwrap().unwrap();
         Link { network, wire }

@@ -5,7 +5,7 @@
 use crate::support::Random;
 use crate::within::{inside, ip};
 use lvscope::capture::CaptureFile;
-use lvscope::lab::build::Network;
+use lvscope::lab::build::{Balancing, Network};
 use lvscope::lab::catalogue;
 use lvscope::lab::netns::Namespace;
 use nix::sys::signal::{Signal, kill};
@@ -85,7 +85,7 @@ fn every_frame_is_in_the_file_or_counted() {
         return;
     }
     let scenario = catalogue::open("dr-routed-ok").expect("a scenario");
-    let network = Network::build(&scenario, true).expect("a network");
+    let network = Network::build(&scenario, Balancing::Builtin).expect("a network");
     let host = |name: &str| &network.host(name).expect("a host").namespace;
     let points = [(host("client"), "eth0"), (host("router"), "ext"), (host("router"), "int"), (host("web1"), "eth0")];
     let folder = tempfile::tempdir().expect("a folder");

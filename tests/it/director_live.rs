@@ -4,7 +4,7 @@
 
 use crate::within::inside;
 use lvscope::ipvs::to_text;
-use lvscope::lab::build::{Host, Network};
+use lvscope::lab::build::{Balancing, Host, Network};
 use lvscope::lab::netns::Namespace;
 use lvscope::lab::{catalogue, command};
 use lvscope::netlink::{Attributes, Generic};
@@ -69,7 +69,7 @@ impl Live {
     /// With something done to the network before.
     fn begin_with(setup: &Setup, before: impl FnOnce(&Network)) -> Live {
         let scenario = catalogue::open(setup.scenario).expect("a scenario");
-        let network = Network::build(&scenario, true).expect("a network");
+        let network = Network::build(&scenario, Balancing::Builtin).expect("a network");
         before(&network);
         let rules = tempfile::NamedTempFile::new().expect("a file");
         let host = network.host("director").expect("a director");
@@ -407,7 +407,7 @@ fn an_address_of_the_host_is_refused() {
         return;
     }
     let scenario = catalogue::open(NAT.scenario).expect("a scenario");
-    let network = Network::build(&scenario, true).expect("a network");
+    let network = Network::build(&scenario, Balancing::Builtin).expect("a network");
     let host = network.host("director").expect("a director");
     let rules = tempfile::NamedTempFile::new().expect("a file");
     fs::write(rules.path(), to_text(&host.rules())).expect("rules");

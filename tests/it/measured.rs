@@ -7,7 +7,7 @@ use crate::within::inside;
 use lvscope::capture::{Wire, WireOptions};
 use lvscope::finding::Severity;
 use lvscope::host::{Ask, Fleet, Host, IpvsTable, Service, SourceCheck};
-use lvscope::lab::build::Network;
+use lvscope::lab::build::{Balancing, Network};
 use lvscope::lab::scenario::Scenario;
 use lvscope::lab::survey::survey;
 use lvscope::net::MacAddr;
@@ -29,7 +29,7 @@ impl Stand {
     /// A base of the lab, with commands for its hosts: `web1: ip route del default`.
     fn new(base: &str, commands: &[&str]) -> Stand {
         let scenario = Scenario::read(base, &format!("base = '{base}'\ntitle = 'measured'\n")).unwrap();
-        let stand = Stand(Network::build(&scenario, false).unwrap());
+        let stand = Stand(Network::build(&scenario, Balancing::Nobody).unwrap());
         commands.iter().for_each(|command| stand.run(command));
         stand
     }
