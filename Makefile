@@ -9,13 +9,13 @@ CARGO ?= cargo
 setup:
 	@.ci/setup
 
-# Builds a broken set-up on this machine, captures it, and diagnoses it; where namespaces are forbidden, a recorded case instead.
+# Diagnoses a case recorded on a real IPVS kernel; then breaks a set-up on this machine, where namespaces are allowed, captures and diagnoses it.
 demo: setup
 	@$(CARGO) build --release --quiet
-	@echo '$$ lvscope lab run $(SCENARIO)'
-	@target/release/lvscope lab run $(SCENARIO); [ $$? -le 1 ] || { \
-	  echo; echo 'No lab here; this is a case that was recorded elsewhere:'; echo; \
-	  echo '$$ lvscope diagnose $(CASE)/*.pcap*'; target/release/lvscope diagnose $(CASE)/*.pcap* || true; }
+	@echo '$$ lvscope diagnose $(CASE)/*.pcap*'
+	@target/release/lvscope diagnose $(CASE)/*.pcap* || true
+	@echo; echo '$$ lvscope lab run $(SCENARIO)'
+	@target/release/lvscope lab run $(SCENARIO) || [ $$? -le 1 ] || echo 'No lab here; the recorded case above shows the same fault.'
 
 test: setup
 	$(CARGO) test --locked
