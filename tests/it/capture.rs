@@ -3,7 +3,7 @@
 #![cfg(feature = "live")]
 
 use crate::support::Random;
-use crate::within::{inside, ip};
+use crate::within::{inside, ip, slow};
 use lvscope::capture::CaptureFile;
 use lvscope::lab::build::{Balancing, Network};
 use lvscope::lab::catalogue;
@@ -35,11 +35,6 @@ fn capture(args: &[String]) -> Child {
     }
     assert!(said.contains("capturing on"), "{said}");
     child
-}
-
-/// Whether there is time for the long form of a test.
-fn slow() -> bool {
-    std::env::var_os("LVSCOPE_SLOW").is_some()
 }
 
 fn words(text: &str) -> Vec<String> {

@@ -21,7 +21,7 @@ pub fn inside(name: &str) -> bool {
     let out = Command::new("sh")
         .args(["-c", "ulimit -n \"$(ulimit -H -n)\"; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_lvscope"), "lab", "enter", "--"])
         .arg(test)
-        .args(["--exact", name, "--include-ignored", "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env(MARK, "1")
         .output()
         .expect("lvscope runs");
@@ -34,4 +34,9 @@ pub fn inside(name: &str) -> bool {
 pub fn ip(words: &str) {
     let here = Namespace::current().expect("a namespace");
     command::run(&here, &format!("ip {words}")).unwrap_or_else(|e| panic!("{e}"));
+}
+
+/// `LVSCOPE_SLOW=1`: tests that take long are run as well, and others for longer.
+pub fn slow() -> bool {
+    std::env::var_os("LVSCOPE_SLOW").is_some()
 }
