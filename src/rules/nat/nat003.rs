@@ -1,12 +1,15 @@
 //! A client on the real servers' own network.
 
 use super::super::facts::Lone;
-use super::super::site::proven;
+use super::super::remedy::{ip_for, set};
+use super::super::site::{Duty, proven};
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::host::{Ask, Host, Sysctls};
 use crate::trace::{Hop, Method};
+use std::net::IpAddr;
 
 rule! {
     /// # What it sees
@@ -22,8 +25,8 @@ rule! {
     ///
     /// # Remedy
     /// Use direct routing for such clients, or move them, or let the director translate their source as well: `sysctl -w
-    /// net.ipv4.vs.conntrack=1` and a MASQUERADE rule with `-m ipvs`. Forcing the answers through the director by deleting the connected
-    /// route also needs `send_redirects=0` on the director, for `all` and for the interface.
+    /// net.ipv4.vs.conntrack=1` and a MASQUERADE rule with `-m ipvs`. A route that sends the answers back through the director also needs
+    /// `send_redirects=0` there, for `all` and for the interface: else it advises the real servers of the short way, and they take it.
     ///
     /// # When it is not a fault
     /// Only a test from the wrong place, when no real client will ever be there.
@@ -80,14 +83,29 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let gateway = site.gateway_of(duty);
         let summary = format!("Answers to {} ({}) go straight to it on the link, past the director.", story.source, story.by);
         let undone = "the connected route comes back with `ip link set IF down; ip link set IF up`";
-        let way = crate::finding::Remedy::new(
+        let way = Remedy::new(
             &host.name,
-            format!("{} route replace {} via {gateway}", super::super::remedy::ip_for(&gateway), story.source),
-            "the same route in the interface's configuration; and send_redirects=0 on the director; better: clients on another network, or DR",
-            format!("{} route del {} via {gateway}; {undone}", super::super::remedy::ip_for(&gateway), story.source),
+            format!("{} route replace {} via {gateway}", ip_for(&gateway), story.source),
+            "the same route in the interface's configuration; better: clients on another network, or DR",
+            format!("{} route del {} via {gateway}; {undone}", ip_for(&gateway), story.source),
         );
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([way])
+        let silent = no_redirects(site, host, duty, story.source);
+        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend(silent.into_iter().chain([way]))
     });
+}
+
+/// Keeps the server on the way round: the director would advise it of the short one, for the answer leaves there by where it came in.
+/// Nothing says so to IPv6 (`ip6_forward`, net/ipv6/ip6_output.c), so there the server must not listen.
+fn no_redirects(site: &Site<'_>, server: &Host, duty: &Duty, client: IpAddr) -> Option<Remedy> {
+    let director = site.host(duty.director?);
+    let link = |host: &Host, to: IpAddr| host.way(&Ask::to(to)).ok().and_then(|way| way.link().map(str::to_string));
+    if client.is_ipv6() {
+        let key = format!("net.ipv6.conf.{}.accept_redirects", link(server, client)?.replace('.', "/"));
+        return Some(set(server, &[(key, "0")]));
+    }
+    let inside = link(director, duty.rip?)?;
+    (director.effective("send_redirects", &inside) != Some(0))
+        .then(|| set(director, &["all", inside.as_str()].map(|at| (Sysctls::name4(at, "send_redirects"), "0"))))
 }
 
 #[cfg(test)]
