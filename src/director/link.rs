@@ -634,6 +634,24 @@ mod tests {
     }
 
     #[test]
+    fn a_long_packet_is_whole_when_it_had_to_wait() {
+        let mut director = narrow(1500, 1500);
+        director.frame(0, &syn(), &[0; 10], START);
+        let (request, offload) = large("192.168.2.100:40000", "192.168.2.59:80", 1000);
+        let mut at_once = Vec::new();
+        director.take(0, &request, &offload, START, &mut at_once);
+        assert_eq!((at_once[0].rest.end, at_once[0].bytes.len() + at_once[0].rest.len()), (request.len(), request.len()));
+        at_once[0].join(&request);
+        director.neighbours.clear();
+        let mut asked = Vec::new();
+        director.take(0, &request, &offload, START, &mut asked);
+        let answer = build::arp(OWN, 2, (SERVER, "192.168.224.11".parse().unwrap()), (OWN, "192.168.224.10".parse().unwrap()), &[]);
+        let sent = director.frame(0, &answer, &[0; 10], START).sent;
+        assert_eq!((asked.len(), sent.as_slice()), (1, &at_once[..]));
+        assert_eq!(sent[0].bytes[54..], request[54..]);
+    }
+
+    #[test]
     fn a_neighbour_that_never_answers_is_given_up() {
         let mut director = director();
         director.frame(0, &syn(), &[0; 10], START);

@@ -55,10 +55,10 @@ impl Wire {
         let mut tags: Vec<(usize, [u8; 4])> = Vec::new();
         let (mut given, mut cut) = (0, false);
         {
-            let mut slots = space.chunks_mut(LARGEST);
-            let mut parts: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
+            let mut parts: Vec<[IoSliceMut<'_>; 1]> = Vec::with_capacity(at_most.min(BATCH));
+            parts.extend(space.chunks_mut(LARGEST).take(at_most).map(|slot| [IoSliceMut::new(slot)]));
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
-            let messages = match recvmmsg(self.fd.as_raw_fd(), headers, parts.iter_mut().take(at_most), flags, None) {
+            let messages = match recvmmsg(self.fd.as_raw_fd(), headers, parts.iter_mut(), flags, None) {
                 Ok(messages) => messages,
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(0),
                 Err(errno) => return Err(self.failed("receive from", errno)),
@@ -124,10 +124,10 @@ impl Outbox {
         let mut at = 0;
         while at < frames.len() {
             let rest = &frames[at..frames.len().min(at + BATCH)];
-            let nothing: [&[u8]; PARTS] = [&[]; PARTS];
-            let parts: [[IoSlice<'_>; PARTS]; BATCH] = std::array::from_fn(|n| rest.get(n).unwrap_or(&nothing).map(IoSlice::new));
+            let mut parts: Vec<[IoSlice<'_>; PARTS]> = Vec::with_capacity(rest.len());
+            parts.extend(rest.iter().map(|frame| frame.map(IoSlice::new)));
             let to = &addresses[..rest.len()];
-            let sent = sendmmsg(wire.fd.as_raw_fd(), &mut self.0, &parts[..rest.len()], to, none, MsgFlags::empty()).map(Iterator::count);
+            let sent = sendmmsg(wire.fd.as_raw_fd(), &mut self.0, &parts, to, none, MsgFlags::empty()).map(Iterator::count);
             match sent {
                 // None taken and no error there is not; but no frame is worth a loop without an end.
                 Ok(count) => at += count.max(1),
