@@ -100,6 +100,10 @@ pub enum Reason {
     Fault,
     /// The next hop does not answer ARP or neighbour discovery.
     NoNeighbour,
+    /// Frames came faster than the director read them (`PACKET_STATISTICS`); what they were nobody knows.
+    Unread,
+    /// The interface did not take it: its queue is full, or it is down.
+    Untaken,
 }
 
 impl fmt::Display for Reason {
@@ -117,6 +121,8 @@ impl fmt::Display for Reason {
             Reason::UncheckedError => "ICMPv6 error, no conntrack",
             Reason::Fault => "fault on request",
             Reason::NoNeighbour => "next hop does not answer",
+            Reason::Unread => "came faster than read",
+            Reason::Untaken => "interface down or full",
         })
     }
 }

@@ -4,7 +4,7 @@
 //! stand behind IPVS: what is no connection's goes on to it, and what it sends goes out again.
 
 use crate::capture::{BATCH, Batch, Outbox, VNET_HEADER, Wire, WireError};
-use crate::director::{Director, Fate, Offload, Sent};
+use crate::director::{Director, Fate, Offload, Reason, Sent, Tally};
 use crate::net::Timestamp;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,6 +32,8 @@ pub struct Station {
     batch: Batch,
     outbox: Outbox,
     sent: Vec<Sent>,
+    /// Frames that the interfaces did not take, not told of yet.
+    untaken: u64,
     ready: Vec<bool>,
     /// Frames to be asked for at once, by port.
     asked: Vec<usize>,
@@ -63,6 +65,7 @@ impl Station {
             batch: Batch::default(),
             outbox: Outbox::default(),
             sent: Vec::new(),
+            untaken: 0,
             ready,
             asked,
             pace: Pace::default(),
@@ -142,7 +145,7 @@ impl Station {
 
     /// One batch of a wire.
     fn serve(&mut self, port: usize, director: &mut Director, around: Option<&Surroundings>, lost: &mut impl FnMut(usize, Errno)) {
-        let Station { outside, batch, sent, kernel, outbox, held, delay, .. } = self;
+        let Station { outside, batch, sent, kernel, outbox, held, delay, untaken, .. } = self;
         let now = now();
         let mut others: Vec<[&[u8]; 2]> = Vec::new();
         // What follows each frame that is sent, in the one that came.
@@ -181,18 +184,29 @@ impl Station {
             held.extend(late.into_iter().map(|one| (due, one)));
             *sent = at_once;
         }
-        flush(outside, outbox, sent, &rests, lost);
+        *untaken += flush(outside, outbox, sent, &rests, lost);
     }
 
     /// Sends these frames, and what is waiting to be sent.
     pub fn send(&mut self, frames: Vec<Sent>, mut lost: impl FnMut(usize, Errno)) {
         self.sent.extend(frames);
-        flush(&self.outside, &mut self.outbox, &mut self.sent, &[], &mut lost);
+        self.untaken += flush(&self.outside, &mut self.outbox, &mut self.sent, &[], &mut lost);
+    }
+
+    /// Adds what the wires lost since the last time: frames that nobody read in time, and frames that they did not take.
+    pub fn count_losses(&mut self, tally: &mut Tally) {
+        let unread = self.outside.iter().filter_map(|wire| wire.counters().ok()).map(|(_, dropped)| u64::from(dropped)).sum();
+        for (reason, count) in [(Reason::Unread, unread), (Reason::Untaken, std::mem::take(&mut self.untaken))] {
+            if count > 0 {
+                *tally.dropped.entry(reason).or_default() += count;
+            }
+        }
     }
 }
 
-/// Sends frames, each with what follows it, if anything does.
-fn flush(wires: &[Wire], outbox: &mut Outbox, sent: &mut Vec<Sent>, rests: &[&[u8]], lost: &mut impl FnMut(usize, Errno)) {
+/// Sends frames, each with what follows it, if anything does. How many were not taken, but for those that `lost` was told of?
+fn flush(wires: &[Wire], outbox: &mut Outbox, sent: &mut Vec<Sent>, rests: &[&[u8]], lost: &mut impl FnMut(usize, Errno)) -> u64 {
+    let mut untaken = 0;
     let rests = rests.iter().copied().chain(std::iter::repeat(&[][..]));
     let all: Vec<(usize, [&[u8]; 3])> =
         sent.iter().zip(rests).map(|(one, rest)| (one.port, [&one.offload[..], &one.bytes[..], rest])).collect();
@@ -200,11 +214,12 @@ fn flush(wires: &[Wire], outbox: &mut Outbox, sent: &mut Vec<Sent>, rests: &[&[u
         let frames: Vec<[&[u8]; 3]> = all.iter().filter(|(to, _)| *to == port).map(|(_, parts)| *parts).collect();
         outbox.send(wire, &frames, |at, errno| match errno {
             // A full queue loses a packet, as on any router; so does a link that is down.
-            Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV => {}
+            Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV => untaken += 1,
             errno => lost(frames[at][1..].iter().map(|part| part.len()).sum(), errno),
         });
     }
     sent.clear();
+    untaken
 }
 
 /// When many frames come one by one, each costs a wake-up. Then the director waits a moment until there is a handful, as network cards do
