@@ -208,10 +208,10 @@ impl Station {
 fn flush(wires: &[Wire], outbox: &mut Outbox, sent: &mut Vec<Sent>, rests: &[&[u8]], lost: &mut impl FnMut(usize, Errno)) -> u64 {
     let mut untaken = 0;
     let rests = rests.iter().copied().chain(std::iter::repeat(&[][..]));
-    let all: Vec<(usize, [&[u8]; 3])> =
-        sent.iter().zip(rests).map(|(one, rest)| (one.port, [&one.offload[..], &one.bytes[..], rest])).collect();
     for (port, wire) in wires.iter().enumerate() {
-        let frames: Vec<[&[u8]; 3]> = all.iter().filter(|(to, _)| *to == port).map(|(_, parts)| *parts).collect();
+        let mut frames: Vec<[&[u8]; 3]> = Vec::with_capacity(sent.len());
+        let own = sent.iter().zip(rests.clone()).filter(|(one, _)| one.port == port);
+        frames.extend(own.map(|(one, rest)| [&one.offload[..], &one.bytes[..], rest]));
         outbox.send(wire, &frames, |at, errno| match errno {
             // A full queue loses a packet, as on any router; so does a link that is down.
             Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV => untaken += 1,
