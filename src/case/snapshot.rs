@@ -62,7 +62,7 @@ pub fn host_text(host: &Host) -> String {
 }
 
 /// The sections in their order. A test holds them to the type.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "schema",
     "tool",
     "name",
@@ -75,6 +75,7 @@ const KEYS: [&str; 19] = [
     "routes",
     "rules",
     "neighbours",
+    "proxies",
     "sockets",
     "sysctls",
     "ipvs",
@@ -82,6 +83,7 @@ const KEYS: [&str; 19] = [
     "conntrack",
     "counters",
     "saved",
+    "managers",
 ];
 
 /// Writes a snapshot.

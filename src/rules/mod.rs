@@ -219,6 +219,16 @@ pub struct Diagnosis {
     pub checks: Vec<Check>,
 }
 
+impl Diagnosis {
+    /// What of it concerns some hosts.
+    #[must_use]
+    pub fn on_hosts(mut self, hosts: &[String]) -> Self {
+        self.findings = self.findings.iter().flat_map(|f| hosts.iter().filter_map(|host| f.on_host(host))).collect();
+        self.checks.retain(|check| hosts.contains(&check.host));
+        self
+    }
+}
+
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
         self.code == other.code

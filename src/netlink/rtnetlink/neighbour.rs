@@ -47,7 +47,24 @@ impl Socket {
     /// # Errors
     /// When the dump fails.
     pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
-        let replies = self.dump(libc::RTM_GETNEIGH, &header(0, 0, 0)).map_err(|e| e.attempting("list neighbours"))?;
+        self.entries(&header(0, 0, 0))
+    }
+
+    /// All addresses of others for which this machine answers: they are in a table of their own.
+    ///
+    /// # Errors
+    /// When the dump fails.
+    pub fn neighbour_proxies(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
+        let mut asked = header(0, 0, 0);
+        asked[10] = libc::NTF_PROXY;
+        let mut all = self.entries(&asked)?;
+        // A kernel that does not look at the flag tells the other table.
+        all.retain(|entry| entry.flags & libc::NTF_PROXY != 0);
+        Ok(all)
+    }
+
+    fn entries(&mut self, asked: &[u8]) -> Result<Vec<Neighbour>, NetlinkError> {
+        let replies = self.dump(libc::RTM_GETNEIGH, asked).map_err(|e| e.attempting("list neighbours"))?;
         let mut all = Vec::with_capacity(replies.len());
         for reply in &replies {
             let (header, rest) = parts(&reply.body, 12)?;
