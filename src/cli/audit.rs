@@ -116,6 +116,9 @@ fn judge(args: &Audit, out: &mut Output) -> Result<u8, Failure> {
     if args.exit_style == ExitStyle::Nagios {
         writeln!(out, "{}", status_line(&diagnosis))?;
     }
+    if [&args.junit, &args.sarif].into_iter().flatten().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(Failure::usage("--junit - and --sarif -: standard output can be one of them; write the other into a file"));
+    }
     let instead = [&args.junit, &args.sarif].into_iter().flatten().any(|path| path.as_os_str() == "-");
     if !instead {
         match if args.json { Format::Json } else { args.format } {
