@@ -12,7 +12,8 @@ use std::sync::LazyLock;
 pub struct Netfilter {
     /// Chains with their rules.
     pub chains: Vec<Chain>,
-    /// Families of which the rules are not known: `ip`, `ip6`, `arp`.
+    /// Families of which the rules are not known: `ip`, `ip6`, `arp`; with the table of the old iptables that they are in, where that is
+    /// known: `ip:nat`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unread: Vec<String>,
 }
@@ -315,9 +316,23 @@ impl Netfilter {
         }
     }
 
-    /// Rules of a family (`ip`, `ip6`, `arp`) are there, and were not read.
+    /// Filters of a family (`ip`, `ip6`, `arp`) may be there that were not read.
     pub fn is_unread(&self, family: &str) -> bool {
-        self.unread.iter().any(|unread| unread == family)
+        self.unread.iter().any(|unread| match unread.split_once(':') {
+            Some((of, table)) => of == family && table != "nat",
+            None => unread == family,
+        })
+    }
+
+    /// Translations of a family are there for certain, and were not read.
+    pub fn hides_translations(&self, v6: bool) -> bool {
+        let own = if v6 { "ip6:nat" } else { "ip:nat" };
+        self.unread.iter().any(|unread| unread == own)
+    }
+
+    /// Translations of a family may be there that were not read.
+    pub fn may_translate(&self, v6: bool) -> bool {
+        self.hides_translations(v6) || self.unread.iter().any(|unread| unread == if v6 { "ip6" } else { "ip" })
     }
 
     fn end<'a>(&'a self, chains: &[&'a Chain], meets: &impl Fn(&FilterRule) -> Holds) -> Fate<'a> {
@@ -480,6 +495,11 @@ mod tests {
         assert_eq!(told(unread("ip", vec![])), "unsure");
         assert_eq!(told(unread("ip6", vec![])), "passes");
         assert_eq!(told(unread("ip", vec![chain("INPUT", Some(Hook::Input), true, vec![])])), "dropped by INPUT policy");
+        assert_eq!(told(unread("ip:filter", vec![])), "unsure");
+        assert_eq!(told(unread("ip:nat", vec![])), "passes");
+        let translates = |of: &str, v6| (unread(of, vec![]).hides_translations(v6), unread(of, vec![]).may_translate(v6));
+        assert_eq!((translates("ip:nat", false), translates("ip:nat", true)), ((true, true), (false, false)));
+        assert_eq!((translates("ip", false), translates("ip6:filter", true)), ((false, true), (false, false)));
         let question = ArpQuestion { sender: None, target: None, device: "eth0" };
         assert!(matches!(unread("arp", vec![]).arp_fate(Hook::Input, &question), Fate::Unsure(_)));
     }

@@ -111,6 +111,9 @@ impl Site<'_> {
         if duty.method != ForwardingMethod::Nat
             && let Some(code) = self.vip_missing(host, duty, &way)
         {
+            if let Some(why) = may_redirect(host, duty) {
+                return Err(why.to_string());
+            }
             let words = way.map_or_else(|_| "no route".to_string(), |w| w.words());
             return story(Some(code), words);
         }
@@ -127,7 +130,8 @@ impl Site<'_> {
                 // With a translated source answers come back by themselves.
                 let director = duty.director.map(|at| self.host(at));
                 let may_translate = director.is_some_and(|d| {
-                    d.netfilter.as_ref().is_some_and(|n| n.is_unread("ip")) && d.sysctl("net.ipv4.vs.conntrack") == Some(1)
+                    d.netfilter.as_ref().is_some_and(|n| n.may_translate(duty.vip.is_some_and(|vip| vip.is_ipv6())))
+                        && d.sysctl("net.ipv4.vs.conntrack") == Some(1)
                 });
                 if may_translate && matches!(code, Some("NAT002" | "NAT003" | "NAT006" | "NAT011")) {
                     return Err("whether the director translates sources: its rules of the old iptables (`iptables-save`)".to_string());
@@ -220,6 +224,12 @@ impl Site<'_> {
         let forwards = director.effective("forwarding", link) == Some(1);
         forwards && director.source_check(vip, link) == crate::host::SourceCheck::Accepted && director.way(&Ask::to(source)).is_ok()
     }
+}
+
+/// Why it cannot be said whether a real server takes packets for the VIP by a translation of its own.
+pub(super) fn may_redirect(host: &Host, duty: &Duty) -> Option<&'static str> {
+    let hidden = host.netfilter.as_ref()?.hides_translations(duty.vip?.is_ipv6());
+    hidden.then_some("whether it translates what comes for the virtual address: what `iptables-save -t nat` prints there")
 }
 
 /// The real server takes packets for the VIP by a translation of its own.

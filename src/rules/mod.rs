@@ -51,6 +51,19 @@ pub struct Rule {
     hosts: Option<fn(&Site<'_>, &mut Checks)>,
 }
 
+impl Rule {
+    /// What its page says under a heading, in one line.
+    fn section(&self, heading: &str) -> String {
+        let lines = self.page.lines().map(str::trim).skip_while(|line| line.strip_prefix("# ") != Some(heading)).skip(1);
+        lines.take_while(|line| !line.starts_with("# ")).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The command by which its page has people look first.
+    fn confirmed_by(&self) -> Option<String> {
+        self.section("Confirm it by hand").split('`').nth(1).map(str::to_string)
+    }
+}
+
 /// Declares a rule; the doc comment is its manual page. After its code and name come the function that looks at packets and, if there is
 /// one, the function that looks at hosts.
 macro_rules! rule {
@@ -299,6 +312,7 @@ mod tests {
         for rule in ALL {
             let headings: Vec<&str> = rule.page.lines().filter_map(|line| line.trim().strip_prefix("# ")).collect();
             assert_eq!(headings, HEADINGS, "{}: the headings of its page", rule.code);
+            assert!(rule.section("Remedy").len() > 20, "{}: {:?}", rule.code, rule.section("Remedy"));
             assert!(rule.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{}", rule.name);
         }
     }

@@ -119,8 +119,14 @@ fn strike_out(mut finding: Finding, subjects: &[String], checks: &[super::Check]
         let (code, name) = (next, name_of(next).unwrap_or_default());
         finding.summary = format!("{} The snapshot excludes {refuted}.", finding.summary);
         (finding.code, finding.name) = (code, name);
-        // Its remedy was for the other cause.
-        finding.remedy.clear();
+        // Its remedy was for the other cause, and its question is answered.
+        (finding.remedy, finding.settle) = (Vec::new(), None);
+        if let Some((rule, command)) = super::ALL.iter().find(|r| r.code == code).and_then(|r| Some((r, r.confirmed_by()?))) {
+            let mends = rule.section("Remedy");
+            let first = mends.split_inclusive(". ").next().unwrap_or_default().trim_end_matches(['.', ' ']).to_string();
+            finding.settle = (!finding.alternatives.is_empty()).then(|| format!("on {}: `{command}`", finding.subject));
+            finding.remedy.push(super::remedy::look(&finding.subject, command, first));
+        }
         let mut all = out.clone();
         all.push(refuted);
         return finding.and(proofs(&all));

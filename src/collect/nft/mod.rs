@@ -42,9 +42,8 @@ pub(super) fn filters() -> Result<Netfilter, Error> {
     }
     // Tables of the old iptables are named there, and their rules are nowhere that we read.
     for (file, family) in [("ip_tables_names", "ip"), ("ip6_tables_names", "ip6"), ("arp_tables_names", "arp")] {
-        if proc::read(format!("/proc/thread-self/net/{file}")).is_ok_and(|text| !text.trim().is_empty()) {
-            found.unread.push(family.to_string());
-        }
+        let names = proc::read(format!("/proc/thread-self/net/{file}")).unwrap_or_default();
+        found.unread.extend(names.split_whitespace().map(|table| format!("{family}:{table}")));
     }
     Ok(found)
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 /// Does what the words behind `iptables` or `ip6tables` say.
 pub(super) fn iptables(words: &[&str], family: TableFamily) -> Result<(), String> {
     let program = if family == TableFamily::Ip6 { "ip6tables-legacy" } else { "iptables-legacy" };
-    by_nf_tables(words, family).or_else(|what| legacy(program, &["-w"], words, family, what))
+    if Socket::open(Family::Netfilter)?.has_nft(family) { by_nf_tables(words, family) } else { legacy(program, &["-w"], words) }
 }
 
 fn by_nf_tables(words: &[&str], family: TableFamily) -> Result<(), String> {
@@ -25,20 +25,21 @@ fn by_nf_tables(words: &[&str], family: TableFamily) -> Result<(), String> {
 
 /// Does what the words behind `arptables` say.
 pub(super) fn arptables(words: &[&str]) -> Result<(), String> {
-    arp_by_nf_tables(words).or_else(|what| legacy("arptables-legacy", &[], words, TableFamily::Arp, what))
+    if Socket::open(Family::Netfilter)?.has_nft(TableFamily::Arp) {
+        arp_by_nf_tables(words)
+    } else {
+        legacy("arptables-legacy", &[], words)
+    }
 }
 
 /// Where the kernel has no nf_tables for a family (that of user-mode Linux has none), the old program does it, if there is one.
-fn legacy(program: &str, first: &[&str], words: &[&str], family: TableFamily, what: String) -> Result<(), String> {
-    if Socket::open(Family::Netfilter)?.has_nft(family) {
-        return Err(what);
-    }
+fn legacy(program: &str, first: &[&str], words: &[&str]) -> Result<(), String> {
     // A child process is in the network namespace of the thread that made it.
     let ended = Command::new(program).args(first).args(words).stdin(Stdio::null()).output();
     match ended {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(String::from_utf8_lossy(&output.stderr).lines().next().unwrap_or(program).to_string()),
-        Err(e) => Err(format!("{what}; and {program} cannot be run: {e}")),
+        Err(e) => Err(format!("this kernel has no nf_tables for that, and {program} cannot be run: {e}")),
     }
 }
 

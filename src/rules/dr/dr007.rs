@@ -87,6 +87,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 checks.passed(&host.name, format!("{} translates port {} itself", d.address.addr, asked.port));
                 continue;
             }
+            if let Some(why) = duty.zip(owner).and_then(|(duty, owner)| super::super::answers::may_redirect(owner, duty)) {
+                checks.needs(&host.name, why);
+                continue;
+            }
             let severity = if there { Severity::Note } else { Severity::Broken };
             let summary = format!(
                 "{} is meant to serve {} at port {}, but packets arrive at port {}: only NAT changes ports.",

@@ -133,7 +133,9 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.passed(&host.name, "it translates to the virtual address");
             continue;
         }
-        if filter.is_unread("ip") {
+        // Those of this router, or of another on the same way.
+        let unread = |m: &crate::host::Host| m.netfilter.as_ref().is_some_and(|n| n.may_translate(false));
+        if site.playing(Role::Router).any(|(_, router)| unread(router)) {
             checks.needs(&host.name, "the rules of the old iptables (`iptables-save`, then `snapshot import`)");
             continue;
         }

@@ -213,6 +213,10 @@ pub(super) fn listening(site: &Site<'_>, checks: &mut Checks, code: &str, findin
             checks.passed(&host.name, format!("{at} is translated here"));
             continue;
         }
+        if let Some(why) = super::answers::may_redirect(host, duty) {
+            checks.needs(&host.name, why);
+            continue;
+        }
         // It waits at the port that the table names, and direct routing does not go there.
         if direct && site.named_port(duty).is_some_and(|named| named.port != at.port && sockets.iter().any(|s| s.accepts(protocol, named)))
         {
