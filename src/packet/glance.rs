@@ -127,18 +127,16 @@ pub fn glance_tcp<'a>(frame: &Frame<'a>) -> Option<Glance<'a>> {
         return None;
     }
     let (headers, behind) = frame.bytes.split_first_chunk::<54>()?;
-    let (macs, headers) = headers.split_first_chunk::<12>()?;
-    let ([t0, t1], headers) = headers.split_first_chunk::<2>()?;
-    let (ip, transport) = headers.split_first_chunk::<20>()?;
-    let transport = transport.first_chunk::<20>()?;
-    let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-    let header = usize::from(transport[12] >> 4) * 4;
-    // EtherType, version and header length; then fragment and protocol: in one comparison each.
-    let kind = u32::from_be_bytes([0, *t0, *t1, ip[0]]);
-    let rest = u32::from_be_bytes([ip[6], ip[7], 0, ip[9]]) & 0x3fff_00ff;
-    if kind != 0x0800_45 || rest != 6 || header < 20 || 20 + header > total || header > 20 + behind.len() {
+    // Whole words, each one load: EtherType, version and header length; then fragment, TTL (which may be anything) and protocol.
+    let word = |at: usize| u32::from_be_bytes([headers[at], headers[at + 1], headers[at + 2], headers[at + 3]]);
+    let total = usize::from(u16::from_be_bytes([headers[16], headers[17]]));
+    let header = usize::from(headers[46] >> 4) * 4;
+    if word(12) >> 8 != 0x0800_45 || word(20) & 0x3fff_00ff != 6 || header < 20 || 20 + header > total || header > 20 + behind.len() {
         return None;
     }
+    let (macs, headers) = headers.split_first_chunk::<12>()?;
+    let (ip, transport) = headers.split_first_chunk::<2>()?.1.split_first_chunk::<20>()?;
+    let transport = transport.first_chunk::<20>()?;
     let (ip, transport) = (PlainIp::V4(ip), PlainTransport::Tcp(transport));
     Some(Glance { macs, vlan: 0, ip, transport, transport_at: 34, payload_len: (total - 20 - header) as u32 })
 }
