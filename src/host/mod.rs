@@ -18,6 +18,7 @@ mod sysctl;
 mod tracking;
 mod validate;
 
+pub use arp::Proxy;
 pub use fleet::{Fleet, Member, Observed, Served};
 pub use ipvs::{Connection, Counters, Daemon, Destination, IpvsTable, Service, Timeouts};
 pub use link::{Address, Link, Neighbour, Proxied};

@@ -88,6 +88,18 @@ impl Socket {
         self.change(libc::RTM_NEWNEIGH, NlmFlags::replace(), &body).map_err(|e| e.attempting(what))
     }
 
+    /// Answers for an address of another from now on, or no longer: `ip neigh add proxy`, `ip neigh del proxy`.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn proxy_neighbour(&mut self, index: u32, addr: IpAddr, answer: bool) -> Result<(), NetlinkError> {
+        let mut header = header(family_of(addr), index, libc::NUD_PERMANENT);
+        header[10] = libc::NTF_PROXY;
+        let body = Attributes::new().addr(libc::NDA_DST, addr).behind(&header);
+        let (kind, flags) = if answer { (libc::RTM_NEWNEIGH, NlmFlags::replace()) } else { (libc::RTM_DELNEIGH, NlmFlags::CHANGE) };
+        self.change(kind, flags, &body).map_err(|e| e.attempting(format!("proxy for neighbour {addr} on interface {index}")))
+    }
+
     /// Forgets a neighbour.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use super::super::remedy::{ip_for, set};
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Confidence, Evidence, Need, Outcome, Remedy, Severity};
-use crate::host::{Ask, Host, Sysctls};
+use crate::host::{Ask, Host, Proxy, Sysctls};
 use std::net::IpAddr;
 
 rule! {
@@ -42,15 +42,6 @@ fn check(_: &Facts<'_>) -> Outcome {
     Outcome::NotJudged(Need("snapshots of the hosts in the network of the VIP".to_string()))
 }
 
-/// Why a host answers for an address that is not its own.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Why {
-    /// A setting of the card, of this name.
-    Setting(&'static str),
-    /// An entry for the address.
-    Entry,
-}
-
 /// On everybody in the network of a VIP.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (at, host) in site.fleet.members.iter().enumerate().filter(|(_, m)| m.same_as.is_none()).map(|(at, m)| (at, &m.host)) {
@@ -61,7 +52,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 l.speaks_arp() && l.is_up() && host.addresses().iter().any(within)
             };
             for card in host.links().iter().filter(near) {
-                match answers(host, vip, &card.name) {
+                match host.answers_for_another(vip, &card.name) {
                     Err(needs) => checks.needs(&host.name, needs),
                     Ok(None) => checks.passed(&host.name, format!("no proxy {what} for {vip} at {}", card.name)),
                     Ok(Some(_)) if leads_to_director(site, at, vip, &card.name) == Some(true) => {
@@ -74,20 +65,20 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     }
 }
 
-fn finding(site: &Site<'_>, at: usize, vip: IpAddr, card: &str, why: Why) -> crate::finding::Finding {
+fn finding(site: &Site<'_>, at: usize, vip: IpAddr, card: &str, why: Proxy) -> crate::finding::Finding {
     let (host, ip, v6) = (site.host(at), ip_for(&vip.to_string()), vip.is_ipv6());
     let what = if v6 { "neighbour discovery" } else { "ARP" };
     let way = host.way(&arriving(vip, card)).map_or_else(|_| "no route".to_string(), |way| way.words());
     let summary = format!("It answers {what} for {vip} at {card}, for which it only has a way: {way}.");
     let (fact, source, remedy) = match why {
-        Why::Setting(key) => {
+        Proxy::Setting(key) => {
             let keys = ["all", card].map(|at| (Sysctls::name4(at, key), "0"));
             // `all` does not count for proxy_arp_pvlan.
             let keys = if key == "proxy_arp" { &keys[..] } else { &keys[1..] };
             let fact = if key == "proxy_arp" { host.behind(key, card) } else { format!("{}=1", keys[0].0) };
             (fact, "sysctl".to_string(), set(host, keys))
         }
-        Why::Entry => {
+        Proxy::Entry => {
             let remedy = Remedy::new(
                 &host.name,
                 format!("{ip} neigh del proxy {vip} dev {card}"),
@@ -110,37 +101,6 @@ fn finding(site: &Site<'_>, at: usize, vip: IpAddr, card: &str, why: Why) -> cra
 
 fn arriving(vip: IpAddr, card: &str) -> Ask {
     Ask { iif: Some(card.to_string()), ..Ask::to(vip) }
-}
-
-/// For which reason the kernel answers a question at a card; none: it does not. An error is what would have to be known.
-fn answers(host: &Host, vip: IpAddr, card: &str) -> Result<Option<Why>, String> {
-    let setting = |value: Option<i64>, key: &str| value.ok_or_else(|| format!("{key} at {card}"));
-    let entries = || host.proxies.as_deref().ok_or_else(|| format!("its proxy entries: {}", host.why_absent("proxies")));
-    let entry = || entries().map(|all| all.iter().any(|p| p.addr == vip && p.is_at(card)));
-    if vip.is_ipv6() {
-        if setting(host.effective6("forwarding", card), "forwarding")? == 0
-            || setting(host.effective6("proxy_ndp", card), "proxy_ndp")? == 0
-        {
-            return Ok(None);
-        }
-        // Whatever the route: it answers for the entries, and for nothing else.
-        return Ok(entry()?.then_some(Why::Entry));
-    }
-    if setting(host.effective("forwarding", card), "forwarding")? == 0 {
-        return Ok(None);
-    }
-    if host.routes.is_none() {
-        return Err("its routes".to_string());
-    }
-    let Some(link) = host.way(&arriving(vip, card)).ok().and_then(|way| way.link().map(str::to_string)) else { return Ok(None) };
-    if link == card {
-        let pvlan = host.sysctl(&Sysctls::name4(card, "proxy_arp_pvlan")).unwrap_or(0) != 0;
-        return Ok(pvlan.then_some(Why::Setting("proxy_arp_pvlan")));
-    }
-    if setting(host.effective("proxy_arp", card), "proxy_arp")? != 0 {
-        return Ok(Some(Why::Setting("proxy_arp")));
-    }
-    Ok(entry()?.then_some(Why::Entry))
 }
 
 /// Whether the way leads to a director of the address, by which the host stands between two halves of its network. `None` where that
