@@ -119,6 +119,28 @@ impl Glance<'_> {
     }
 }
 
+/// Reads the plainest packet of all, TCP in IPv4 in Ethernet without a tag, of which most captures are full: every field has a fixed
+/// place, so one length is tested where [`glance`] tests seven. `None` does not mean that the packet is not plain.
+#[inline(always)]
+pub fn glance_tcp<'a>(frame: &Frame<'a>) -> Option<Glance<'a>> {
+    if frame.link_type != LinkType::ETHERNET {
+        return None;
+    }
+    let (headers, behind) = frame.bytes.split_first_chunk::<54>()?;
+    // Whole words, each one load: EtherType, version and header length; then fragment, TTL (which may be anything) and protocol.
+    let word = |at: usize| u32::from_be_bytes([headers[at], headers[at + 1], headers[at + 2], headers[at + 3]]);
+    let total = usize::from(u16::from_be_bytes([headers[16], headers[17]]));
+    let header = usize::from(headers[46] >> 4) * 4;
+    if word(12) >> 8 != 0x0800_45 || word(20) & 0x3fff_00ff != 6 || header < 20 || 20 + header > total || header > 20 + behind.len() {
+        return None;
+    }
+    let (macs, headers) = headers.split_first_chunk::<12>()?;
+    let (ip, transport) = headers.split_first_chunk::<2>()?.1.split_first_chunk::<20>()?;
+    let transport = transport.first_chunk::<20>()?;
+    let (ip, transport) = (PlainIp::V4(ip), PlainTransport::Tcp(transport));
+    Some(Glance { macs, vlan: 0, ip, transport, transport_at: 34, payload_len: (total - 20 - header) as u32 })
+}
+
 /// Reads a plain packet; `None` for anything with a fragment, an IP option, an extension header, a tunnel, a second VLAN tag, a cut
 /// header, another link type or another protocol.
 #[inline(always)]
@@ -200,7 +222,13 @@ mod tests {
     /// Holds the fast path to the slow one; true when the fast path took it.
     fn agrees(bytes: &[u8]) -> bool {
         let frame = frame(bytes);
-        let Some(fast) = glance(&frame) else { return false };
+        let Some(fast) = glance(&frame) else {
+            assert!(glance_tcp(&frame).is_none(), "a fast path that takes more");
+            return false;
+        };
+        if let Some(fastest) = glance_tcp(&frame) {
+            assert_eq!(format!("{fastest:?}"), format!("{fast:?}"));
+        }
         let slow = dissect(&frame);
         let ip = slow.ip().expect("an IP packet");
         let mut macs = [0; 12];

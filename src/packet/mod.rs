@@ -24,7 +24,7 @@ pub mod build;
 pub use checksum::{ChecksumState, adjust, checksum, checksum_state, fold, is_partial, pseudo_sum, rewrite_invariant, sum};
 pub use dissect::{Packet, Stop, StopReason, dissect};
 pub use frame::{Frame, Heading, LinkType};
-pub use glance::{Addresses, Glance, PlainIp, PlainTransport, glance};
+pub use glance::{Addresses, Glance, PlainIp, PlainTransport, glance, glance_tcp};
 pub use icmp::{Icmp, IcmpKind, Neighbour};
 pub use ip::{Arp, Fragment, Ip, Network};
 pub use link::{Link, Vlans};

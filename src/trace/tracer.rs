@@ -15,7 +15,7 @@ use super::{Options, Trace};
 use crate::net::{FiveTuple, Protocol, Timestamp};
 use crate::packet::{
     ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, PlainIp, PlainTransport, StopReason, TcpFlags, TcpOptions,
-    Transport, checksum_state, dissect, glance, is_partial,
+    Transport, checksum_state, dissect, glance, glance_tcp, is_partial,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -154,19 +154,19 @@ impl Tracer {
     #[inline(always)]
     pub fn observe(&mut self, point: u32, frame: &Frame<'_>) {
         self.packets += 1;
-        match glance(frame) {
+        match glance_tcp(frame) {
             // Most packets are IPv4 and TCP: their way is free of all questions of what else they might be.
-            Some(plain @ Glance { ip: PlainIp::V4(_), transport: PlainTransport::Tcp(_), .. }) if frame.heading.is_none() => {
-                self.plain(point, frame, plain);
-            }
-            Some(plain) if frame.heading.is_none() => self.plain_other(point, frame, plain),
-            _ => self.not_plain(point, frame),
+            Some(plain) if frame.heading.is_none() => self.plain(point, frame, plain),
+            _ => self.observe_other(point, frame),
         }
     }
 
     #[inline(never)]
-    fn plain_other(&mut self, point: u32, frame: &Frame<'_>, plain: Glance<'_>) {
-        self.plain(point, frame, plain);
+    fn observe_other(&mut self, point: u32, frame: &Frame<'_>) {
+        match glance(frame) {
+            Some(plain) if frame.heading.is_none() => self.plain(point, frame, plain),
+            _ => self.not_plain(point, frame),
+        }
     }
 
     #[inline(always)]

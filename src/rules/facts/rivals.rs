@@ -82,6 +82,9 @@ impl<'a> Facts<'a> {
     fn links(&self) -> Vec<usize> {
         let claims = &self.trace.claims;
         let mut link: Vec<usize> = (0..self.trace.points.len()).collect();
+        if link.len() < 2 {
+            return link; // nothing to compare, and a large capture may hold thousands of words
+        }
         let mut heard: HashMap<(MacAddr, IpAddr, Option<IpAddr>, bool), usize> = HashMap::new();
         let words = claims.claims.iter().map(|c| (c.point, (c.mac, c.addr, c.about, false)));
         let asked = claims.questions.iter().map(|q| (q.point, (q.mac, q.target, q.asker, true)));
