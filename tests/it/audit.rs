@@ -152,14 +152,14 @@ fn damaged_snapshots() {
     }
 }
 
-/// A thousand real servers of a healthy director.
-fn large_fleet() -> Vec<Host> {
+/// Many real servers of a healthy director.
+fn large_fleet(size: usize) -> Vec<Host> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/healthy/dr-ok");
     let template = hosts(&folder);
     let web = template.iter().find(|h| h.name == "web1").unwrap();
     let mut fleet: Vec<Host> = template.iter().filter(|h| h.name != "web1" && h.name != "web2").cloned().collect();
     let text = serde_json::to_string(web).unwrap();
-    for n in 0..1000 {
+    for n in 0..size {
         let (a, b) = (n / 200 + 100, n % 200 + 20);
         let own = text
             .replace("192.168.224.11\"", &format!("192.168.{a}.{b}\""))
@@ -170,7 +170,7 @@ fn large_fleet() -> Vec<Host> {
     let director = fleet.iter_mut().find(|h| h.name == "director").unwrap();
     let service = &mut director.ipvs.as_mut().unwrap().services[0];
     let first = service.destinations[0].clone();
-    service.destinations = (0..1000)
+    service.destinations = (0..size)
         .map(|n| {
             let mut d = first.clone();
             d.address = format!("192.168.{}.{}:80", n / 200 + 100, n % 200 + 20).parse().unwrap();
@@ -183,7 +183,7 @@ fn large_fleet() -> Vec<Host> {
 /// A thousand snapshots together.
 #[test]
 fn a_large_fleet_is_quick() {
-    let fleet = large_fleet();
+    let fleet = large_fleet(1000);
     let begun = Instant::now();
     let diagnosis = audit(fleet);
     assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
@@ -193,7 +193,7 @@ fn a_large_fleet_is_quick() {
 /// What is wrong on hundreds of hosts fits a page or two: each fault once, with its hosts. A program still gets all of it.
 #[test]
 fn a_large_fleet_fits_a_page() {
-    let mut fleet = large_fleet();
+    let mut fleet = large_fleet(400);
     for host in &mut fleet {
         match host.name.strip_prefix("web").and_then(|n| n.parse::<u32>().ok()) {
             Some(0..300) => {
@@ -203,8 +203,8 @@ fn a_large_fleet_fits_a_page() {
                     }
                 }
             }
-            Some(400..450) => host.sockets = Some(Vec::new()),
-            Some(453) => host.sockets = Some(Vec::new()),
+            Some(310..360) => host.sockets = Some(Vec::new()),
+            Some(363) => host.sockets = Some(Vec::new()),
             _ => {}
         }
     }
@@ -218,8 +218,8 @@ fn a_large_fleet_fits_a_page() {
     assert!(page.lines().count() < 120, "{} lines:\n{page}", page.lines().count());
     assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
     let first = page.lines().take(2).collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(first.starts_with("✗ ") && first.contains(" of 1,003 hosts with a fault: ") && first.contains("ARP001 on 300"), "{first}");
-    for (code, count, names) in [("ARP001", "300 hosts", "  web0–web299"), ("SVC004", "51 hosts", "  web400–web449, web453")] {
+    assert!(first.starts_with("✗ ") && first.contains(" of 403 hosts with a fault: ") && first.contains("ARP001 on 300"), "{first}");
+    for (code, count, names) in [("ARP001", "300 hosts", "  web0–web299"), ("SVC004", "51 hosts", "  web310–web359, web363")] {
         let head: Vec<&str> = page.lines().skip_while(|line| !line.starts_with(&format!("  {code} "))).take(2).collect();
         assert!(head[0].ends_with(count) && head[1] == names, "{head:?}");
         assert_eq!(page.lines().filter(|line| line.starts_with(&format!("  {code} "))).count(), 1, "{page}");
@@ -230,9 +230,9 @@ fn a_large_fleet_fits_a_page() {
     let leak = report["findings"].as_array().unwrap().iter().find(|f| f["code"] == "ARP001").unwrap();
     let proven: BTreeSet<&str> = leak["evidence"].as_array().unwrap().iter().filter_map(|e| e["host"].as_str()).collect();
     assert_eq!(proven.len(), 300);
-    let (code, page, _) = lvscope(&["audit", folder, "--on", "web453"]);
+    let (code, page, _) = lvscope(&["audit", folder, "--on", "web363"]);
     assert_eq!(code, 1);
-    assert!(page.starts_with("✗ web453, real server") && page.contains("web453$ ss -lntu") && !page.contains("web400"), "{page}");
+    assert!(page.starts_with("✗ web363, real server") && page.contains("web363$ ss -lntu") && !page.contains("web310"), "{page}");
     let (code, line, _) = lvscope(&["audit", folder, "--exit-style", "nagios"]);
     assert_eq!((code, line.lines().next().unwrap().len() < 400), (2, true), "{line}");
     let (code, _, complaint) = lvscope(&["audit", folder, "--on", "nobody"]);
