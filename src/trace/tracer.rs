@@ -14,8 +14,8 @@ use super::wire::Wires;
 use super::{Options, Trace};
 use crate::net::{FiveTuple, Protocol, Timestamp};
 use crate::packet::{
-    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, PlainIp, PlainTransport, StopReason, TcpFlags, TcpOptions,
-    Transport, checksum_state, dissect, glance, glance_tcp, is_partial,
+    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport,
+    checksum_state, dissect, glance, glance_tcp, is_partial,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
