@@ -212,6 +212,26 @@ impl Finding {
         self
     }
 
+    /// What of it concerns one host: its proofs and its remedy; `None` where it does not.
+    pub fn on_host(&self, host: &str) -> Option<Finding> {
+        let names = |list: &str| list.split(", ").any(|name| name == host);
+        let remedy: Vec<Remedy> =
+            self.remedy.iter().filter(|r| names(&r.host)).map(|r| Remedy { host: host.to_string(), ..r.clone() }).collect();
+        let is_subject = names(&self.subject);
+        if !is_subject && remedy.is_empty() {
+            return None;
+        }
+        let elsewhere = |e: &&Evidence| matches!(e, Evidence::Host { host: of, .. } if of != host);
+        let own: Vec<Evidence> = self.evidence.iter().filter(|e| !elsewhere(e)).cloned().collect();
+        Some(Finding {
+            subject: if is_subject { host.to_string() } else { self.subject.clone() },
+            // A finding without a proof is none, and what is to be done elsewhere is still to be done.
+            evidence: if own.is_empty() { self.evidence.clone() } else { own },
+            remedy: if remedy.is_empty() { self.remedy.clone() } else { remedy },
+            ..self.clone()
+        })
+    }
+
     /// The proofs.
     pub fn evidence(&self) -> &[Evidence] {
         &self.evidence

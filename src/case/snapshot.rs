@@ -35,7 +35,44 @@ pub fn parse_host(text: &str) -> Result<Host, String> {
             "a snapshot of schema {schema}; this lvscope reads schema {SCHEMA}: use the version that wrote it, or a later one"
         ));
     }
-    serde_json::from_str(text).map_err(damaged)
+    let mut host: Host = match escapes(text) {
+        false => serde_json::from_str(text).map_err(damaged)?,
+        true => {
+            let mut value: serde_json::Value = serde_json::from_str(text).map_err(damaged)?;
+            tame(&mut value);
+            serde_json::from_value(value).map_err(damaged)?
+        }
+    };
+    // Findings list hosts with commas between them.
+    host.name = host.name.replace(", ", "-");
+    Ok(host)
+}
+
+/// Whether there may be characters in a text that do something to a terminal: in JSON they are escaped, those of C1 apart.
+fn escapes(text: &str) -> bool {
+    ["\\u", "\\n", "\\r", "\\t", "\\b", "\\f"].iter().any(|escape| text.contains(escape)) || text.contains(is_wild)
+}
+
+/// What a terminal acts on instead of showing it: control characters, and those that turn the direction of text.
+fn is_wild(c: char) -> bool {
+    c.is_control() && c != '\n' && c != '\t' && c != '\r' || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A file that somebody sent must not paint the terminal on which it is read.
+fn tame(value: &mut serde_json::Value) {
+    let tamed = |text: &str| text.replace(|c: char| c.is_control() || is_wild(c), "\u{fffd}");
+    match value {
+        serde_json::Value::String(text) => *text = tamed(text),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(tame),
+        serde_json::Value::Object(map) => {
+            let items = std::mem::take(map).into_iter().map(|(key, mut value)| {
+                tame(&mut value);
+                (tamed(&key), value)
+            });
+            *map = items.collect();
+        }
+        _ => {}
+    }
 }
 
 /// A snapshot as text: a line for each item of a section, so that two of them can be compared.
@@ -62,7 +99,7 @@ pub fn host_text(host: &Host) -> String {
 }
 
 /// The sections in their order. A test holds them to the type.
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "schema",
     "tool",
     "name",
@@ -75,6 +112,7 @@ const KEYS: [&str; 19] = [
     "routes",
     "rules",
     "neighbours",
+    "proxies",
     "sockets",
     "sysctls",
     "ipvs",
@@ -82,6 +120,7 @@ const KEYS: [&str; 19] = [
     "conntrack",
     "counters",
     "saved",
+    "managers",
 ];
 
 /// Writes a snapshot.
@@ -103,6 +142,21 @@ mod tests {
         assert_eq!(parse_host(&host_text(&host)), Ok(host.clone()));
         let keys: Vec<String> = serde_json::to_value(&host).unwrap().as_object().unwrap().keys().cloned().collect();
         assert!(keys.len() == KEYS.len() && keys.iter().all(|key| KEYS.contains(&key.as_str())), "{keys:?}");
+    }
+
+    /// A file is not trusted with the terminal.
+    #[test]
+    fn control_characters_are_tamed() {
+        let mut host = Host::new("we\u{1b}[31mb\n1, x");
+        host.leave_out("ipvs", "a\u{9b}31m\u{202e}b");
+        host.counters = Some([("\u{7}".to_string(), 1)].into());
+        let read = parse_host(&host_text(&host)).unwrap();
+        assert_eq!(read.name, "we\u{fffd}[31mb\u{fffd}1-x");
+        assert_eq!(read.left_out[0].why, "a\u{fffd}31m\u{fffd}b");
+        assert_eq!(read.counters.unwrap().keys().collect::<Vec<_>>(), ["\u{fffd}"]);
+        // Written as it is, without an escape.
+        let text = host_text(&Host::new("web1")).replace("web1", "w\u{9b}1 é");
+        assert_eq!(parse_host(&text).unwrap().name, "w\u{fffd}1 é");
     }
 
     #[test]

@@ -4,11 +4,11 @@ use super::diagnose::FailOn;
 use super::output::Output;
 use super::snapshot::Live;
 use super::{FINDINGS, FINE, Failure, Format, NOTHING, snapshots};
-use crate::finding::Severity;
+use crate::finding::{Finding, Severity};
 use crate::host::Fleet;
 use crate::ipvs::Role;
 use crate::net::Endpoint;
-use crate::report::{self, Input, Page, Report};
+use crate::report::{self, Input, Page, Report, Shown};
 use crate::rules::{self, Diagnosis, Facts, Verdict};
 use crate::trace::{Hints, Options, Tracer, role_of_name};
 use clap::{Args, ValueEnum};
@@ -39,6 +39,9 @@ pub(super) struct Audit {
     /// The address of a host of which there is no snapshot: director=ADDRESS, router=ADDRESS
     #[arg(long, value_name = "ROLE=ADDRESS", value_parser = snapshots::peer)]
     peer: Vec<(Role, IpAddr)>,
+    /// Report on this host alone, in full; all of them are judged together
+    #[arg(long, value_name = "HOST")]
+    on: Vec<String>,
     /// Exit with 1 for findings of this severity or worse
     #[arg(long, value_enum, default_value_t = FailOn::Broken, value_name = "SEVERITY")]
     fail_on: FailOn,
@@ -93,6 +96,9 @@ fn judge(args: &Audit, out: &mut Output) -> Result<u8, Failure> {
     if let Some((host, _)) = args.role.iter().find(|(host, _)| host.as_ref().is_some_and(|host| hosts.iter().all(|h| h.name != *host))) {
         return Err(Failure::usage(format!("--role {}=…: no snapshot of a host of that name", host.as_deref().unwrap_or_default())));
     }
+    if let Some(unknown) = args.on.iter().find(|on| hosts.iter().all(|h| h.name != **on)) {
+        return Err(Failure::usage(format!("--on {unknown}: no snapshot of a host of that name")));
+    }
     let given = |name: &str| {
         let own = args.role.iter().find(|(host, _)| host.as_deref() == Some(name));
         own.or_else(|| args.role.iter().find(|(host, _)| host.is_none())).map(|(_, role)| *role)
@@ -101,18 +107,25 @@ fn judge(args: &Audit, out: &mut Output) -> Result<u8, Failure> {
     fleet.peers.clone_from(&args.peer);
     let trace = Tracer::new(Options::default()).finish();
     let hints = Hints { services: args.service.clone(), ..Hints::default() };
-    let diagnosis = rules::diagnose(&Facts { trace: &trace, hints: &hints, fleet: &fleet });
+    let mut diagnosis = rules::diagnose(&Facts { trace: &trace, hints: &hints, fleet: &fleet });
+    if !args.on.is_empty() {
+        diagnosis = diagnosis.on_hosts(&args.on);
+    }
     let inputs: Vec<Input> = names.into_iter().map(|file| Input { file, frames: 0, damage: None, points: Vec::new() }).collect();
     let report = Report { inputs: &inputs, trace: &trace, diagnosis: Some(&diagnosis), fleet: &fleet };
     if args.exit_style == ExitStyle::Nagios {
         writeln!(out, "{}", status_line(&diagnosis))?;
+    }
+    if [&args.junit, &args.sarif].into_iter().flatten().filter(|path| path.as_os_str() == "-").count() > 1 {
+        return Err(Failure::usage("--junit - and --sarif -: standard output can be one of them; write the other into a file"));
     }
     let instead = [&args.junit, &args.sarif].into_iter().flatten().any(|path| path.as_os_str() == "-");
     if !instead {
         match if args.json { Format::Json } else { args.format } {
             Format::Table => {
                 let width = out.width;
-                report::audit(&mut Page::new(out, width, false), &report, args.checks, args.not_judged)?;
+                let shown = Shown { checks: args.checks, not_judged: args.not_judged, on: &args.on };
+                report::audit(&mut Page::new(out, width, false), &report, shown)?;
             }
             Format::Json => report::json::write_report(report, out)?,
             Format::Ndjson => report::json::write_lines(report, out)?,
@@ -156,7 +169,16 @@ fn status_line(diagnosis: &Diagnosis) -> String {
         (0, ..) => "WARNING",
         _ => "CRITICAL",
     };
-    let named: Vec<String> = diagnosis.findings.iter().take(3).map(|f| format!("{} {} on {}", f.code, f.name, f.subject)).collect();
+    // A monitor shows a line.
+    let named = |f: &Finding| {
+        let mut hosts = f.subject.split(", ");
+        let first: Vec<&str> = hosts.by_ref().take(3).collect();
+        match hosts.count() {
+            0 => format!("{} {} on {}", f.code, f.name, f.subject),
+            more => format!("{} {} on {} and {more} more", f.code, f.name, first.join(", ")),
+        }
+    };
+    let named: Vec<String> = diagnosis.findings.iter().take(3).map(named).collect();
     let what = if named.is_empty() { "no fault found".to_string() } else { named.join("; ") };
     format!("LVSCOPE {word} - {what} | broken={broken} degraded={degraded} risky={risky} passed={} not_judged={}", of(true), of(false))
 }

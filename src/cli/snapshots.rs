@@ -7,6 +7,7 @@ use crate::ipvs::Role;
 use crate::net::Endpoint;
 use crate::trace::role_of_name;
 use clap::Args;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +35,35 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<(String, Host)>, Failure> {
             hosts.push((file.display().to_string(), host));
         }
     }
+    name_apart(&mut hosts);
     Ok(hosts)
+}
+
+/// Machines that all call themselves `localhost` are told apart by their files' names: findings speak of hosts by name.
+fn name_apart(hosts: &mut [(String, Host)]) {
+    let mut of_name: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, (_, host)) in hosts.iter().enumerate() {
+        of_name.entry(host.name.clone()).or_default().push(at);
+    }
+    let mut taken: HashSet<String> = of_name.keys().cloned().collect();
+    for (name, alike) in of_name.into_iter().filter(|(_, alike)| alike.len() > 1) {
+        let stem = |at: usize| {
+            let file = Path::new(&hosts[at].0).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            file.strip_suffix(".host.json").or(file.strip_suffix(".json")).unwrap_or(&file).replace(", ", "-")
+        };
+        let stems: Vec<String> = alike.iter().map(|at| stem(*at)).collect();
+        for (number, (at, stem)) in alike.into_iter().zip(stems).enumerate() {
+            // The first may keep the name, if its file has it too; of two files of one name the later is numbered.
+            let mut wanted = if stem.is_empty() { name.clone() } else { stem };
+            let mut count = 2;
+            while taken.contains(&wanted) && !(number == 0 && wanted == name) {
+                wanted = format!("{name}~{count}");
+                count += 1;
+            }
+            taken.insert(wanted.clone());
+            hosts[at].1.name = wanted;
+        }
+    }
 }
 
 fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -96,4 +125,22 @@ pub(super) fn peer(text: &str) -> Result<(Role, IpAddr), String> {
     };
     let address = address.ok_or_else(|| format!("'{text}' is not ROLE=ADDRESS, such as director=192.168.224.10"))?;
     Ok((role, address.parse().map_err(|_| format!("'{address}' is not an address"))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_of_one_name() {
+        let named = |files: &[(&str, &str)]| {
+            let mut hosts: Vec<(String, Host)> = files.iter().map(|(file, name)| ((*file).to_string(), Host::new(*name))).collect();
+            name_apart(&mut hosts);
+            hosts.into_iter().map(|(_, host)| host.name).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&[("a/web1.host.json", "localhost"), ("web2.host.json", "localhost"), ("x", "db")]), ["web1", "web2", "db"]);
+        assert_eq!(named(&[("a/web1.host.json", "web1"), ("b/web1.host.json", "web1")]), ["web1", "web1~2"]);
+        assert_eq!(named(&[("a/db.host.json", "web1"), ("b/db.host.json", "web1"), ("c", "db")]), ["web1~2", "web1~3", "db"]);
+        assert_eq!(named(&[("web1.host.json", "web1"), ("web2.host.json", "web2")]), ["web1", "web2"]);
+    }
 }

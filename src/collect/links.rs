@@ -1,6 +1,6 @@
 //! Links, addresses, neighbours, in the words of a snapshot, and offload features (ethtool netlink).
 
-use crate::host::{Address, Link, Neighbour};
+use crate::host::{Address, Link, Neighbour, Proxied};
 use crate::netlink::{Attributes, Attrs, Generic, NetlinkError as Error, Socket};
 use std::collections::HashMap;
 
@@ -88,6 +88,13 @@ pub(super) fn neighbours(socket: &mut Socket, names: &HashMap<u32, String>) -> R
         Some(Neighbour { addr: told.addr, link, mac: told.mac, state: (*state).to_string() })
     };
     Ok(socket.neighbours()?.into_iter().filter_map(neighbour).collect())
+}
+
+/// Addresses of others for which it answers: `ip neigh show proxy`.
+pub(super) fn proxies(socket: &mut Socket, names: &HashMap<u32, String>) -> Result<Vec<Proxied>, Error> {
+    // Without a device it answers on all of them.
+    let proxied = |told: crate::netlink::rtnetlink::Neighbour| Proxied { addr: told.addr, link: names.get(&told.index).cloned() };
+    Ok(socket.neighbour_proxies()?.into_iter().map(proxied).collect())
 }
 
 /// Offload features that are on. Old kernels do not know ethtool netlink, and some devices do not tell.

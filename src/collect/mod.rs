@@ -6,6 +6,7 @@ mod ipvs;
 mod links;
 mod nft;
 mod proc;
+mod processes;
 mod routes;
 mod saved;
 mod sockets;
@@ -79,6 +80,7 @@ fn here(wanted: &Wanted) -> Result<Host, String> {
     section(&mut host, "routes", routes::routes(&mut route, &names), |h, v| h.routes = Some(v));
     section(&mut host, "rules", routes::rules(&mut route), |h, v| h.rules = Some(v));
     section(&mut host, "neighbours", links::neighbours(&mut route, &names), |h, v| h.neighbours = Some(v));
+    section(&mut host, "proxies", links::proxies(&mut route, &names), |h, v| h.proxies = Some(v));
     section(&mut host, "sockets", sockets::sockets(&names), |h, v| h.sockets = Some(v));
     if let Err(e) = links::features(host.links.as_deref_mut().unwrap_or_default()) {
         host.leave_out("links.features", e);
@@ -112,6 +114,10 @@ fn here(wanted: &Wanted) -> Result<Host, String> {
     host.counters = proc::counters();
     if host.counters.is_none() {
         host.leave_out("counters", "/proc/net/snmp cannot be read");
+    }
+    match processes::managers() {
+        Ok(found) => host.managers = Some(found),
+        Err(why) => host.leave_out("managers", why),
     }
     match wanted.netns.is_some() {
         true => host.leave_out("saved", "configuration files belong to the machine, not to this network namespace"),

@@ -10,9 +10,12 @@ use super::scheduler::Random;
 use crate::ipvs::ForwardingMethod;
 use crate::net::{Endpoint, Prefix, Protocol, Timestamp};
 use crate::packet::build::ETHERNET;
-use crate::packet::{IcmpError, IpHeader, Side, encapsulate, header_checksum_is_good, icmp_error, quoted, segment_len, translate_error};
+use crate::packet::{
+    IcmpError, IpHeader, Side, decrement_ttl, encapsulate, header_checksum_is_good, icmp_error, quoted, segment_len, translate_error,
+};
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Range;
 
 /// A packet that arrived, without its link header.
 #[derive(Clone, Copy, Debug)]
@@ -25,12 +28,14 @@ pub struct Arrived<'a> {
     pub merged: Option<usize>,
     /// Its firewall mark; 0 is none.
     pub mark: u32,
+    /// Whoever sends it on still has it then: of a long packet only what is rewritten need be copied.
+    pub kept: bool,
 }
 
 impl<'a> Arrived<'a> {
     /// An ordinary packet.
     pub fn plain(bytes: &'a [u8]) -> Self {
-        Arrived { bytes, partial: false, merged: None, mark: 0 }
+        Arrived { bytes, partial: false, merged: None, mark: 0, kept: false }
     }
 }
 
@@ -54,8 +59,10 @@ pub enum Verdict {
 /// A packet that goes on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Forwarded {
-    /// The packet.
+    /// The packet, or its beginning.
     pub bytes: Vec<u8>,
+    /// Where in the packet that came stands what follows, unchanged; empty but for long ones that are [`Arrived::kept`].
+    pub rest: Range<usize>,
     /// Whom it goes to: the real server, or the client.
     pub to: IpAddr,
     /// How; `None` for what goes to the client.
@@ -93,6 +100,10 @@ pub enum Reason {
     Fault,
     /// The next hop does not answer ARP or neighbour discovery.
     NoNeighbour,
+    /// Frames came faster than the director read them (`PACKET_STATISTICS`); what they were nobody knows.
+    Unread,
+    /// The interface did not take it: its queue is full, or it is down.
+    Untaken,
 }
 
 impl fmt::Display for Reason {
@@ -110,6 +121,8 @@ impl fmt::Display for Reason {
             Reason::UncheckedError => "ICMPv6 error, no conntrack",
             Reason::Fault => "fault on request",
             Reason::NoNeighbour => "next hop does not answer",
+            Reason::Unread => "came faster than read",
+            Reason::Untaken => "interface down or full",
         })
     }
 }
@@ -291,7 +304,6 @@ impl Engine {
         let (method, tunnel) = (dest.rule.method, dest.rule.tunnel);
         let server = Endpoint::new(dest.rule.addr, conn.dest_port());
         let Packet { header, .. } = *packet;
-        let mut bytes = roomy(packet.bytes);
         if self.is_own(server.addr) {
             // The director's sockets get it; of NAT translated, else as it is.
             return Verdict::Local;
@@ -310,8 +322,12 @@ impl Engine {
             merged: packet.arrived.merged.is_some(),
             tested: method != ForwardingMethod::Tunnel || settings.pmtu_disc || header.is_ipv6(),
         };
+        let copied = if method == ForwardingMethod::Tunnel { packet.bytes.len() } else { packet.rewritten() };
+        let rest = copied..packet.bytes.len();
+        let mut bytes = roomy(&packet.bytes[..copied]);
         if let Err(error) = forward::prepare(&mut bytes, header, &way, &settings) {
             let reason = if error == IcmpError::TimeExceeded { Reason::TimeExceeded } else { Reason::TooBig };
+            bytes.extend_from_slice(&packet.bytes[rest]);
             return self.tell(error, &bytes, header.dst, reason);
         }
         match method {
@@ -331,7 +347,7 @@ impl Engine {
                 }
             }
         }
-        Verdict::Forward(Forwarded { bytes, to: server.addr, method: Some(method), longest: packet.longest, answers: false })
+        Verdict::Forward(Forwarded { bytes, rest, to: server.addr, method: Some(method), longest: packet.longest, answers: false })
     }
 
     /// A real server's packet (`handle_response`), after what a router does first (`ip_forward`).
@@ -345,21 +361,23 @@ impl Engine {
                 return Verdict::Drop(Reason::Fault);
             }
         }
-        let mut bytes = roomy(bytes);
-        if let Err(verdict) = self.route_on(&mut bytes, header, packet.arrived.merged) {
+        if let Err(verdict) = self.route_on(bytes, header, packet.arrived.merged) {
             return verdict;
         }
+        let rest = packet.rewritten()..bytes.len();
+        let mut bytes = roomy(&bytes[..rest.start]);
+        decrement_ttl(&mut bytes);
         if !self.faults.keep_answer {
             nat::answer(&mut bytes, header, service, packet.arrived.partial);
             self.spoil(&mut bytes, header);
         }
         self.balancer.count_out(id, header.total);
         self.balancer.transition(id, Direction::Output, event, now);
-        Verdict::Forward(Forwarded { bytes, to: header.dst, method: None, longest: packet.longest, answers: true })
+        Verdict::Forward(Forwarded { bytes, rest, to: header.dst, method: None, longest: packet.longest, answers: true })
     }
 
-    /// What a router does with any packet: TTL, route, MTU.
-    fn route_on(&mut self, bytes: &mut [u8], header: &IpHeader, merged: Option<usize>) -> Result<(), Verdict> {
+    /// What a router asks of any packet before it takes one from its TTL: TTL, route, MTU.
+    fn route_on(&mut self, bytes: &[u8], header: &IpHeader, merged: Option<usize>) -> Result<(), Verdict> {
         let from = self.routes.source(header.src).unwrap_or(header.dst);
         let Some(route) = self.routes.to(header.dst) else {
             return Err(self.tell(IcmpError::HostUnreachable, bytes, from, Reason::NoRoute));
@@ -372,7 +390,6 @@ impl Engine {
             let mtu = route.mtu as u32;
             return Err(self.tell(IcmpError::TooBig(mtu), bytes, from, Reason::TooBig));
         }
-        crate::packet::decrement_ttl(bytes);
         Ok(())
     }
 
@@ -393,16 +410,17 @@ impl Engine {
         // About a request that we sent on to a real server: the client has to hear of it (`ip_vs_out_icmp`).
         if let Some(id) = self.balancer.table().of_answer(inner.protocol, to, from, self.balancer.pool()) {
             let service = self.balancer.table()[id].dialled();
-            let mut bytes = bytes.to_vec();
             if header.is_ipv6() && !self.balancer.settings.conntrack {
                 return Verdict::Drop(Reason::UncheckedError);
             }
-            if let Err(verdict) = self.route_on(&mut bytes, header, None) {
+            if let Err(verdict) = self.route_on(bytes, header, None) {
                 return verdict;
             }
+            let mut bytes = bytes.to_vec();
+            decrement_ttl(&mut bytes);
             translate_error(&mut bytes, header, at, &inner, Side::Source, service);
             self.balancer.count_out(id, header.total);
-            return Verdict::Forward(Forwarded { bytes, to: header.dst, method: None, longest: None, answers: true });
+            return Verdict::Forward(Forwarded { bytes, rest: 0..0, to: header.dst, method: None, longest: None, answers: true });
         }
         // About an answer that went to the client: the real server has to hear of it (`ip_vs_in_icmp`).
         let key = Key { protocol: inner.protocol, client: to, dialled: from, template: false };
@@ -429,7 +447,14 @@ impl Engine {
             return self.tell(error, &out, header.dst, Reason::TimeExceeded);
         }
         translate_error(&mut out, header, at, inner, Side::Destination, server);
-        Verdict::Forward(Forwarded { bytes: out, to: server.addr, method: Some(ForwardingMethod::Nat), longest: None, answers: false })
+        Verdict::Forward(Forwarded {
+            bytes: out,
+            rest: 0..0,
+            to: server.addr,
+            method: Some(ForwardingMethod::Nat),
+            longest: None,
+            answers: false,
+        })
     }
 
     /// An error about a packet that we put into a tunnel: the client gets one of ours about what was inside.
@@ -498,6 +523,22 @@ struct Packet<'p> {
     event: Event,
     arrived: &'p Arrived<'p>,
     longest: Option<usize>,
+}
+
+impl Packet<'_> {
+    /// Shorter packets are copied whole.
+    const LONG: usize = 1024;
+    /// The longest header of TCP.
+    const TRANSPORT: usize = 60;
+
+    /// Bytes from the beginning that NAT or direct routing may change, and that have to be copied. Not so of SCTP, whose checksum is
+    /// computed anew from all of it, and of what was put together here from fragments.
+    fn rewritten(&self) -> usize {
+        let len = self.bytes.len();
+        let apart =
+            self.arrived.kept && len > Self::LONG && self.longest.is_none() && matches!(self.protocol, Protocol::Tcp | Protocol::Udp);
+        if apart { (self.header.transport + Self::TRANSPORT).min(len) } else { len }
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::packet::{Frame, IpHeader, LinkType, Network, Packet, Transport, build
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 /// An interface of the director.
 #[derive(Clone, Debug)]
@@ -32,12 +33,21 @@ const NEEDS_CHECKSUM: u8 = 1;
 pub struct Sent {
     /// Which port.
     pub port: usize,
-    /// The frame.
+    /// The frame, or its beginning.
     pub bytes: Vec<u8>,
+    /// Where in the frame that came stands what follows, unchanged.
+    pub rest: Range<usize>,
     /// What the card still has to do.
     pub offload: Offload,
     /// It is a real server's answer.
     pub answer: bool,
+}
+
+impl Sent {
+    /// Makes it whole, with the frame that came.
+    pub fn join(&mut self, frame: &[u8]) {
+        self.bytes.extend_from_slice(frame.get(std::mem::take(&mut self.rest)).unwrap_or_default());
+    }
 }
 
 /// How long an answer to ARP is waited for, and how often it is asked.
@@ -63,6 +73,8 @@ struct Neighbour {
 #[derive(Debug)]
 struct Waiting {
     bytes: Vec<u8>,
+    /// In the frame that came; empty once it waits.
+    rest: Range<usize>,
     offload: Offload,
     request: bool,
     answer: bool,
@@ -159,10 +171,11 @@ impl Director {
     pub fn frame(&mut self, port: usize, bytes: &[u8], offload: &Offload, now: Timestamp) -> Outcome {
         let mut outcome = Outcome::default();
         outcome.fate = self.take(port, bytes, offload, now, &mut outcome.sent);
+        outcome.sent.iter_mut().for_each(|one| one.join(bytes));
         outcome
     }
 
-    /// The same, with what is to be sent added to what is there already.
+    /// The same, with what is to be sent added to what is there already. Of a long frame only the headers are copied ([`Sent::rest`]).
     pub fn take(&mut self, port: usize, bytes: &[u8], offload: &Offload, now: Timestamp, out: &mut Vec<Sent>) -> Option<Fate> {
         let frame =
             Frame { bytes, wire_len: bytes.len() as u32, link_type: LinkType::ETHERNET, time: now, number: 0, interface: 0, heading: None };
@@ -206,9 +219,9 @@ impl Director {
                 match size.filter(|_| self.engine.tunnels(packet)) {
                     Some(size) => {
                         let parts = segments(packet, size);
-                        parts.iter().map(|part| self.packet(part, &[0; 10], now, out)).last()
+                        parts.iter().map(|part| self.packet(Came { frame: part, at: 0, kept: false }, &[0; 10], now, out)).last()
                     }
-                    None => Some(self.packet(packet, offload, now, out)),
+                    None => Some(self.packet(Came { frame: bytes, at, kept: true }, offload, now, out)),
                 }
             }
             _ => {
@@ -218,16 +231,18 @@ impl Director {
         }
     }
 
-    fn packet(&mut self, packet: &[u8], offload: &Offload, now: Timestamp, out: &mut Vec<Sent>) -> Fate {
+    fn packet(&mut self, came: Came<'_>, offload: &Offload, now: Timestamp, out: &mut Vec<Sent>) -> Fate {
         let partial = offload[0] & NEEDS_CHECKSUM != 0;
-        let arrived = Arrived { bytes: packet, partial, merged: merged(offload), mark: 0 };
+        let packet = &came.frame[came.at..];
+        let arrived = Arrived { bytes: packet, partial, merged: merged(offload), mark: 0, kept: came.kept };
         match self.engine.packet(&arrived, now) {
             Verdict::Forward(forwarded) => {
                 let request = forwarded.method.is_some();
                 *(if request { &mut self.tally.requests } else { &mut self.tally.answers }) += 1;
                 let mut offload = *offload;
                 // The card finds the checksum and the header's length by offsets from the frame's beginning.
-                let grown = forwarded.bytes.len() as i64 - IpHeader::read(packet).map_or(0, |h| h.total) as i64;
+                let len = forwarded.bytes.len() + forwarded.rest.len();
+                let grown = len as i64 - IpHeader::read(packet).map_or(0, |h| h.total) as i64;
                 if grown > 0 {
                     for at in [2, 6] {
                         let value = u16::from_le_bytes([offload[at], offload[at + 1]]);
@@ -238,7 +253,9 @@ impl Director {
                 }
                 let fate = Fate::Forwarded { to: forwarded.to, method: forwarded.method };
                 let way = Way { to: forwarded.to, request, answer: forwarded.answers, longest: forwarded.longest };
-                self.send(forwarded.bytes, offload, &way, now, out);
+                let rest = came.at + forwarded.rest.start..came.at + forwarded.rest.end;
+                let onward = Onward { bytes: forwarded.bytes, rest, frame: came.frame, packet };
+                self.send(onward, offload, &way, now, out);
                 fate
             }
             Verdict::Answer(packet, reason) => {
@@ -246,7 +263,7 @@ impl Director {
                 *self.tally.dropped.entry(reason).or_default() += 1;
                 if let Some(header) = IpHeader::read(&packet) {
                     let way = Way { to: header.dst, request: false, answer: false, longest: None };
-                    self.send(packet, [0; 10], &way, now, out);
+                    self.send(Onward { bytes: packet, rest: 0..0, frame: &[], packet: &[] }, [0; 10], &way, now, out);
                 }
                 Fate::Refused(reason)
             }
@@ -268,26 +285,28 @@ impl Director {
 
     /// Sends a packet on its way, in fragments where it must be. A merged one is cut by the card, into segments that fit if their sender kept
     /// to the MTU; if not, the kernel cuts it here, and each segment into fragments (`ip_finish_output_gso`).
-    fn send(&mut self, packet: Vec<u8>, offload: Offload, way: &Way, now: Timestamp, out: &mut Vec<Sent>) {
+    fn send(&mut self, onward: Onward<'_>, offload: Offload, way: &Way, now: Timestamp, out: &mut Vec<Sent>) {
         let route = self.engine.routes.to(way.to).copied();
         let next = route.and_then(|route| route.via).unwrap_or(way.to);
         let port = route.map_or(0, |route| route.port);
         let mtu = route.map_or(1500, |route| route.mtu).min(way.longest.unwrap_or(usize::MAX));
         let size = merged(&offload);
-        if size.map_or(packet.len(), |size| segment_len(&packet, size)) <= mtu {
-            let waiting = Waiting { bytes: packet, offload, request: way.request, answer: way.answer };
-            return self.deliver(port, next, waiting, now, out);
+        if size.map_or(onward.len(), |size| onward.segment_len(size)) <= mtu {
+            let Onward { bytes, rest, frame, .. } = onward;
+            let waiting = Waiting { bytes, rest, offload, request: way.request, answer: way.answer };
+            return self.deliver(port, next, waiting, frame, now, out);
         }
+        let packet = onward.whole();
         // A fragment has no checksum of its own that somebody could complete later.
         let whole = size.is_none() && offload[0] & NEEDS_CHECKSUM == 0;
         let parts = if whole { vec![packet] } else { segments(&packet, size.unwrap_or(usize::MAX)) };
         for bytes in parts.iter().flat_map(|part| fragment(part, mtu, now.0 as u32)) {
-            let waiting = Waiting { bytes, offload: [0; 10], request: way.request, answer: way.answer };
-            self.deliver(port, next, waiting, now, out);
+            let waiting = Waiting { bytes, rest: 0..0, offload: [0; 10], request: way.request, answer: way.answer };
+            self.deliver(port, next, waiting, &[], now, out);
         }
     }
 
-    fn deliver(&mut self, port: usize, next: IpAddr, waiting: Waiting, now: Timestamp, out: &mut Vec<Sent>) {
+    fn deliver(&mut self, port: usize, next: IpAddr, mut waiting: Waiting, frame: &[u8], now: Timestamp, out: &mut Vec<Sent>) {
         let invented = self.invent.then(|| invented(next));
         let Some(own) = self.ports.get(port).map(|p| p.mac) else { return };
         let wrong = self.engine.faults.wrong_mac.filter(|_| waiting.request);
@@ -305,6 +324,7 @@ impl Director {
             }
             None => {
                 if neighbour.waiting.len() < QUEUE {
+                    waiting.bytes.extend_from_slice(&frame[std::mem::take(&mut waiting.rest)]);
                     neighbour.waiting.push(waiting);
                 } else {
                     *self.tally.dropped.entry(Reason::NoNeighbour).or_default() += 1;
@@ -365,7 +385,7 @@ impl Director {
                 neighbour_message(own.mac, MacAddr([0x33, 0x33, 0xff, a, b, c]), sender, group, 135, 0, &body)
             }
         };
-        Some(Sent { port, bytes, offload: [0; 10], answer: false })
+        Some(Sent { port, bytes, rest: 0..0, offload: [0; 10], answer: false })
     }
 
     fn answers_for(&self, port: usize, addr: IpAddr) -> bool {
@@ -388,7 +408,7 @@ impl Director {
         if arp.operation == 1 && !self.learn_from_all && self.answers_for(port, IpAddr::V4(arp.target)) && arp.sender != arp.target {
             let Some(own) = self.ports.get(port).map(|p| p.mac) else { return };
             let bytes = build::arp(arp.sender_mac, 2, (own, arp.target), (arp.sender_mac, arp.sender), vlans);
-            out.push(Sent { port, bytes, offload: [0; 10], answer: false });
+            out.push(Sent { port, bytes, rest: 0..0, offload: [0; 10], answer: false });
             self.tally.resolved += 1;
         }
     }
@@ -414,7 +434,7 @@ impl Director {
                         false => (from, src, 0x6000_0000),
                     };
                     let bytes = neighbour_message(own, mac, target, to, 136, flags, &body);
-                    out.push(Sent { port, bytes, offload: [0; 10], answer: false });
+                    out.push(Sent { port, bytes, rest: 0..0, offload: [0; 10], answer: false });
                     self.tally.resolved += 1;
                 }
                 true
@@ -470,13 +490,46 @@ impl Director {
                         neighbour_message(own.mac, MacAddr([0x33, 0x33, 0, 0, 0, 1]), a, everyone, 136, 0x2000_0000, &body)
                     }
                 };
-                let one = Sent { port, bytes, offload: [0; 10], answer: false };
+                let one = Sent { port, bytes, rest: 0..0, offload: [0; 10], answer: false };
                 if !all.contains(&one) {
                     all.push(one);
                 }
             }
         }
         all
+    }
+}
+
+/// A packet in the frame that it came in.
+#[derive(Clone, Copy)]
+struct Came<'f> {
+    frame: &'f [u8],
+    at: usize,
+    /// The frame is there until what comes of it is sent.
+    kept: bool,
+}
+
+/// A packet that goes on: rewritten bytes, and the rest of it in the frame that it came in.
+struct Onward<'f> {
+    bytes: Vec<u8>,
+    rest: Range<usize>,
+    frame: &'f [u8],
+    /// As it came; its headers are as long as they are now when there is a rest.
+    packet: &'f [u8],
+}
+
+impl Onward<'_> {
+    fn len(&self) -> usize {
+        self.bytes.len() + self.rest.len()
+    }
+
+    fn segment_len(&self, size: usize) -> usize {
+        segment_len(if self.rest.is_empty() { &self.bytes } else { self.packet }, size)
+    }
+
+    fn whole(mut self) -> Vec<u8> {
+        self.bytes.extend_from_slice(&self.frame[self.rest.clone()]);
+        self.bytes
     }
 }
 
@@ -494,7 +547,7 @@ fn merged(offload: &Offload) -> Option<usize> {
 
 fn sent(port: usize, own: MacAddr, mac: MacAddr, vlans: &[u16], waiting: Waiting) -> Sent {
     let bytes = build::framed(own, mac, vlans, waiting.bytes);
-    Sent { port, bytes, offload: waiting.offload, answer: waiting.answer }
+    Sent { port, bytes, rest: waiting.rest, offload: waiting.offload, answer: waiting.answer }
 }
 
 /// Destination and source.
@@ -578,6 +631,24 @@ mod tests {
         assert_eq!(macs(&sent[0].bytes), Some((SERVER, OWN)));
         let sent = director.frame(0, &syn(), &[0; 10], START + RETRY).sent;
         assert_eq!(macs(&sent[0].bytes), Some((SERVER, OWN)));
+    }
+
+    #[test]
+    fn a_long_packet_is_whole_when_it_had_to_wait() {
+        let mut director = narrow(1500, 1500);
+        director.frame(0, &syn(), &[0; 10], START);
+        let (request, offload) = large("192.168.2.100:40000", "192.168.2.59:80", 1000);
+        let mut at_once = Vec::new();
+        director.take(0, &request, &offload, START, &mut at_once);
+        assert_eq!((at_once[0].rest.end, at_once[0].bytes.len() + at_once[0].rest.len()), (request.len(), request.len()));
+        at_once[0].join(&request);
+        director.neighbours.clear();
+        let mut asked = Vec::new();
+        director.take(0, &request, &offload, START, &mut asked);
+        let answer = build::arp(OWN, 2, (SERVER, "192.168.224.11".parse().unwrap()), (OWN, "192.168.224.10".parse().unwrap()), &[]);
+        let sent = director.frame(0, &answer, &[0; 10], START).sent;
+        assert_eq!((asked.len(), sent.as_slice()), (1, &at_once[..]));
+        assert_eq!(sent[0].bytes[54..], request[54..]);
     }
 
     #[test]

@@ -2,12 +2,22 @@
 //!
 //! What counts is the device at which the question arrives, or out of which it goes, and never the one that has the address.
 
-use super::{Address, Ask, Host, NoRoute, SourceCheck};
+use super::{Address, Ask, Host, NoRoute, SourceCheck, Sysctls};
 use std::net::IpAddr;
+
+/// Why a host answers for an address that is not its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Proxy {
+    /// A setting of the device, of this name.
+    Setting(&'static str),
+    /// An entry for the address.
+    Entry,
+}
 
 impl Host {
     /// True when a question of `sender` for `target` that arrives by `device` is answered; `None` where its settings are not known. An
-    /// unspecified sender asks whether the address is free. Packet filters are not asked, and neither is `proxy_arp`.
+    /// unspecified sender asks whether the address is free. Packet filters are not asked; for whom else it
+    /// answers, [`Host::answers_for_another`] tells.
     pub fn answers_arp(&self, target: IpAddr, sender: IpAddr, device: &str) -> Option<bool> {
         let ignore = self.effective("arp_ignore", device)?;
         let probes = sender.is_unspecified();
@@ -28,6 +38,40 @@ impl Host {
             Err(_) => false,
         };
         Some(!filters || leaves_here())
+    }
+
+    /// For which reason the kernel answers ARP or neighbour discovery at a device for an address that it only has a way to; none: it does
+    /// not (`arp_process`; `ndisc_recv_ns`).
+    ///
+    /// # Errors
+    /// What would have to be known.
+    pub fn answers_for_another(&self, target: IpAddr, device: &str) -> Result<Option<Proxy>, String> {
+        let setting = |value: Option<i64>, key: &str| value.ok_or_else(|| format!("{key} at {device}"));
+        let entry = || {
+            let all = self.proxies.as_deref().ok_or_else(|| format!("its proxy entries: {}", self.why_absent("proxies")))?;
+            Ok::<bool, String>(all.iter().any(|p| p.addr == target && p.is_at(device)))
+        };
+        if target.is_ipv6() {
+            let on = |key: &str| setting(self.effective6(key, device), key).map(|value| value != 0);
+            // Whatever the route: it answers for the entries, and for nothing else.
+            return Ok((on("forwarding")? && on("proxy_ndp")? && entry()?).then_some(Proxy::Entry));
+        }
+        if setting(self.effective("forwarding", device), "forwarding")? == 0 {
+            return Ok(None);
+        }
+        if self.routes.is_none() {
+            return Err("its routes".to_string());
+        }
+        let way = self.way(&Ask { iif: Some(device.to_string()), ..Ask::to(target) });
+        let Some(link) = way.ok().and_then(|way| way.link().map(str::to_string)) else { return Ok(None) };
+        if link == device {
+            let pvlan = self.sysctl(&Sysctls::name4(device, "proxy_arp_pvlan")).unwrap_or(0) != 0;
+            return Ok(pvlan.then_some(Proxy::Setting("proxy_arp_pvlan")));
+        }
+        if setting(self.effective("proxy_arp", device), "proxy_arp")? != 0 {
+            return Ok(Some(Proxy::Setting("proxy_arp")));
+        }
+        Ok(entry()?.then_some(Proxy::Entry))
     }
 
     /// What `arp_ignore` of this level keeps quiet about.
@@ -61,7 +105,6 @@ impl Host {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Sysctls;
     use super::*;
 
     fn ip(text: &str) -> IpAddr {

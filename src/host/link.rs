@@ -123,6 +123,23 @@ pub struct Neighbour {
     pub state: String,
 }
 
+/// An address of another for which the machine answers, where it forwards: an entry of `ip neigh add proxy`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxied {
+    /// The address.
+    pub addr: IpAddr,
+    /// The device at which it is answered for; none for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+}
+
+impl Proxied {
+    /// It holds for a question that arrives at a device.
+    pub fn is_at(&self, device: &str) -> bool {
+        self.link.as_deref().is_none_or(|link| link == device)
+    }
+}
+
 impl Neighbour {
     /// It was asked for in vain.
     pub fn is_failed(&self) -> bool {

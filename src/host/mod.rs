@@ -9,6 +9,7 @@ mod arp;
 mod fleet;
 mod ipvs;
 mod link;
+mod manager;
 mod netfilter;
 mod route;
 mod saved;
@@ -17,9 +18,11 @@ mod sysctl;
 mod tracking;
 mod validate;
 
+pub use arp::Proxy;
 pub use fleet::{Fleet, Member, Observed, Served};
 pub use ipvs::{Connection, Counters, Daemon, Destination, IpvsTable, Service, Timeouts};
-pub use link::{Address, Link, Neighbour};
+pub use link::{Address, Link, Neighbour, Proxied};
+pub use manager::{MANAGERS, managers_of};
 pub use netfilter::{ArpQuestion, Chain, Fate, FilterRule, FilterVerdict, Hook, Netfilter, Passing, Ports};
 pub use route::{Answer, Ask, LOCAL, MAIN, NextHop, NoRoute, Route, RouteKind, Rule, RuleAction};
 pub use saved::{NetworkConfig, Saved, SavedSysctl, VrrpInstance};
@@ -69,6 +72,9 @@ pub struct Host {
     /// ARP and neighbour discovery entries.
     #[serde(default)]
     pub neighbours: Option<Vec<Neighbour>>,
+    /// Addresses of others for which it answers ARP and neighbour discovery.
+    #[serde(default)]
+    pub proxies: Option<Vec<Proxied>>,
     /// Listening TCP sockets and unconnected UDP sockets.
     #[serde(default)]
     pub sockets: Option<Vec<Socket>>,
@@ -90,6 +96,9 @@ pub struct Host {
     /// What the configuration files say: what will be after the next reboot.
     #[serde(default)]
     pub saved: Option<Saved>,
+    /// Programs that run and see to virtual services and their servers: `keepalived`, `ldirectord` …
+    #[serde(default)]
+    pub managers: Option<Vec<String>>,
     /// Sections that are absent or not whole, and why.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,

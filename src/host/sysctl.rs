@@ -122,6 +122,14 @@ impl Host {
         })
     }
 
+    /// `net.ipv6.conf.*.key` where either of `all` and the device counts (`proxy_ndp`), or the device alone (`forwarding`); `None` where
+    /// one that matters is not known.
+    pub fn effective6(&self, key: &str, device: &str) -> Option<i64> {
+        let at = |device: &str| self.sysctl(&format!("net.ipv6.conf.{}.{key}", device.replace('.', "/")));
+        let own = at(device)?;
+        Some(if key == "proxy_ndp" && own == 0 { at("all")? } else { own })
+    }
+
     /// What stands behind an effective value, for a text: `net.ipv4.conf.all.arp_ignore=0, net.ipv4.conf.eth0.arp_ignore=1`.
     pub fn behind(&self, key: &str, device: &str) -> String {
         let value = |at: &str| self.sysctls.as_ref().and_then(|s| s.at4(at, key)).map_or("?".to_string(), |v| v.to_string());

@@ -158,6 +158,7 @@ fn serve(mut station: Station, desk: &Mutex<Desk>, stop: &AtomicBool) {
         if Instant::now() >= next_tick {
             next_tick = Instant::now() + TICK;
             station.send(director.tick(now()), |_, _| {});
+            station.count_losses(&mut director.tally);
         }
     }
 }

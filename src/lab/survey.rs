@@ -25,6 +25,9 @@ fn one(of: &Host, connections: Option<Vec<Connection>>) -> io::Result<host::Host
     if files.is_empty() {
         host.leave_out("saved", "this host of the lab has no configuration files");
     }
+    // So are the programs that run on it.
+    host.managers = None;
+    host.leave_out("managers", "the hosts of the lab are namespaces: programs run beside them");
     stand_in(&mut host);
     if of.wires.is_some() {
         // Its director is the built-in one, of which the kernel knows nothing.

@@ -1,49 +1,137 @@
 //! The pages of an audit: each host's verdict, its faults with their mending, and the checklist.
 
-use super::page::finding;
+use super::alike::{Alike, hosts, reasons};
+use super::page::findings;
 use super::suite::{Check as Case, End, Suite};
 use super::{Page, Report};
 use crate::finding::{Finding, Severity};
-use crate::host::{Fleet, Member};
+use crate::host::Fleet;
 use crate::ipvs::Role;
-use crate::net::plural;
+use crate::net::{plural, thousands};
 use crate::rules::{Check, Verdict};
 use colored::Colorize;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
-/// Hosts with a line of their own; of more, those that are well are counted.
+/// Hosts with a line of their own. Of a fleet with more of them, only those in trouble get one, if they are few.
 const HOSTS: usize = 12;
+const TROUBLED: usize = 8;
+/// Names and ranges of names in a list.
+const NAMES: usize = 8;
 
-/// What is wrong on hosts. `checks`: every check; `not_judged`: what would be needed for the others.
+/// What of an audit is shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shown<'a> {
+    /// Every check, and not only what it came to.
+    pub checks: bool,
+    /// All that would be needed for what was not judged.
+    pub not_judged: bool,
+    /// These hosts alone; all of them where none is named.
+    pub on: &'a [String],
+}
+
+impl Shown<'_> {
+    fn has(&self, host: &str) -> bool {
+        self.on.is_empty() || self.on.iter().any(|name| name == host)
+    }
+}
+
+/// What is wrong on hosts.
 ///
 /// # Errors
 /// When the page cannot be written.
-pub fn audit(page: &mut Page<'_>, report: &Report<'_>, checks: bool, not_judged: bool) -> io::Result<()> {
+pub fn audit(page: &mut Page<'_>, report: &Report<'_>, shown: Shown<'_>) -> io::Result<()> {
     let Some(diagnosis) = report.diagnosis else { return Ok(()) };
     let members = &report.fleet.members;
-    let troubled = |m: &Member| of(&diagnosis.findings, &m.host.name).next().is_some();
-    let mut order: Vec<usize> = (0..members.len()).collect();
-    order.sort_by_key(|at| !troubled(&members[*at]));
-    let shown = order.iter().take(HOSTS.max(members.iter().filter(|m| troubled(m)).count().min(HOSTS * 2)));
-    for at in shown.clone() {
-        verdict(page, report, *at)?;
+    let mine: Vec<usize> = (0..members.len()).filter(|at| shown.has(&members[*at].host.name)).collect();
+    if mine.len() > HOSTS {
+        fleet(page, report, &mine)?;
+    } else {
+        let (troubled, well): (Vec<usize>, Vec<usize>) =
+            mine.iter().partition(|at| of(&diagnosis.findings, &members[**at].host.name).next().is_some());
+        for at in troubled.into_iter().chain(well) {
+            verdict(page, report, at)?;
+        }
     }
-    let left = members.len() - shown.count();
-    if left > 0 {
-        page.line(&format!("  and {} more, with no fault of their own", plural(left as u64, "host")))?;
-    }
-    for found in &diagnosis.findings {
+    for told in &Alike::all(&diagnosis.findings) {
         page.gap()?;
-        finding(page, report.trace, found)?;
+        findings(page, report.trace, told)?;
     }
     page.gap()?;
-    if checks {
-        every_check(page, report)?;
+    if shown.checks {
+        every_check(page, report, shown)?;
     } else {
-        in_short(page, report, not_judged)?;
+        in_short(page, report, shown)?;
     }
     if let Some(first) = diagnosis.findings.first() {
-        page.wrapped("  ", "        ", &format!("more: lvscope explain {} · lvscope audit … --checks", first.code))?;
+        let one = if mine.len() > HOSTS { " · --on HOST" } else { "" };
+        page.wrapped("  ", "        ", &format!("more: lvscope explain {} · lvscope audit … --checks{one}", first.code))?;
+    }
+    Ok(())
+}
+
+/// Many hosts at a glance: on how many there is what.
+fn fleet(page: &mut Page<'_>, report: &Report<'_>, mine: &[usize]) -> io::Result<()> {
+    let Some(diagnosis) = report.diagnosis else { return Ok(()) };
+    let members = &report.fleet.members;
+    let names: HashMap<&str, usize> = mine.iter().map(|at| (members[*at].host.name.as_str(), *at)).collect();
+    // Of each host the worst that is said of it, and of each code the hosts.
+    let mut worst: HashMap<usize, Severity> = HashMap::new();
+    let mut codes: Vec<(&str, bool, HashSet<usize>)> = Vec::new();
+    for found in diagnosis.findings.iter().filter(|f| f.severity > Severity::Note) {
+        let on: Vec<usize> = found.subject.split(", ").filter_map(|name| names.get(name).copied()).collect();
+        for at in &on {
+            let known = worst.entry(*at).or_insert(found.severity);
+            *known = (*known).max(found.severity);
+        }
+        let fault = found.severity >= Severity::Degraded;
+        match codes.iter_mut().find(|(code, is, _)| (*code, *is) == (found.code, fault)) {
+            Some((.., hosts)) => hosts.extend(on),
+            None => codes.push((found.code, fault, on.into_iter().collect())),
+        }
+    }
+    let passed: HashSet<&str> =
+        diagnosis.checks.iter().filter(|c| matches!(c.verdict, Verdict::Passed(_))).map(|c| c.host.as_str()).collect();
+    let name = |at: &usize| members[*at].host.name.as_str();
+    let faulty: Vec<usize> = mine.iter().copied().filter(|at| worst.get(at).is_some_and(|w| *w >= Severity::Degraded)).collect();
+    let risky: Vec<usize> = mine.iter().copied().filter(|at| worst.get(at) == Some(&Severity::Risky)).collect();
+    let (well, open): (Vec<usize>, Vec<usize>) = mine.iter().filter(|at| !worst.contains_key(at)).partition(|at| passed.contains(name(at)));
+    let which = |fault: bool| {
+        let counted = |(code, _, on): &(&str, bool, HashSet<usize>)| match on.iter().next() {
+            Some(only) if on.len() == 1 => format!("{code} on {}", name(only)),
+            Some(_) => format!("{code} on {}", thousands(on.len() as u64)),
+            None => (*code).to_string(),
+        };
+        codes.iter().filter(|(_, is, _)| *is == fault).map(counted).collect::<Vec<_>>().join(", ")
+    };
+    let all = plural(mine.len() as u64, "host");
+    let some = |count: usize| match count {
+        0 => all.clone(),
+        count => format!("{} of {all}", thousands(count as u64)),
+    };
+    let faults = which(true);
+    if !faults.is_empty() {
+        let text = format!("{} with a fault: {faults}", some(faulty.len()));
+        page.painted(&format!("{} ", "✗".red().bold()), "  ", &text, |line| line.bold().to_string())?;
+    }
+    let risks = which(false);
+    if !risks.is_empty() {
+        let text = format!("{} with a risk{}: {risks}", some(risky.len()), if faulty.is_empty() { "" } else { " and no fault" });
+        page.painted(&format!("{} ", "!".magenta().bold()), "  ", &text, |line| line.bold().to_string())?;
+    }
+    if !well.is_empty() {
+        let text = if well.len() == mine.len() { format!("{all}: no fault found") } else { format!("{} with none", some(well.len())) };
+        page.painted(&format!("{} ", "✓".green().bold()), "  ", &text, str::to_string)?;
+    }
+    if !open.is_empty() {
+        let which: Vec<&str> = open.iter().map(name).collect();
+        let text = format!("{} with nothing that could be judged: {}", some(open.len()), hosts(&which, NAMES));
+        page.painted(&format!("{} ", "?".yellow().bold()), "  ", &text, str::to_string)?;
+    }
+    if faulty.len() <= TROUBLED {
+        for at in faulty {
+            verdict(page, report, at)?;
+        }
     }
     Ok(())
 }
@@ -126,15 +214,13 @@ fn part(fleet: &Fleet, at: usize) -> String {
 }
 
 /// What passed, in a line each host, and what was not judged.
-fn in_short(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> io::Result<()> {
+fn in_short(page: &mut Page<'_>, report: &Report<'_>, shown: Shown<'_>) -> io::Result<()> {
     let Some(diagnosis) = report.diagnosis else { return Ok(()) };
-    let alone = report.fleet.members.len() == 1;
+    let checks = || diagnosis.checks.iter().filter(|c| shown.has(&c.host));
+    let alone = report.fleet.members.len() == 1 || shown.on.len() == 1;
     if alone {
-        let passed: Vec<&str> = diagnosis
-            .checks
-            .iter()
-            .filter_map(|c| if let Verdict::Passed(what) = &c.verdict { Some(what.as_str()) } else { None })
-            .collect();
+        let passed: Vec<&str> =
+            checks().filter_map(|c| if let Verdict::Passed(what) = &c.verdict { Some(what.as_str()) } else { None }).collect();
         let mut told: Vec<&str> = Vec::new();
         for what in passed.iter().filter(|what| !what.starts_with("see ")) {
             if !told.contains(what) {
@@ -145,34 +231,27 @@ fn in_short(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> io::R
             page.painted("  passed       ", "               ", &told.join(" · "), |line| line.dimmed().to_string())?;
         }
     }
-    let open: Vec<&Check> = diagnosis.checks.iter().filter(|c| matches!(c.verdict, Verdict::NotJudged(_))).collect();
-    if open.is_empty() {
-        return Ok(());
-    }
-    let mut reasons: Vec<(&str, Vec<&str>, Vec<&str>)> = Vec::new();
-    for check in &open {
-        let Verdict::NotJudged(what) = &check.verdict else { continue };
-        let at = reasons.iter().position(|(known, ..)| known == what).unwrap_or_else(|| {
-            reasons.push((what, Vec::new(), Vec::new()));
-            reasons.len() - 1
-        });
-        let (_, codes, hosts) = &mut reasons[at];
-        if !codes.contains(&check.code) {
-            codes.push(check.code);
-        }
-        if !hosts.contains(&check.host.as_str()) {
-            hosts.push(&check.host);
-        }
-    }
-    let most = if not_judged || alone { usize::MAX } else { 6 };
-    for (at, (reason, codes, hosts)) in reasons.iter().take(most).enumerate() {
+    let open = checks().filter_map(|c| if let Verdict::NotJudged(what) = &c.verdict { Some((what.as_str(), c)) } else { None });
+    let reasons = reasons(open);
+    let most = if shown.not_judged || alone { usize::MAX } else { 6 };
+    for (at, (reason, others, open)) in reasons.iter().take(most).enumerate() {
         let head = if at == 0 { "  not judged   " } else { "               " };
-        let on = match hosts.as_slice() {
-            _ if alone => String::new(),
-            some if some.len() <= 4 => format!(" on {}", some.join(", ")),
-            many => format!(" on {} and {} more", many[..3].join(", "), many.len() - 3),
+        let (mut codes, mut on): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
+        let mut seen = HashSet::new();
+        for check in open {
+            if !codes.contains(&check.code) {
+                codes.push(check.code);
+            }
+            if seen.insert(check.host.as_str()) {
+                on.push(&check.host);
+            }
+        }
+        let on = match alone {
+            true => String::new(),
+            false => format!(" on {}", hosts(&on, NAMES / 2)),
         };
-        page.wrapped(head, "               ", &format!("{}{on} (needs {reason})", codes.join(", ")))?;
+        let others = if *others > 0 { format!("; {} more alike", thousands(*others as u64)) } else { String::new() };
+        page.wrapped(head, "               ", &format!("{}{on} (needs {reason}{others})", codes.join(", ")))?;
     }
     if reasons.len() > most {
         page.line(&format!("               and {} more reasons (list: --not-judged)", reasons.len() - most))?;
@@ -180,14 +259,15 @@ fn in_short(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> io::R
     Ok(())
 }
 
-fn every_check(page: &mut Page<'_>, report: &Report<'_>) -> io::Result<()> {
+fn every_check(page: &mut Page<'_>, report: &Report<'_>, shown: Shown<'_>) -> io::Result<()> {
     let Some(diagnosis) = report.diagnosis else { return Ok(()) };
-    for member in &report.fleet.members {
+    let mut by_host: HashMap<&str, Vec<&Check>> = HashMap::new();
+    for check in &diagnosis.checks {
+        by_host.entry(&check.host).or_default().push(check);
+    }
+    for member in report.fleet.members.iter().filter(|m| shown.has(&m.host.name)) {
         let name = &member.host.name;
-        let own: Vec<&Check> = diagnosis.checks.iter().filter(|c| c.host == *name).collect();
-        if own.is_empty() {
-            continue;
-        }
+        let Some(own) = by_host.get(name.as_str()) else { continue };
         page.line(&format!("  {}", name.bold()))?;
         for check in own {
             let (symbol, what) = match &check.verdict {

@@ -1,6 +1,7 @@
 //! One model, several mouths: text for people, JSON for programs, NDJSON for pipes.
 #![deny(clippy::disallowed_methods, clippy::print_stdout)]
 
+mod alike;
 mod audit;
 pub mod json;
 pub mod junit;
@@ -16,7 +17,7 @@ pub mod tap;
 mod text;
 mod verdict;
 
-pub use audit::{audit, audit_suite};
+pub use audit::{Shown, audit, audit_suite};
 pub use ladder::ladder;
 pub use page::{connection, diagnosis, trace};
 pub use services::{Outcome, Service, services};

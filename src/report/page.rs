@@ -1,5 +1,6 @@
 //! The pages that people read: the answer first, then its proof, then the way of the packets.
 
+use super::alike::{Alike, NAMED, hosts};
 use super::services::{Outcome, Service, services};
 use super::settle::settle;
 use super::text::{cut, pad};
@@ -20,6 +21,8 @@ const SERVICES: usize = 8;
 /// Groups of connections in a table, and those shown hop by hop.
 const GROUPS: usize = 20;
 const SHOWN: usize = 3;
+/// Names and ranges of names in a list of hosts.
+const HOSTS: usize = 12;
 /// Frame numbers of one piece of evidence.
 const FRAMES: usize = 3;
 
@@ -33,9 +36,9 @@ pub fn diagnosis(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> 
     damage(page, report)?;
     let Some(diagnosis) = report.diagnosis else { return Ok(()) };
     let (notes, findings): (Vec<&Finding>, Vec<&Finding>) = diagnosis.findings.iter().partition(|f| f.severity == Severity::Note);
-    for f in &findings {
+    for told in &Alike::all(findings.iter().copied()) {
         page.gap()?;
-        finding(page, report.trace, f)?;
+        self::findings(page, report.trace, told)?;
     }
     if findings.is_empty() && !services.is_empty() {
         let well =
@@ -183,16 +186,34 @@ pub(super) fn severity(severity: Severity) -> ColoredString {
 }
 
 pub(super) fn finding(page: &mut Page<'_>, trace: &Trace, f: &Finding) -> io::Result<()> {
+    findings(page, trace, &Alike::one(f))
+}
+
+/// A finding, or what is said of many hosts alike.
+pub(super) fn findings(page: &mut Page<'_>, trace: &Trace, told: &Alike<'_>) -> io::Result<()> {
+    let (f, about) = (told.first, told.about());
     let head = format!("  {} {}", f.code, f.name);
     let painted = format!("  {} {}", f.code.bold(), f.name);
-    let tail = format!("{} · {} · {}", f.severity, f.confidence, f.subject);
-    let tail_painted = format!("{} · {} · {}", severity(f.severity), f.confidence, f.subject.bold());
+    let tail = format!("{} · {} · {about}", f.severity, f.confidence);
+    let tail_painted = format!("{} · {} · {}", severity(f.severity), f.confidence, about.bold());
     page.apart((&head, painted), (&tail, tail_painted))?;
+    if told.subjects.len() > NAMED {
+        page.painted("  ", "  ", &hosts(&told.subjects, HOSTS), |line| line.bold().to_string())?;
+    }
     page.wrapped("  ", "  ", &f.summary)?;
-    let spots: Vec<(String, &str)> = f.evidence().iter().map(|e| spot(trace, e)).collect();
+    let instances = told.instances();
+    if !instances.is_empty() {
+        page.wrapped("  Of each: ", "    ", &hosts(&instances, HOSTS))?;
+    }
+    let (proofs, left) = told.proofs();
+    let spots: Vec<(String, &str)> = proofs.iter().map(|e| spot(trace, e)).collect();
     let widest = spots.iter().map(|(spot, _)| display_width(spot)).filter(|w| *w <= 36).max().unwrap_or(0);
     for (spot, what) in &spots {
         page.wrapped(&format!("    {}  ", pad(spot, widest)), &" ".repeat(8), what)?;
+    }
+    if left > 0 {
+        let text = format!("and {} more (all of them: --format json)", plural(left as u64, "proof"));
+        page.painted("    ", "        ", &text, |line| line.dimmed().to_string())?;
     }
     if !f.alternatives.is_empty() {
         let named: Vec<String> = f.alternatives.iter().map(|code| named(code)).collect();
@@ -201,9 +222,18 @@ pub(super) fn finding(page: &mut Page<'_>, trace: &Trace, f: &Finding) -> io::Re
     if let Some(settle) = &f.settle {
         page.wrapped("  To settle it: ", "    ", settle)?;
     }
-    let certain = f.confidence != Confidence::Possible;
-    for remedy in &f.remedy {
-        page.line(&format!("  {} {}{}", if certain { "Remedy on" } else { "If so, on" }, remedy.host, ":"))?;
+    let word = if f.confidence == Confidence::Possible { "If so, on" } else { "Remedy on" };
+    for mending in told.remedies() {
+        let remedy = mending.remedy;
+        match (&mending.hosts[..], mending.varies) {
+            ([first], true) => page.wrapped(&format!("  {word} "), "    ", &format!("{first}, for the first of them:"))?,
+            ([first, others @ ..], true) => {
+                let text = format!("{first}; with their own values on {}:", hosts(others, HOSTS / 2));
+                page.wrapped(&format!("  {word} "), "    ", &text)?;
+            }
+            (all, _) if all.len() <= NAMED => page.wrapped(&format!("  {word} "), "    ", &format!("{}:", all.join(", ")))?,
+            (all, _) => page.wrapped(&format!("  {word} "), "    ", &format!("{}:", hosts(all, HOSTS)))?,
+        }
         for (word, text) in [("now", &remedy.command), ("keep", &remedy.permanent), ("undo", &remedy.undo)] {
             if !text.is_empty() {
                 let (first, rest) = (format!("    {word:<4}  "), " ".repeat(10));

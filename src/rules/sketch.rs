@@ -25,6 +25,7 @@ impl Sketch {
         (host.links, host.addresses, host.routes) = (Some(vec![]), Some(vec![]), Some(vec![]));
         (host.rules, host.neighbours, host.sockets) = (Some(vec![]), Some(vec![]), Some(vec![]));
         (host.sysctls, host.netfilter) = (Some(Sysctls::default()), Some(Netfilter::default()));
+        (host.proxies, host.managers) = (Some(vec![]), Some(vec!["keepalived".to_string()]));
         host.counters = Some(Default::default());
         let lo = Link { name: "lo".into(), index: 1, hardware: "loopback".into(), mtu: 65536, ..Link::default() };
         let sketch = Sketch(host).device(Link { flags: vec!["LOOPBACK".into(), "UP".into()], ..lo }).addr("lo", "127.0.0.1/8");

@@ -62,6 +62,9 @@ impl Tracer {
         let told = std::mem::take(&mut self.told_clients);
         let new = |(c, client)| moved.get(c as usize).filter(|at| **at != NONE).map(|at| (*at, client));
         self.told_clients = told.into_iter().filter_map(new).collect();
+        let tuples = self.table.conversations.iter().map(|c| c.tuple).chain(self.errors.errors.iter().map(|e| e.quoted));
+        let ends = tuples.flat_map(|tuple| [tuple.source(), tuple.destination()]);
+        self.addresses.keep(ends.chain(self.told_clients.values().copied()));
     }
 }
 
@@ -228,6 +231,33 @@ mod tests {
             assert!(wire.0.table.conversations.len() <= 150 && wire.0.table.legs.len() <= 300);
         }
         assert!(forgotten >= 3_800, "{forgotten}");
+    }
+
+    /// Each client of IPv6 has an address of its own; those that are forgotten make room for others, and nobody gets another's address.
+    #[test]
+    fn clients_of_ipv6_are_forgotten() {
+        let mut wire = Wire(tracer(), 0);
+        let client = |n: i64| -> Endpoint { format!("[2001:db8:{:x}::{:x}]:40000", n % 7, n + 1).parse().unwrap() };
+        let server: Endpoint = "[2001:db8:99::80]:80".parse().unwrap();
+        for round in 0..40i64 {
+            for n in 0..100i64 {
+                let (number, at) = (round * 100 + n, round * 10_000 + n * 10);
+                let ends = (client(number), server);
+                wire.send(at, ends, true, 1000, 0, TcpFlags(0x02));
+                wire.send(at + 1, ends, false, 77, 1001, TcpFlags(0x12));
+                wire.send(at + 2, ends, true, 1001, 78, TcpFlags(0x10));
+                if number % 3 > 0 {
+                    wire.send(at + 3, ends, true, 1001, 78, TcpFlags(0x11));
+                    wire.send(at + 4, ends, false, 78, 1002, TcpFlags(0x11));
+                }
+            }
+            let trace = wire.0.so_far().finish();
+            assert!(trace.all_flows().all(|f| f.state.is_complete() && f.service == server), "round {round}");
+            let latest: Vec<Endpoint> = trace.all_flows().filter(|f| f.first.0 >= round * 10_000 * 1_000_000).map(|f| f.client).collect();
+            assert_eq!(latest, (round * 100..round * 100 + 100).map(client).collect::<Vec<_>>(), "round {round}");
+            wire.0.forget(&trace.spent(150));
+            assert!(wire.0.addresses.len() <= 252, "{} addresses in round {round}", wire.0.addresses.len());
+        }
     }
 
     #[test]

@@ -86,14 +86,46 @@ pub(super) fn mix(a: u64, b: u64) -> u64 {
 pub(super) struct AddressBook {
     places: HashMap<u128, u32>,
     addresses: Vec<u128>,
+    /// Places that are nobody's any more.
+    free: Vec<u32>,
 }
 
 impl AddressBook {
     fn place(&mut self, address: u128) -> u32 {
-        *self.places.entry(address).or_insert_with(|| {
-            self.addresses.push(address);
-            self.addresses.len() as u32 - 1
+        *self.places.entry(address).or_insert_with(|| match self.free.pop() {
+            Some(at) => {
+                self.addresses[at as usize] = address;
+                at
+            }
+            None => {
+                self.addresses.push(address);
+                self.addresses.len() as u32 - 1
+            }
         })
+    }
+
+    /// Forgets all addresses but those of these endpoints, whose places stay as they are.
+    pub(super) fn keep(&mut self, used: impl IntoIterator<Item = CompactEndpoint>) {
+        let mut kept = vec![false; self.addresses.len()];
+        for end in used.into_iter().filter(|end| end.v6) {
+            if let Some(kept) = kept.get_mut(end.addr as usize) {
+                *kept = true;
+            }
+        }
+        let free = &mut self.free;
+        self.places.retain(|_, at| {
+            let keep = kept[*at as usize];
+            if !keep {
+                free.push(*at);
+            }
+            keep
+        });
+    }
+
+    /// Addresses for which there is room: what memory grows with.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.addresses.len()
     }
 
     fn places(&mut self, src: u128, dst: u128) -> u64 {

@@ -152,16 +152,15 @@ fn damaged_snapshots() {
     }
 }
 
-/// A thousand snapshots together.
-#[test]
-fn a_large_fleet_is_quick() {
+/// A thousand real servers of a healthy director.
+fn large_fleet() -> Vec<Host> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/healthy/dr-ok");
     let template = hosts(&folder);
     let web = template.iter().find(|h| h.name == "web1").unwrap();
     let mut fleet: Vec<Host> = template.iter().filter(|h| h.name != "web1" && h.name != "web2").cloned().collect();
     let text = serde_json::to_string(web).unwrap();
     for n in 0..1000 {
-        let (a, b) = (n / 200, n % 200 + 20);
+        let (a, b) = (n / 200 + 100, n % 200 + 20);
         let own = text
             .replace("192.168.224.11\"", &format!("192.168.{a}.{b}\""))
             .replace("192.168.224.11/24", &format!("192.168.{a}.{b}/16"))
@@ -174,14 +173,70 @@ fn a_large_fleet_is_quick() {
     service.destinations = (0..1000)
         .map(|n| {
             let mut d = first.clone();
-            d.address = format!("192.168.{}.{}:80", n / 200, n % 200 + 20).parse().unwrap();
+            d.address = format!("192.168.{}.{}:80", n / 200 + 100, n % 200 + 20).parse().unwrap();
             d
         })
         .collect();
+    fleet
+}
+
+/// A thousand snapshots together.
+#[test]
+fn a_large_fleet_is_quick() {
+    let fleet = large_fleet();
     let begun = Instant::now();
     let diagnosis = audit(fleet);
     assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
     assert!(diagnosis.checks.len() > 5000);
+}
+
+/// What is wrong on hundreds of hosts fits a page or two: each fault once, with its hosts. A program still gets all of it.
+#[test]
+fn a_large_fleet_fits_a_page() {
+    let mut fleet = large_fleet();
+    for host in &mut fleet {
+        match host.name.strip_prefix("web").and_then(|n| n.parse::<u32>().ok()) {
+            Some(0..300) => {
+                for (key, value) in &mut host.sysctls.as_mut().unwrap().0 {
+                    if key.contains("arp_ignore") || key.contains("arp_announce") {
+                        *value = "0".to_string();
+                    }
+                }
+            }
+            Some(400..450) => host.sockets = Some(Vec::new()),
+            Some(453) => host.sockets = Some(Vec::new()),
+            _ => {}
+        }
+    }
+    let away = tempfile::tempdir().unwrap();
+    for host in &fleet {
+        std::fs::write(away.path().join(format!("{}.host.json", host.name)), serde_json::to_string(host).unwrap()).unwrap();
+    }
+    let folder = away.path().to_str().unwrap();
+    let (code, page, _) = lvscope(&["audit", folder]);
+    assert_eq!(code, 1, "{page}");
+    assert!(page.lines().count() < 120, "{} lines:\n{page}", page.lines().count());
+    assert!(page.lines().all(|line| line.chars().count() <= 80), "{page}");
+    let first = page.lines().take(2).collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(first.starts_with("✗ ") && first.contains(" of 1,003 hosts with a fault: ") && first.contains("ARP001 on 300"), "{first}");
+    for (code, count, names) in [("ARP001", "300 hosts", "  web0–web299"), ("SVC004", "51 hosts", "  web400–web449, web453")] {
+        let head: Vec<&str> = page.lines().skip_while(|line| !line.starts_with(&format!("  {code} "))).take(2).collect();
+        assert!(head[0].ends_with(count) && head[1] == names, "{head:?}");
+        assert_eq!(page.lines().filter(|line| line.starts_with(&format!("  {code} "))).count(), 1, "{page}");
+    }
+    // In full for a program, and for those who ask of one host.
+    let (_, text, _) = lvscope(&["audit", folder, "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let leak = report["findings"].as_array().unwrap().iter().find(|f| f["code"] == "ARP001").unwrap();
+    let proven: BTreeSet<&str> = leak["evidence"].as_array().unwrap().iter().filter_map(|e| e["host"].as_str()).collect();
+    assert_eq!(proven.len(), 300);
+    let (code, page, _) = lvscope(&["audit", folder, "--on", "web453"]);
+    assert_eq!(code, 1);
+    assert!(page.starts_with("✗ web453, real server") && page.contains("web453$ ss -lntu") && !page.contains("web400"), "{page}");
+    let (code, line, _) = lvscope(&["audit", folder, "--exit-style", "nagios"]);
+    assert_eq!((code, line.lines().next().unwrap().len() < 400), (2, true), "{line}");
+    let (code, _, complaint) = lvscope(&["audit", folder, "--on", "nobody"]);
+    assert_eq!((code, complaint.contains("--on nobody: no snapshot")), (2, true), "{complaint}");
 }
 
 fn lvscope(args: &[&str]) -> (i32, String, String) {

@@ -13,7 +13,7 @@ use nix::sys::socket::{Backlog, listen};
 use nix::unistd::Pid;
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::Barrier;
@@ -406,6 +406,33 @@ fn an_interface_that_is_gone_ends_it() {
     live.news.read_to_string(&mut said).expect("text");
     assert_eq!(status.code(), Some(3), "{said}");
     assert!(said.contains("int is gone"), "{said}");
+}
+
+#[test]
+fn what_comes_faster_than_it_is_read_is_counted() {
+    if !inside("director_live::what_comes_faster_than_it_is_read_is_counted") {
+        return;
+    }
+    let live = Live::begin(&NAT);
+    transfers(&live, 1000, 0, "first");
+    // More than 8 MiB of room, twice counted, holds: a small frame takes some 768 bytes of it.
+    let sent = 60_000;
+    live.signal(Signal::SIGSTOP);
+    let flood = || -> io::Result<()> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        (0..sent).try_for_each(|_| socket.send_to(&[0; 22], "192.168.2.59:9").map(|_| ()))
+    };
+    live.client().run(flood).expect("a namespace").expect("frames");
+    live.signal(Signal::SIGCONT);
+    transfers(&live, 1000, 0, "afterwards");
+    let summary = live.end(Signal::SIGINT);
+    let count = |what: &str| -> u64 {
+        let line = summary.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{what}: {summary}"));
+        line.rsplit(' ').next().expect("a number").replace(',', "").parse().expect("a number")
+    };
+    let unread = count("dropped: came faster than read");
+    // What was read is none of the services'.
+    assert!(unread > 0 && unread + count("not for IPVS") >= sent, "{summary}");
 }
 
 #[test]

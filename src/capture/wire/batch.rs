@@ -32,6 +32,11 @@ fn fresh() -> MultiHeaders<LinkAddr> {
 }
 
 impl Batch {
+    /// Bytes of the frames that were taken.
+    pub fn bytes(&self) -> usize {
+        self.taken.iter().map(|(_, arrival)| arrival.len).sum()
+    }
+
     /// The frames that were taken, with what came with them; of a wire with `vnet_header`, that header is the first.
     pub fn frames(&self) -> impl Iterator<Item = (Arrival, &[u8])> {
         self.taken.iter().map(|(slot, arrival)| (*arrival, &self.space[slot * LARGEST..][..arrival.len]))
@@ -39,18 +44,19 @@ impl Batch {
 }
 
 impl Wire {
-    /// Takes the frames that are waiting, as many as fit, and says how many the kernel gave: with less than [`BATCH`] none was left.
+    /// Takes frames that are waiting, `at_most` so many and no more than [`BATCH`], and says how many the kernel gave: with less than asked for
+    /// none was left.
     ///
     /// # Errors
     /// As [`Wire::receive`].
-    pub fn receive_many(&self, batch: &mut Batch) -> Result<usize, WireError> {
+    pub fn receive_many(&self, batch: &mut Batch, at_most: usize) -> Result<usize, WireError> {
         let Batch { headers, space, taken } = batch;
         taken.clear();
         let mut tags: Vec<(usize, [u8; 4])> = Vec::new();
         let (mut given, mut cut) = (0, false);
         {
-            let mut slots = space.chunks_mut(LARGEST);
-            let mut parts: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| [IoSliceMut::new(slots.next().unwrap_or_default())]);
+            let mut parts: Vec<[IoSliceMut<'_>; 1]> = Vec::with_capacity(at_most.min(BATCH));
+            parts.extend(space.chunks_mut(LARGEST).take(at_most).map(|slot| [IoSliceMut::new(slot)]));
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
             let messages = match recvmmsg(self.fd.as_raw_fd(), headers, parts.iter_mut(), flags, None) {
                 Ok(messages) => messages,
@@ -110,17 +116,18 @@ impl Default for Outbox {
 }
 
 impl Outbox {
-    /// Sends frames, each in two parts, of which the first may be empty; with `vnet_header`, the header is the first. `lost` is told of each
-    /// that the interface does not take, with its place and why; the others are sent all the same.
-    pub fn send(&mut self, wire: &Wire, frames: &[[&[u8]; 2]], mut lost: impl FnMut(usize, Errno)) {
+    /// Sends frames, each in so many parts, any of which may be empty; with `vnet_header`, the header is the first bytes. `lost` is told of
+    /// each that the interface does not take, with its place and why; the others are sent all the same.
+    pub fn send<const PARTS: usize>(&mut self, wire: &Wire, frames: &[[&[u8]; PARTS]], mut lost: impl FnMut(usize, Errno)) {
         let addresses: [Option<LinkAddr>; BATCH] = [None; BATCH];
         let none: [ControlMessage<'_>; 0] = [];
         let mut at = 0;
         while at < frames.len() {
             let rest = &frames[at..frames.len().min(at + BATCH)];
-            let parts: [[IoSlice<'_>; 2]; BATCH] = std::array::from_fn(|n| rest.get(n).copied().unwrap_or_default().map(IoSlice::new));
+            let mut parts: Vec<[IoSlice<'_>; PARTS]> = Vec::with_capacity(rest.len());
+            parts.extend(rest.iter().map(|frame| frame.map(IoSlice::new)));
             let to = &addresses[..rest.len()];
-            let sent = sendmmsg(wire.fd.as_raw_fd(), &mut self.0, &parts[..rest.len()], to, none, MsgFlags::empty()).map(Iterator::count);
+            let sent = sendmmsg(wire.fd.as_raw_fd(), &mut self.0, &parts, to, none, MsgFlags::empty()).map(Iterator::count);
             match sent {
                 // None taken and no error there is not; but no frame is worth a loop without an end.
                 Ok(count) => at += count.max(1),

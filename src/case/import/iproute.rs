@@ -1,6 +1,6 @@
 //! What `ip -j` prints.
 
-use crate::host::{Address, LOCAL, Link, MAIN, Neighbour, NextHop, Route, RouteKind};
+use crate::host::{Address, LOCAL, Link, MAIN, Neighbour, NextHop, Proxied, Route, RouteKind};
 use crate::net::Prefix;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -140,15 +140,22 @@ pub(super) fn routes(text: &str) -> Result<Vec<Route>, String> {
 
 /// Neighbours.
 pub(super) fn neighbours(text: &str) -> Result<Vec<Neighbour>, String> {
-    let neighbour = |item: Value| {
+    let neighbour = |item: &Value| {
         Some(Neighbour {
-            addr: word(&item, "dst")?.parse().ok()?,
-            link: word(&item, "dev").unwrap_or_default(),
-            mac: word(&item, "lladdr").and_then(|mac| mac.parse().ok()),
+            addr: word(item, "dst")?.parse().ok()?,
+            link: word(item, "dev").unwrap_or_default(),
+            mac: word(item, "lladdr").and_then(|mac| mac.parse().ok()),
             state: words(&item["state"]).first().cloned().unwrap_or_default(),
         })
     };
-    Ok(list(text)?.into_iter().filter_map(neighbour).collect())
+    // Of `ip neigh show proxy` each has a `"proxy": null`.
+    Ok(list(text)?.iter().filter(|item| item.get("proxy").is_none()).filter_map(neighbour).collect())
+}
+
+/// Addresses of others for which it answers.
+pub(super) fn proxies(text: &str) -> Result<Vec<Proxied>, String> {
+    let proxied = |item: Value| Some(Proxied { addr: word(&item, "dst")?.parse().ok()?, link: word(&item, "dev") });
+    Ok(list(text)?.into_iter().filter_map(proxied).collect())
 }
 
 #[cfg(test)]
@@ -171,6 +178,9 @@ mod tests {
         assert_eq!((routes[2].hops[0].dead, routes[2].hops[1].gateway), (true, "fe80::1".parse().ok()));
         assert!(routes[3].v6 && !routes[0].v6 && routes[3].kind == RouteKind::Unreachable);
         assert!(super::routes("[{").is_err() && super::routes("").unwrap().is_empty() && links("{}").is_err());
+        let proxies = proxies(r#"[{"dst":"2001:db8::9","dev":"eth0","proxy":null},{"dst":"10.0.0.9","proxy":null}]"#).unwrap();
+        assert_eq!((proxies[0].link.as_deref(), proxies[1].is_at("eth7"), proxies.len()), (Some("eth0"), true, 2));
+        assert!(neighbours(r#"[{"dst":"2001:db8::9","dev":"eth0","proxy":null}]"#).unwrap().is_empty());
         assert_eq!(table_number("uplink"), table_number("uplink"));
     }
 }

@@ -22,6 +22,9 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("route6.json", "ip -j -6 route"),
     ("neigh.json", "ip -j neigh"),
     ("neigh6.json", "ip -j -6 neigh"),
+    ("proxy.json", "ip -j neigh show proxy"),
+    ("proxy6.json", "ip -j -6 neigh show proxy"),
+    ("processes.txt", "ps -eo comm"),
     ("rule.txt", "ip rule"),
     ("rule6.txt", "ip -6 rule"),
     ("sysctl.txt", "sysctl -a"),
@@ -134,6 +137,14 @@ fn host(name: &str, texts: &BTreeMap<&str, String>, notes: &mut Vec<String>) -> 
             Some(Err(why)) => bad(what, why),
         }
     }
+    for what in ["proxy.json", "proxy6.json"] {
+        match get(what).map(iproute::proxies) {
+            None => {}
+            Some(Ok(read)) => host.proxies.get_or_insert_default().extend(read),
+            Some(Err(why)) => bad(what, why),
+        }
+    }
+    host.managers = get("processes.txt").map(crate::host::managers_of);
     for (what, v6) in [("rule.txt", false), ("rule6.txt", true)] {
         if let Some(text) = get(what) {
             host.rules.get_or_insert_default().extend(text::rules(text, v6));
@@ -208,6 +219,8 @@ fn leave_out(host: &mut Host) {
         ("routes", host.routes.is_none(), "ip -j route show table all"),
         ("rules", host.rules.is_none(), "ip rule"),
         ("neighbours", host.neighbours.is_none(), "ip -j neigh"),
+        ("proxies", host.proxies.is_none(), "ip -j neigh show proxy, ip -j -6 neigh show proxy"),
+        ("managers", host.managers.is_none(), "ps -eo comm"),
         ("sockets", host.sockets.is_none(), "ss -ltn, ss -lun"),
         ("sysctls", host.sysctls.is_none(), "sysctl -a"),
         ("ipvs", host.ipvs.is_none(), "ipvsadm -Sn"),

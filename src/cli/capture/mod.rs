@@ -49,10 +49,10 @@ pub(super) struct Capture {
     #[arg(short = 'w', long = "write", value_name = "FILE")]
     write: Option<PathBuf>,
     /// End after so many packets
-    #[arg(short = 'c', long, value_name = "N")]
+    #[arg(short = 'c', long, value_parser = clap::value_parser!(u64).range(1..), value_name = "N")]
     count: Option<u64>,
-    /// Keep at most so many bytes of a packet
-    #[arg(short = 's', long = "snap-length", default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(64..=262_144), value_name = "LEN")]
+    /// Keep at most so many bytes of a packet; 0: all of them
+    #[arg(short = 's', long = "snap-length", default_value_t = units::WHOLE, value_parser = units::snap_len, value_name = "LEN")]
     snap_len: u32,
     /// End after this time: 30s, 5m, 1h
     #[arg(long, value_parser = units::time, value_name = "TIME")]

@@ -35,6 +35,18 @@ fn split(text: &str) -> Option<(u64, &str)> {
     Some((text[..at].parse().ok()?, &text[at..]))
 }
 
+/// The longest that a packet can be, as tcpdump has it.
+pub(super) const WHOLE: u32 = 262_144;
+
+/// How much of a packet is kept. As with tcpdump, 0 is all of it.
+pub(super) fn snap_len(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Ok(WHOLE),
+        Ok(len @ 64..=WHOLE) => Ok(len),
+        _ => Err(format!("'{text}' is not a length from 64 to {WHOLE}, or 0 for whole packets")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +60,8 @@ mod tests {
         );
         assert_eq!([rotation("100M").unwrap(), rotation("1k").unwrap()], [Rotate::Size(100 << 20), Rotate::Size(1024)]);
         assert_eq!(rotation("10m").unwrap(), Rotate::Age(Duration::from_secs(600)));
+        assert_eq!((snap_len("0"), snap_len("64"), snap_len("262144")), (Ok(WHOLE), Ok(64), Ok(WHOLE)));
+        assert!(["63", "262145", "-1", ""].iter().all(|wrong| snap_len(wrong).is_err()));
         for wrong in ["", "s", "5x", "0", "-1s", "99999999999999999999h", "18446744073709551615h"] {
             assert!(time(wrong).is_err() && rotation(wrong).is_err(), "{wrong}");
         }

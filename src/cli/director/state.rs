@@ -16,11 +16,13 @@ pub(super) fn tally(out: &mut Output, tally: &Tally) -> io::Result<()> {
         ("not for IPVS", tally.passed),
         ("for other hosts", tally.ignored),
     ];
+    let longest = tally.dropped.keys().map(|reason| format!("  dropped: {reason}").chars().count()).max();
+    let width = longest.unwrap_or_default().max(30);
     for (what, count) in lines.iter().filter(|(_, count)| *count > 0) {
-        writeln!(out, "  {what:<28} {:>12}", thousands(*count))?;
+        writeln!(out, "{:<width$} {:>12}", format!("  {what}"), thousands(*count))?;
     }
     for (reason, count) in &tally.dropped {
-        writeln!(out, "  dropped: {reason:<19} {:>12}", thousands(*count))?;
+        writeln!(out, "{:<width$} {:>12}", format!("  dropped: {reason}"), thousands(*count))?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod draw;
 mod export;
 mod keys;
+mod screen;
 mod view;
 
 use super::captures::{Captures, Known};
@@ -16,6 +17,7 @@ use clap::Args;
 use keys::{Deed, press};
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use ratatui::layout::Rect;
+use screen::Screen;
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -131,29 +133,6 @@ fn look(mut session: Session, hints: &Hints, latest: &Mutex<Option<Arc<Moment>>>
         rest = LOOK.max(begun.elapsed() * 2);
     }
     session.end();
-}
-
-/// The terminal, drawn on; as it was when this is dropped, and before a panic's message is printed.
-struct Screen(ratatui::DefaultTerminal);
-
-impl Screen {
-    fn open() -> io::Result<Screen> {
-        colored::control::set_override(false);
-        match ratatui::try_init() {
-            Ok(terminal) => Ok(Screen(terminal)),
-            Err(e) => {
-                // It may have got half-way.
-                ratatui::restore();
-                Err(e)
-            }
-        }
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        ratatui::restore();
-    }
 }
 
 struct Watching<'a> {

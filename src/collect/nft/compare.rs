@@ -1,5 +1,6 @@
 //! Comparisons of packets with values: what a rule of nftables asks for.
 
+use super::registers::Loaded;
 use super::rule::Held;
 use super::sets::{Element, networks};
 use crate::host::{FilterRule, FilterVerdict};
@@ -11,6 +12,15 @@ const IIFNAME: u32 = 6;
 const OIFNAME: u32 = 7;
 const NFPROTO: u32 = 15;
 const L4PROTO: u32 = 16;
+
+/// How many bytes a fact beside the packet takes in a register.
+pub(super) fn meta_bytes(key: u32) -> u32 {
+    match key {
+        IIFNAME | OIFNAME => 16,
+        NFPROTO | L4PROTO => 1,
+        _ => 4,
+    }
+}
 
 /// Operators of `cmp`.
 pub(super) const EQUAL: u32 = 0;
@@ -207,6 +217,28 @@ impl Draft {
             _ if not || mask.is_some() => None,
             _ => elements.iter().map(|e| self.with(family, held, e)).collect::<Option<Vec<_>>>().map(|all| all.concat()),
         }
+    }
+
+    /// The rules that a comparison of several fields together makes of this one: all fields of an element hold, or it does not.
+    pub(super) fn among_keys(&self, family: &str, key: &[(usize, &Loaded)], not: bool, elements: &[Element]) -> Option<Vec<Draft>> {
+        // All but a pair is no pair of conditions.
+        if not || key.iter().any(|(_, (_, mask))| mask.is_some()) {
+            return None;
+        }
+        let one = |element: &Element| {
+            let mut drafts = vec![self.clone()];
+            for (at, (held, _)) in key {
+                let range = *at..at + held.bytes() as usize;
+                let part =
+                    Element { low: element.low.get(range.clone())?.to_vec(), high: element.high.get(range)?.to_vec(), verdict: None };
+                drafts = drafts.iter().map(|draft| draft.with(family, *held, &part)).collect::<Option<Vec<_>>>()?.concat();
+            }
+            if let Some(verdict) = &element.verdict {
+                drafts.iter_mut().for_each(|draft| draft.rule.verdict = verdict.clone());
+            }
+            Some(drafts)
+        };
+        elements.iter().map(one).collect::<Option<Vec<_>>>().map(|all| all.concat())
     }
 
     /// The rules for one element.

@@ -3,6 +3,7 @@
 
 mod compare;
 mod compat;
+mod registers;
 mod rule;
 mod sets;
 

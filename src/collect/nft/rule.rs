@@ -1,7 +1,8 @@
 //! One rule of nftables, out of its expressions.
 
-use super::compare::{Draft, EQUAL, addr};
+use super::compare::{Draft, EQUAL, addr, meta_bytes};
 use super::compat::{compat, target};
+use super::registers::Registers;
 use super::sets::Element;
 use crate::host::{FilterRule, FilterVerdict};
 use crate::netlink::Attrs;
@@ -16,6 +17,17 @@ pub(super) enum Held {
     State,
 }
 
+impl Held {
+    /// How many bytes it takes in a register.
+    pub(super) fn bytes(self) -> u32 {
+        match self {
+            Held::Field(_, _, len) => len,
+            Held::Meta(key) => meta_bytes(key),
+            Held::State => 4,
+        }
+    }
+}
+
 /// More rules than so many are not made of one.
 const MANY: usize = 512;
 
@@ -25,7 +37,7 @@ pub(super) type Elements<'a> = dyn FnMut(&str) -> Option<Vec<Element>> + 'a;
 /// Reads a rule. One that compares with sets may become several.
 pub(super) fn rules(expressions: Attrs<'_>, family: &str, sets: &mut Elements<'_>) -> Vec<FilterRule> {
     let mut drafts = vec![Draft::default()];
-    let mut registers: HashMap<u32, (Held, Option<Vec<u8>>)> = HashMap::new();
+    let mut registers = Registers::default();
     let mut unknown: Option<String> = None;
     let mut immediates: HashMap<u32, Vec<u8>> = HashMap::new();
     let mut mangled = None;
@@ -41,8 +53,8 @@ pub(super) fn rules(expressions: Attrs<'_>, family: &str, sets: &mut Elements<'_
                 ("arp", Some(1), Some(14), Some(4)) => mangled = Some(immediates.get(&register(5)).and_then(|b| addr(b))),
                 _ => _ = unknown.get_or_insert("a change of the packet".to_string()),
             },
-            "payload" => _ = registers.insert(register(1), (Held::Field(register(2), register(3), register(4)), None)),
-            "meta" if data.be32(1).is_some() => _ = registers.insert(register(1), (Held::Meta(register(2)), None)),
+            "payload" => registers.load(register(1), Held::Field(register(2), register(3), register(4)), None),
+            "meta" if data.be32(1).is_some() => registers.load(register(1), Held::Meta(register(2)), None),
             // NFT_META_MARK, set.
             "meta" if data.be32(2) == Some(3) => {
                 let value = immediates.get(&register(3)).and_then(|b| b.get(..4)?.try_into().ok()).map(u32::from_ne_bytes);
@@ -51,16 +63,16 @@ pub(super) fn rules(expressions: Attrs<'_>, family: &str, sets: &mut Elements<'_
                     None => _ = unknown.get_or_insert("a mark".to_string()),
                 }
             }
-            "ct" if data.be32(1).is_some() && data.be32(2) == Some(0) => _ = registers.insert(register(1), (Held::State, None)),
+            "ct" if data.be32(1).is_some() && data.be32(2) == Some(0) => registers.load(register(1), Held::State, None),
             "bitwise" => {
                 let mask = data.nested(4).get(1).map(<[u8]>::to_vec);
-                if let Some((held, _)) = registers.get(&register(1)).cloned() {
-                    registers.insert(register(2), (held, mask));
+                if let Some((held, _)) = registers.get(register(1)).cloned() {
+                    registers.load(register(2), held, mask);
                 }
             }
             "cmp" => {
                 let (op, value) = (data.be32(2).unwrap_or(u32::MAX), data.nested(3).get(1).unwrap_or_default());
-                let held = registers.get(&register(1)).cloned();
+                let held = registers.get(register(1)).cloned();
                 let put =
                     |draft: &mut Draft| held.as_ref().is_some_and(|(held, mask)| draft.compare(family, *held, mask.as_deref(), op, value));
                 // Every one of them, also behind one that is not understood.
@@ -72,13 +84,13 @@ pub(super) fn rules(expressions: Attrs<'_>, family: &str, sets: &mut Elements<'_
             "range" => {
                 let value = |kind: u16| data.nested(kind).get(1).unwrap_or_default().to_vec();
                 let element = Element { low: value(3), high: value(4), verdict: None };
-                among(&mut drafts, family, registers.get(&register(1)), data.be32(2) != Some(EQUAL), Some(&[element]), &mut unknown);
+                among(&mut drafts, family, (&registers, register(1)), data.be32(2) != Some(EQUAL), Some(&[element]), &mut unknown);
             }
             "lookup" => {
                 let elements = data.text(1).and_then(|set| sets(&set));
                 // A map of values, not of verdicts, translates or marks: what comes of it is not looked at.
                 let known = elements.as_deref().filter(|all| data.be32(3).is_none() || all.iter().all(|e| e.verdict.is_some()));
-                among(&mut drafts, family, registers.get(&register(2)), register(5) & 1 != 0, known, &mut unknown);
+                among(&mut drafts, family, (&registers, register(2)), register(5) & 1 != 0, known, &mut unknown);
             }
             "immediate" => {
                 let told = data.nested(2).nested(2);
@@ -131,13 +143,18 @@ pub(super) fn rules(expressions: Attrs<'_>, family: &str, sets: &mut Elements<'_
 fn among(
     drafts: &mut Vec<Draft>,
     family: &str,
-    held: Option<&(Held, Option<Vec<u8>>)>,
+    (registers, register): (&Registers, u32),
     not: bool,
     elements: Option<&[Element]>,
     unknown: &mut Option<String>,
 ) {
-    let all = held.zip(elements).and_then(|((held, mask), elements)| {
-        let each = drafts.iter().map(|draft| draft.among(family, *held, mask.as_deref(), not, elements));
+    let all = elements.and_then(|elements| {
+        // Nothing is in an empty set, whatever its key.
+        let key = registers.key(register, elements.first().map_or(0, |e| e.low.len()))?;
+        let each = drafts.iter().map(|draft| match key[..] {
+            [(_, (held, mask))] => draft.among(family, *held, mask.as_deref(), not, elements),
+            _ => draft.among_keys(family, &key, not, elements),
+        });
         each.collect::<Option<Vec<_>>>().map(|all| all.concat()).filter(|all| all.len() <= MANY)
     });
     match all {
@@ -260,6 +277,37 @@ mod tests {
         let found = told(&[payload(1, 12, 4), lookup("web", 1), verdict(1)], "ip", &nets);
         assert_eq!((found.len(), found[0].unknown.as_deref()), (1, Some("a set")));
         assert!(told(&[payload(1, 12, 4), lookup("web", 0), verdict(0)], "ip", &[]).is_empty(), "nobody is in an empty set");
+    }
+
+    /// `ip daddr . tcp dport @web`: the key is padded to pieces of 4 bytes, and a range of it is one of each field.
+    #[test]
+    fn sets_of_pairs() {
+        let pair = |addr: [u8; 4], port: [u8; 2]| [&addr[..], &port[..], &[0, 0]].concat();
+        let port_at =
+            |register: u32| expression("payload", Body::new().bytes(1, &be(register)).bytes(2, &be(2)).bytes(3, &be(2)).bytes(4, &be(2)));
+        let list = |not: u32| [meta(16), cmp(1, 0, &[6]), payload(1, 16, 4), port_at(9), lookup("web", not), verdict(1)];
+        let set = [
+            element(&pair([10, 0, 0, 13], [0, 80]), &pair([10, 0, 0, 13], [0, 80])),
+            element(&pair([10, 0, 1, 0], [1, 187]), &pair([10, 0, 1, 255], [1, 190])),
+        ];
+        let texts: Vec<String> = told(&list(0), "ip", &set).into_iter().map(|r| r.text).collect();
+        assert_eq!(
+            texts,
+            [
+                "meta l4proto tcp ip daddr 10.0.0.13/32 dport 80 accept",
+                "meta l4proto tcp ip daddr 10.0.1.0/24 dport >= 443 dport <= 446 accept"
+            ]
+        );
+        assert_eq!(told(&list(1), "ip", &set)[0].unknown.as_deref(), Some("a set"), "all but some pairs");
+        // A part that nobody loaded, or a third one.
+        let lone = [payload(1, 16, 4), lookup("web", 0), verdict(1)];
+        assert_eq!(told(&lone, "ip", &set)[0].unknown.as_deref(), Some("a set"));
+        assert!(told(&list(0), "ip", &[]).is_empty(), "nobody is in an empty set");
+        // A map of pairs.
+        let drop = Element { verdict: Some(FilterVerdict::Drop), ..set[0].clone() };
+        let mapped = expression("lookup", Body::new().text(1, "web").bytes(2, &be(1)).bytes(3, &be(0)));
+        let found = told(&[meta(16), cmp(1, 0, &[6]), payload(1, 16, 4), port_at(9), mapped], "ip", &[drop]);
+        assert_eq!((found.len(), &found[0].verdict, &found[0].unknown), (1, &FilterVerdict::Drop, &None));
     }
 
     #[test]

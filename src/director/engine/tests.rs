@@ -313,4 +313,52 @@ proptest! {
             prop_assert!(header_checksum_is_good(&forwarded.bytes, &header));
         }
     }
+
+    /// A packet of which only the headers are copied is, with its rest, the one that is copied whole: any method, both ways, any length.
+    #[test]
+    fn headers_and_rest_are_the_packet(
+        len in 0usize..3000,
+        udp in any::<bool>(),
+        ipv6 in any::<bool>(),
+        answer in any::<bool>(),
+        partial in any::<bool>(),
+        merged in any::<bool>(),
+        method in prop_oneof![Just("-m"), Just("-g"), Just("-i")],
+        ttl in prop_oneof![Just(64u8), Just(1)],
+    ) {
+        let (client, vip, server) = if ipv6 {
+            ("[2001:db8:9::1]:40002", "[2001:db8:2::59]:80", "[2001:db8:224::11]:80")
+        } else {
+            (CLIENT, VIP, "192.168.224.11:80")
+        };
+        let kind = if udp { "-u" } else { "-t" };
+        let rules = format!("-A {kind} {vip} -s rr\n-a {kind} {vip} -r {server} {method} -w 1\n");
+        let packet = |src: &str, dst: &str, ttl: u8, payload: &[u8]| {
+            let (src, dst): (Endpoint, Endpoint) = (src.parse().unwrap(), dst.parse().unwrap());
+            let (protocol, segment) = match udp {
+                true => (17, build::udp(src, dst, payload)),
+                false => (6, build::tcp(src, dst, &TcpFields { flags: TcpFlags(2), ..TcpFields::default() }, payload)),
+            };
+            build::ip(src.addr, dst.addr, protocol, IpFields { ttl, flags: 0x4000, ..IpFields::default() }, &segment)
+        };
+        let payload: Vec<u8> = (0..len).map(|n| n as u8).collect();
+        let (first, second) = (packet(client, vip, 64, b""), if answer { packet(server, client, ttl, &payload) } else { packet(client, vip, ttl, &payload) });
+        let verdict = |kept: bool| {
+            let mut engine = engine(&rules);
+            engine.packet(&Arrived::plain(&first), START);
+            let merged = merged.then_some(1000);
+            let copied = match engine.packet(&Arrived { partial, merged, kept, ..Arrived::plain(&second) }, START) {
+                Verdict::Forward(out) => out,
+                verdict => return (verdict, 0),
+            };
+            let (len, mut whole) = (copied.bytes.len(), copied);
+            whole.bytes.extend_from_slice(&second[std::mem::take(&mut whole.rest)]);
+            whole.rest = 0..0;
+            (Verdict::Forward(whole), len)
+        };
+        let ((plain, all), (kept, some)) = (verdict(false), verdict(true));
+        prop_assert_eq!(&plain, &kept);
+        let long = second.len() > 1024 && (method != "-i" || answer) && matches!(plain, Verdict::Forward(_));
+        prop_assert!(if long { some < 200 } else { some == all }, "{} of {} bytes", some, all);
+    }
 }

@@ -128,8 +128,12 @@ pub fn run(
                     }
                     Err(e) => tell(News::Trouble(format!("rules not reloaded: {e}"))),
                 },
-                Ok(Signal::SIGUSR1) => tell(News::Periodic(&director)),
+                Ok(Signal::SIGUSR1) => {
+                    station.count_losses(&mut director.tally);
+                    tell(News::Periodic(&director));
+                }
                 _ => {
+                    station.count_losses(&mut director.tally);
                     let Director { engine, tally, .. } = director;
                     return Ok(Summary { tally, balancer: engine.balancer, now: now(), lasted: began.elapsed() });
                 }
@@ -151,6 +155,7 @@ pub fn run(
         if Instant::now() >= next_tick {
             next_tick = Instant::now() + TICK;
             station.send(director.tick(now()), |len, e| unsent(&mut tell, len, e));
+            station.count_losses(&mut director.tally);
             if let Some(name) = director.ports.iter().map(|p| &p.name).find(|name| !host::is_there(name)) {
                 return Err(gone(name, Errno::ENODEV));
             }

@@ -4,7 +4,7 @@
 //! stand behind IPVS: what is no connection's goes on to it, and what it sends goes out again.
 
 use crate::capture::{BATCH, Batch, Outbox, VNET_HEADER, Wire, WireError};
-use crate::director::{Director, Fate, Offload, Sent};
+use crate::director::{Director, Fate, Offload, Reason, Sent, Tally};
 use crate::net::Timestamp;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,12 +32,20 @@ pub struct Station {
     batch: Batch,
     outbox: Outbox,
     sent: Vec<Sent>,
+    /// Frames that the interfaces did not take, not told of yet.
+    untaken: u64,
     ready: Vec<bool>,
+    /// Frames to be asked for at once, by port.
+    asked: Vec<usize>,
     pace: Pace,
 }
 
 /// Batches from one wire before the next one has its turn.
 const ROUNDS: usize = 8;
+/// Frames of more bytes than this were merged, or are jumbo frames.
+const LARGE: usize = 4096;
+/// So many large frames are taken at once: no more than the processor's cache holds until they are sent.
+const FEW: usize = 4;
 
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -48,6 +56,7 @@ impl Station {
     /// With a wire for each port of the director. `delay`: answers are held back so long.
     pub fn new(outside: Vec<Wire>, kernel: Vec<Wire>, delay: Option<Duration>) -> Station {
         let ready = vec![false; outside.len() + kernel.len()];
+        let asked = vec![BATCH; outside.len()];
         Station {
             outside,
             kernel,
@@ -56,7 +65,9 @@ impl Station {
             batch: Batch::default(),
             outbox: Outbox::default(),
             sent: Vec::new(),
+            untaken: 0,
             ready,
+            asked,
             pace: Pace::default(),
         }
     }
@@ -98,15 +109,18 @@ impl Station {
         around: Option<&Surroundings>,
         mut lost: impl FnMut(usize, Errno),
     ) -> Result<(), (usize, WireError)> {
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         for port in 0..self.outside.len() {
             for _ in 0..ROUNDS {
                 if !self.ready[port] {
                     break;
                 }
-                let given = self.outside[port].receive_many(&mut self.batch).map_err(|e| (port, e))?;
-                taken += given;
-                self.ready[port] = given == BATCH;
+                let asked = self.asked[port];
+                let given = self.outside[port].receive_many(&mut self.batch, asked).map_err(|e| (port, e))?;
+                let size = self.batch.bytes();
+                (taken, bytes) = (taken + given, bytes + size);
+                self.ready[port] = given == asked;
+                self.asked[port] = if size > given * LARGE { FEW } else { BATCH };
                 self.serve(port, director, around, &mut lost);
             }
         }
@@ -114,7 +128,8 @@ impl Station {
             if !self.ready[self.outside.len() + port] {
                 continue;
             }
-            taken += self.kernel[port].receive_many(&mut self.batch).map_err(|e| (port, e))?;
+            taken += self.kernel[port].receive_many(&mut self.batch, BATCH).map_err(|e| (port, e))?;
+            bytes += self.batch.bytes();
             let frames: Vec<[&[u8]; 2]> = self.batch.frames().map(|(_, bytes)| [bytes, &[]]).collect();
             if let Some(wire) = self.outside.get(port) {
                 self.outbox.send(wire, &frames, |_, _| {});
@@ -123,22 +138,25 @@ impl Station {
         while self.held.front().is_some_and(|(due, _)| *due <= Instant::now()) {
             self.sent.extend(self.held.pop_front().map(|(_, sent)| sent));
         }
-        self.flush(&mut lost);
-        self.pace.took(taken);
+        self.send(Vec::new(), &mut lost);
+        self.pace.took(taken, bytes);
         Ok(())
     }
 
     /// One batch of a wire.
     fn serve(&mut self, port: usize, director: &mut Director, around: Option<&Surroundings>, lost: &mut impl FnMut(usize, Errno)) {
-        let Station { batch, sent, kernel, outbox, held, delay, .. } = self;
+        let Station { outside, batch, sent, kernel, outbox, held, delay, untaken, .. } = self;
         let now = now();
         let mut others: Vec<[&[u8]; 2]> = Vec::new();
+        // What follows each frame that is sent, in the one that came.
+        let mut rests: Vec<&[u8]> = vec![&[]; sent.len()];
         for (_, bytes) in batch.frames() {
             let Some((offload, frame)) = bytes.split_first_chunk::<VNET_HEADER>() else { continue };
             let offload: &Offload = offload;
             let before = sent.len();
             let Some(around) = around else {
                 director.take(port, frame, offload, now, sent);
+                rests.extend(sent[before..].iter().map(|one| frame.get(one.rest.clone()).unwrap_or_default()));
                 continue;
             };
             let stranger = destination(frame).is_some_and(|dst| director.engine.balancer.is_vip(dst) && !around.local.contains(&dst));
@@ -148,6 +166,7 @@ impl Station {
             let goes = |one: &Sent| !is_neighbour_answer(&one.bytes) && (!one.answer || forwards[usize::from(is_ipv6(&one.bytes))]);
             let new: Vec<Sent> = sent.drain(before..).filter(goes).collect();
             sent.extend(new);
+            rests.extend(sent[before..].iter().map(|one| frame.get(one.rest.clone()).unwrap_or_default()));
             if matches!(fate, None | Some(Fate::Local | Fate::Pass)) {
                 others.push([bytes, &[]]);
             }
@@ -157,39 +176,60 @@ impl Station {
         }
         if let Some(delay) = *delay {
             let due = Instant::now() + delay;
+            // What is held back outlives the frames that came.
+            for (one, rest) in sent.iter_mut().zip(&mut rests) {
+                one.bytes.extend_from_slice(std::mem::take(rest));
+            }
             let (late, at_once): (Vec<Sent>, Vec<Sent>) = sent.drain(..).partition(|one| one.answer);
             held.extend(late.into_iter().map(|one| (due, one)));
             *sent = at_once;
         }
-        self.flush(lost);
+        *untaken += flush(outside, outbox, sent, &rests, lost);
     }
 
     /// Sends these frames, and what is waiting to be sent.
     pub fn send(&mut self, frames: Vec<Sent>, mut lost: impl FnMut(usize, Errno)) {
         self.sent.extend(frames);
-        self.flush(&mut lost);
+        self.untaken += flush(&self.outside, &mut self.outbox, &mut self.sent, &[], &mut lost);
     }
 
-    fn flush(&mut self, lost: &mut impl FnMut(usize, Errno)) {
-        for (port, wire) in self.outside.iter().enumerate() {
-            let mut frames: Vec<[&[u8]; 2]> = Vec::with_capacity(self.sent.len());
-            frames.extend(self.sent.iter().filter(|one| one.port == port).map(|one| [&one.offload[..], &one.bytes[..]]));
-            self.outbox.send(wire, &frames, |at, errno| match errno {
-                // A full queue loses a packet, as on any router; so does a link that is down.
-                Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV => {}
-                errno => lost(frames[at][1].len(), errno),
-            });
+    /// Adds what the wires lost since the last time: frames that nobody read in time, and frames that they did not take.
+    pub fn count_losses(&mut self, tally: &mut Tally) {
+        let unread = self.outside.iter().filter_map(|wire| wire.counters().ok()).map(|(_, dropped)| u64::from(dropped)).sum();
+        for (reason, count) in [(Reason::Unread, unread), (Reason::Untaken, std::mem::take(&mut self.untaken))] {
+            if count > 0 {
+                *tally.dropped.entry(reason).or_default() += count;
+            }
         }
-        self.sent.clear();
     }
 }
 
+/// Sends frames, each with what follows it, if anything does. How many were not taken, but for those that `lost` was told of?
+fn flush(wires: &[Wire], outbox: &mut Outbox, sent: &mut Vec<Sent>, rests: &[&[u8]], lost: &mut impl FnMut(usize, Errno)) -> u64 {
+    let mut untaken = 0;
+    let rests = rests.iter().copied().chain(std::iter::repeat(&[][..]));
+    for (port, wire) in wires.iter().enumerate() {
+        let mut frames: Vec<[&[u8]; 3]> = Vec::with_capacity(sent.len());
+        let own = sent.iter().zip(rests.clone()).filter(|(one, _)| one.port == port);
+        frames.extend(own.map(|(one, rest)| [&one.offload[..], &one.bytes[..], rest]));
+        outbox.send(wire, &frames, |at, errno| match errno {
+            // A full queue loses a packet, as on any router; so does a link that is down.
+            Errno::EAGAIN | Errno::ENOBUFS | Errno::ENETDOWN | Errno::ENXIO | Errno::ENODEV => untaken += 1,
+            errno => lost(frames[at][1..].iter().map(|part| part.len()).sum(), errno),
+        });
+    }
+    sent.clear();
+    untaken
+}
+
 /// When many frames come one by one, each costs a wake-up. Then the director waits a moment until there is a handful, as network cards do
-/// with their interrupts; a frame is late by no more than that moment.
+/// with their interrupts; a frame is late by no more than that moment. Large frames are worth a wake-up each, and with them a moment is much
+/// that their sender might have sent.
 #[derive(Default)]
 struct Pace {
     since: Option<Instant>,
     taken: usize,
+    bytes: usize,
     crowded: bool,
 }
 
@@ -200,14 +240,15 @@ impl Pace {
     const CROWD: usize = 60;
     const MOMENT: Duration = Duration::from_micros(150);
 
-    fn took(&mut self, frames: usize) {
+    fn took(&mut self, frames: usize, bytes: usize) {
         self.taken += frames;
+        self.bytes += bytes;
         let since = *self.since.get_or_insert_with(Instant::now);
         let lasted = since.elapsed();
         if lasted >= Self::WINDOW {
             let windows = (lasted.as_micros() / Self::WINDOW.as_micros()).max(1);
-            self.crowded = self.taken as u128 / windows >= Self::CROWD as u128;
-            (self.since, self.taken) = (Some(Instant::now()), 0);
+            self.crowded = self.taken as u128 / windows >= Self::CROWD as u128 && self.bytes <= self.taken * LARGE;
+            (self.since, self.taken, self.bytes) = (Some(Instant::now()), 0, 0);
         }
     }
 
@@ -260,13 +301,15 @@ mod tests {
     #[test]
     fn only_a_crowd_is_waited_for() {
         let mut pace = Pace::default();
-        pace.took(10_000);
-        assert_eq!(pace.pause(), None, "the rate is not known yet");
-        pace.since = Some(Instant::now() - Pace::WINDOW);
-        pace.took(0);
-        assert!(pace.pause().is_some());
-        pace.since = Some(Instant::now() - Pace::WINDOW);
-        pace.took(Pace::CROWD / 4);
-        assert_eq!(pace.pause(), None);
+        let mut pause = |frames: usize, size: usize| {
+            pace.since = pace.since.map(|_| Instant::now() - Pace::WINDOW);
+            pace.took(frames, frames * size);
+            pace.pause()
+        };
+        assert_eq!(pause(10_000, 64), None, "the rate is not known yet");
+        assert!(pause(0, 64).is_some());
+        assert_eq!(pause(Pace::CROWD / 4, 64), None);
+        assert!(pause(1_000, 1514).is_some());
+        assert_eq!(pause(1_000, 65_550), None, "large ones are not waited for");
     }
 }

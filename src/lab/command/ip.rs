@@ -274,6 +274,10 @@ fn neighbour(socket: &mut Socket, what: &str, words: &[&str]) -> Result<(), Stri
             let index = socket.link(name)?.index;
             Ok(socket.set_neighbour(&NeighbourSpec { index, addr: parse(addr, "address")?, mac: parse(mac, "MAC address")? })?)
         }
+        ("add" | "del" | "delete", ["proxy", addr, "dev", name]) => {
+            let index = socket.link(name)?.index;
+            Ok(socket.proxy_neighbour(index, parse(addr, "address")?, what == "add")?)
+        }
         ("del" | "delete", [addr, "dev", name]) => {
             let index = socket.link(name)?.index;
             Ok(socket.delete_neighbour(index, parse(addr, "address")?)?)

@@ -47,7 +47,24 @@ impl Socket {
     /// # Errors
     /// When the dump fails.
     pub fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
-        let replies = self.dump(libc::RTM_GETNEIGH, &header(0, 0, 0)).map_err(|e| e.attempting("list neighbours"))?;
+        self.entries(&header(0, 0, 0))
+    }
+
+    /// All addresses of others for which this machine answers: they are in a table of their own.
+    ///
+    /// # Errors
+    /// When the dump fails.
+    pub fn neighbour_proxies(&mut self) -> Result<Vec<Neighbour>, NetlinkError> {
+        let mut asked = header(0, 0, 0);
+        asked[10] = libc::NTF_PROXY;
+        let mut all = self.entries(&asked)?;
+        // A kernel that does not look at the flag tells the other table.
+        all.retain(|entry| entry.flags & libc::NTF_PROXY != 0);
+        Ok(all)
+    }
+
+    fn entries(&mut self, asked: &[u8]) -> Result<Vec<Neighbour>, NetlinkError> {
+        let replies = self.dump(libc::RTM_GETNEIGH, asked).map_err(|e| e.attempting("list neighbours"))?;
         let mut all = Vec::with_capacity(replies.len());
         for reply in &replies {
             let (header, rest) = parts(&reply.body, 12)?;
@@ -69,6 +86,18 @@ impl Socket {
         let body = Attributes::new().addr(libc::NDA_DST, spec.addr).mac(libc::NDA_LLADDR, spec.mac).behind(&header);
         let what = format!("set neighbour {} to {} on interface {}", spec.addr, spec.mac, spec.index);
         self.change(libc::RTM_NEWNEIGH, NlmFlags::replace(), &body).map_err(|e| e.attempting(what))
+    }
+
+    /// Answers for an address of another from now on, or no longer: `ip neigh add proxy`, `ip neigh del proxy`.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn proxy_neighbour(&mut self, index: u32, addr: IpAddr, answer: bool) -> Result<(), NetlinkError> {
+        let mut header = header(family_of(addr), index, libc::NUD_PERMANENT);
+        header[10] = libc::NTF_PROXY;
+        let body = Attributes::new().addr(libc::NDA_DST, addr).behind(&header);
+        let (kind, flags) = if answer { (libc::RTM_NEWNEIGH, NlmFlags::replace()) } else { (libc::RTM_DELNEIGH, NlmFlags::CHANGE) };
+        self.change(kind, flags, &body).map_err(|e| e.attempting(format!("proxy for neighbour {addr} on interface {index}")))
     }
 
     /// Forgets a neighbour.

@@ -1,34 +1,39 @@
-//! A host answers ARP for an address that it only has a way to.
+//! A host answers ARP or neighbour discovery for an address that it only has a way to.
 
+use super::super::remedy::{ip_for, set};
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use crate::finding::{Evidence, Need, Outcome, Severity};
-use crate::host::{Ask, Host, Sysctls};
+use crate::finding::{Confidence, Evidence, Need, Outcome, Remedy, Severity};
+use crate::host::{Ask, Host, Proxy, Sysctls};
 use std::net::IpAddr;
 
 rule! {
     /// # What it sees
-    /// A host that forwards, with `proxy_arp` on a card in the VIP's network, and a route to the VIP that leaves by another device.
+    /// A host that forwards and answers for the VIP in its place: `proxy_arp` on a card in the VIP's network and a route to the VIP that
+    /// leaves by another device, `proxy_arp_pvlan` and a route that leaves by the same one, or an entry of `ip neigh add proxy`; for IPv6
+    /// such an entry and `proxy_ndp`.
     ///
     /// # Why it breaks
-    /// With proxy_arp a host answers ARP for every address that it would send elsewhere. Neighbours then send packets for the VIP to it,
-    /// and the director, if it answers too, gets some of them, or none.
+    /// With proxy_arp a host answers ARP for every address that it would send elsewhere; an entry makes it answer for one address.
+    /// Neighbours then send packets for the VIP to it, and the director, if it answers too, gets some of them, or none.
     ///
     /// # Confirm it by hand
-    /// On another host of the network: `arping -I eth0 VIP` gets answers from a MAC that has no such address. On the host: `sysctl -a -r
-    /// '\\.proxy_arp$'`, `ip route get VIP`.
+    /// On another host of the network: `arping -I eth0 VIP` (IPv6: `ndisc6 VIP eth0`) gets answers from a MAC that has no such address. On
+    /// the host: `sysctl -a -r '\\.proxy_(arp|ndp)'`, `ip neigh show proxy`, `ip route get VIP`.
     ///
     /// # Remedy
-    /// `sysctl -w net.ipv4.conf.all.proxy_arp=0 net.ipv4.conf.IF.proxy_arp=0`.
+    /// `sysctl -w net.ipv4.conf.all.proxy_arp=0 net.ipv4.conf.IF.proxy_arp=0`; `ip neigh del proxy VIP dev IF`.
     ///
     /// # When it is not a fault
-    /// Where it stands between two halves of one network on purpose, and passes packets on to the director.
+    /// Where it stands between two halves of one network on purpose, and passes packets on to the director: a way that leads to the director
+    /// is no finding.
     ///
     /// # Reproduce
     /// A router with proxy_arp=1 and a host route to the VIP by its other card.
     ///
     /// # References
-    /// kernel `net/ipv4/arp.c`, `arp_fwd_proxy`; `Documentation/networking/ip-sysctl.rst`: proxy_arp.
+    /// kernel `net/ipv4/arp.c`, `arp_process`, `arp_fwd_proxy`; `net/ipv6/ndisc.c`, `ndisc_recv_ns`, `pndisc_is_router`;
+    /// `Documentation/networking/ip-sysctl.rst`: proxy_arp, proxy_ndp.
     ARP010 "proxy-arp-answers-vip" check hosts
 }
 
@@ -39,38 +44,80 @@ fn check(_: &Facts<'_>) -> Outcome {
 
 /// On everybody in the network of a VIP.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
-    for host in site.fleet.members.iter().filter(|m| m.same_as.is_none()).map(|m| &m.host) {
-        for vip in site.fleet.vips().into_iter().filter(|vip| vip.is_ipv4() && !host.has(*vip)) {
+    for (at, host) in site.fleet.members.iter().enumerate().filter(|(_, m)| m.same_as.is_none()).map(|(at, m)| (at, &m.host)) {
+        for vip in site.fleet.vips().into_iter().filter(|vip| !host.has(*vip)) {
+            let what = if vip.is_ipv6() { "neighbour discovery" } else { "ARP" };
             let near = |l: &&crate::host::Link| {
                 let within = |a: &crate::host::Address| a.link == l.name && !a.addr.is_host() && a.addr.contains(vip);
                 l.speaks_arp() && l.is_up() && host.addresses().iter().any(within)
             };
             for card in host.links().iter().filter(near) {
-                match answers(host, vip, &card.name) {
-                    None => checks.needs(&host.name, format!("proxy_arp and forwarding at {}, and its routes", card.name)),
-                    Some(None) => checks.passed(&host.name, format!("no proxy ARP for {vip} at {}", card.name)),
-                    Some(Some(way)) => {
-                        let summary = format!("It answers ARP for {vip} at {}, for which it only has a way: {way}.", card.name);
-                        let keys = ["all", card.name.as_str()].map(|at| (Sysctls::name4(at, "proxy_arp"), "0"));
-                        let found = proven(host, Severity::Degraded, summary, host.behind("proxy_arp", &card.name), "sysctl")
-                            .and([Evidence::host(&host.name, way, format!("ip route get {vip}"))])
-                            .mend([super::super::remedy::set(host, &keys)]);
-                        checks.failed(&host.name, found);
+                match host.answers_for_another(vip, &card.name) {
+                    Err(needs) => checks.needs(&host.name, needs),
+                    Ok(None) => checks.passed(&host.name, format!("no proxy {what} for {vip} at {}", card.name)),
+                    Ok(Some(_)) if leads_to_director(site, at, vip, &card.name) == Some(true) => {
+                        checks.passed(&host.name, format!("{what} for {vip} at {} is answered in the director's place", card.name));
                     }
+                    Ok(Some(why)) => checks.failed(&host.name, finding(site, at, vip, &card.name, why)),
                 }
             }
         }
     }
 }
 
-/// The way for which the kernel answers a question at a card; `Some(None)`: it does not.
-fn answers(host: &Host, vip: IpAddr, card: &str) -> Option<Option<String>> {
-    if host.effective("proxy_arp", card)? == 0 || host.effective("forwarding", card)? == 0 {
-        return Some(None);
+fn finding(site: &Site<'_>, at: usize, vip: IpAddr, card: &str, why: Proxy) -> crate::finding::Finding {
+    let (host, ip, v6) = (site.host(at), ip_for(&vip.to_string()), vip.is_ipv6());
+    let what = if v6 { "neighbour discovery" } else { "ARP" };
+    let way = host.way(&arriving(vip, card)).map_or_else(|_| "no route".to_string(), |way| way.words());
+    let summary = format!("It answers {what} for {vip} at {card}, for which it only has a way: {way}.");
+    let (fact, source, remedy) = match why {
+        Proxy::Setting(key) => {
+            let keys = ["all", card].map(|at| (Sysctls::name4(at, key), "0"));
+            // `all` does not count for proxy_arp_pvlan.
+            let keys = if key == "proxy_arp" { &keys[..] } else { &keys[1..] };
+            let fact = if key == "proxy_arp" { host.behind(key, card) } else { format!("{}=1", keys[0].0) };
+            (fact, "sysctl".to_string(), set(host, keys))
+        }
+        Proxy::Entry => {
+            let remedy = Remedy::new(
+                &host.name,
+                format!("{ip} neigh del proxy {vip} dev {card}"),
+                format!("no `ip neigh add proxy {vip}` in what starts the network, nor a rule of ndppd or parprouted for it"),
+                format!("{ip} neigh add proxy {vip} dev {card}"),
+            );
+            (format!("{vip} dev {card} proxy"), format!("{ip} neigh show proxy"), remedy)
+        }
+    };
+    let mut found = proven(host, Severity::Degraded, summary, fact, source)
+        .and([Evidence::host(&host.name, way, format!("{ip} route get {vip} iif {card}"))])
+        .mend([remedy]);
+    // Whether the packets get to the director by that way, nobody knows.
+    if leads_to_director(site, at, vip, card).is_none() {
+        found.confidence = Confidence::Possible;
+        found.settle = Some(format!("does that way lead to the director? `{ip} neigh show {vip}` there, after `ping -c1 {vip}`"));
     }
-    host.routes.as_ref()?;
-    let way = host.way(&Ask { iif: Some(card.to_string()), ..Ask::to(vip) }).ok();
-    Some(way.filter(|way| way.link().is_some_and(|link| link != card)).map(|way| way.words()))
+    found
+}
+
+fn arriving(vip: IpAddr, card: &str) -> Ask {
+    Ask { iif: Some(card.to_string()), ..Ask::to(vip) }
+}
+
+/// Whether the way leads to a director of the address, by which the host stands between two halves of its network. `None` where that
+/// cannot be told.
+fn leads_to_director(site: &Site<'_>, at: usize, vip: IpAddr, card: &str) -> Option<bool> {
+    let host = site.host(at);
+    let Ok(way) = host.way(&arriving(vip, card)) else { return Some(false) };
+    if way.hops.iter().any(|hop| hop.link.as_deref() == Some(card)) {
+        return Some(false);
+    }
+    let directors: Vec<&Host> = site.directed().filter(|(_, service)| service.vip() == Some(vip)).map(|(director, _)| director).collect();
+    let gateways = way.gateways();
+    if !gateways.is_empty() {
+        return Some(gateways.iter().any(|g| directors.iter().any(|d| d.address(*g).is_some())));
+    }
+    let known = host.neighbours.iter().flatten().find(|n| n.addr == vip && n.mac.is_some() && Some(n.link.as_str()) == way.link())?;
+    Some(directors.iter().flat_map(|d| d.links()).any(|l| l.mac == known.mac))
 }
 
 #[cfg(test)]
@@ -88,7 +135,52 @@ mod tests {
         sketch::passes(&dr_with("router", on), &ARP010, "router");
         let off = |router: Sketch| router.via("10.0.0.100/32", "10.9.0.9", "ext");
         sketch::passes(&dr_with("router", off), &ARP010, "router");
+        // An entry does the same for one address; without a way by another card it does nothing.
+        let entry = |router: Sketch| {
+            let proxies = vec![crate::host::Proxied { addr: "10.0.0.100".parse().unwrap(), link: Some("int".into()) }];
+            router.with(|h| h.proxies = Some(proxies))
+        };
+        let both = |router: Sketch| entry(router).via("10.0.0.100/32", "10.9.0.9", "ext");
+        let found = sketch::expect(&dr_with("router", both), &ARP010, Severity::Degraded, Confidence::Certain, "router");
+        assert_eq!(found.remedy[0].command, "ip neigh del proxy 10.0.0.100 dev int");
+        sketch::passes(&dr_with("router", entry), &ARP010, "router");
+        let unread = |router: Sketch| off(router).with(|h| h.proxies = None);
+        sketch::cannot_judge(&dr_with("router", unread), &ARP010, "router");
+        // Between the halves of a private VLAN it answers for what is behind the same card.
+        let pvlan = |router: Sketch| router.set("net.ipv4.conf.int.proxy_arp_pvlan", "1");
+        let found = sketch::expect(&dr_with("router", pvlan), &ARP010, Severity::Degraded, Confidence::Certain, "router");
+        assert_eq!(found.remedy[0].command, "sysctl -w net.ipv4.conf.int.proxy_arp_pvlan=0");
         let still = |router: Sketch| elsewhere(router).set("net.ipv4.conf.int.forwarding", "0");
         sketch::passes(&dr_with("router", still), &ARP010, "router");
+    }
+
+    /// The only reason to answer for others in IPv6 is an entry, and it needs both settings.
+    #[test]
+    fn an_entry_for_the_vip_of_ipv6() {
+        let vip = "2001:db8::100";
+        let site = |forwarding: &str, all: &str, own: &str, entry: Option<&str>, via: Option<&str>| {
+            let table = format!("-A -t [{vip}]:80 -s rr\n-a -t [{vip}]:80 -r [2001:db8::11]:80 -g\n");
+            let director = Sketch::new("director").card("eth0", "2001:db8::10/64").addr("eth0", &format!("{vip}/128")).ipvs(&table);
+            let mut router = Sketch::new("router").card("ext", "2001:db8:9::1/64").card("int", "2001:db8::1/64");
+            for (key, value) in [("int.forwarding", forwarding), ("all.proxy_ndp", all), ("int.proxy_ndp", own)] {
+                router = router.set(&format!("net.ipv6.conf.{key}"), value);
+            }
+            if let Some(gateway) = via {
+                router = router.via(&format!("{vip}/128"), gateway, "ext");
+            }
+            let proxied = |addr: &str| crate::host::Proxied { addr: addr.parse().unwrap(), link: Some("int".into()) };
+            [director, router.with(|h| h.proxies = Some(entry.into_iter().map(proxied).collect()))]
+        };
+        for (all, own) in [("1", "0"), ("0", "1")] {
+            let found = sketch::expect(&site("1", all, own, Some(vip), None), &ARP010, Severity::Degraded, Confidence::Certain, "router");
+            assert_eq!(found.remedy[0].command, format!("ip -6 neigh del proxy {vip} dev int"));
+        }
+        sketch::passes(&site("0", "1", "1", Some(vip), None), &ARP010, "router");
+        sketch::passes(&site("1", "0", "0", Some(vip), None), &ARP010, "router");
+        sketch::passes(&site("1", "1", "1", Some("2001:db8::101"), None), &ARP010, "router");
+        // It stands between the halves of the network: packets go on to the director.
+        sketch::passes(&site("1", "1", "1", Some(vip), Some("2001:db8::10")), &ARP010, "router");
+        let [director, router] = site("1", "1", "1", None, None);
+        sketch::cannot_judge(&[director, router.with(|h| h.proxies = None)], &ARP010, "router");
     }
 }

@@ -131,6 +131,10 @@ impl<'a> Facts<'a> {
             Method::Nat if self.is_hairpin(flow) => ("NAT011", Vec::new(), false),
             Method::Nat if !self.is_work_seen(flow) => ("NET008", vec!["NAT001", "DR001", "DR004"], true),
             _ if alike => ("NET008", vec!["DR018", "NET013"], true),
+            // It was seen to use a route to somewhere; that it has none to this client is less likely.
+            Method::Nat if served.is_empty() && flow.server_host.is_some_and(|s| self.sends_off_link(s)) => {
+                ("NET008", vec!["NAT001", "DR018"], false)
+            }
             Method::Nat if served.is_empty() => ("NAT001", vec!["NET008", "DR018"], false),
             Method::Nat => ("NAT006", vec!["NET008", "DR018"], false),
             Method::FullNat => ("NET008", vec!["SVC025"], false),

@@ -115,6 +115,19 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_was_seen_to_route_has_a_gateway() {
+        let mut w = silent();
+        for (port, web) in [(50001, "web1"), (50002, "web2")] {
+            let rip = if web == "web1" { "10.2.0.11" } else { "10.2.0.12" };
+            let asks = World::tcp(&format!("{rip}:{port}"), "10.1.0.100:443");
+            w.syn(&asks, &format!("{web} director client"), 1);
+        }
+        let diagnosis = w.diagnose();
+        let found = diagnosis.findings.iter().find(|f| f.code == "NET008").expect("a filter");
+        assert!(found.alternatives.contains(&"NAT001"), "{:?}", found.alternatives);
+    }
+
+    #[test]
     fn nobody_looked_at_the_servers() {
         let w = silent().without(&["web1", "web2"]);
         w.deny(&NAT001);

@@ -110,6 +110,7 @@ fn no_redirects(site: &Site<'_>, server: &Host, duty: &Duty, client: IpAddr) -> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch};
     use super::super::super::testing::{RST, SYN_ACK, World};
     use super::*;
 
@@ -139,6 +140,28 @@ mod tests {
         let mut alone = w.clone().without(&["client", "director", "web2"]);
         alone.who_has("web1", "lan", "10.2.0.100", &["client"]);
         alone.expect(&NAT003, Confidence::Possible, "web1");
+    }
+
+    /// Where the director advises of the short way, a route round it alone mends nothing (measured with the kernel's IPVS).
+    #[test]
+    fn a_way_back_through_the_director_is_not_talked_away() {
+        let site = |redirects: &str| {
+            let director = Sketch::new("director")
+                .card("eth0", "192.0.2.1/24")
+                .card("eth1", "10.2.0.1/24")
+                .ipvs("-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 10.2.0.11:80 -m -w 1\n")
+                .connections(&["tcp 10.2.0.100:40001 192.0.2.1:80 10.2.0.11:80 SYN_RECV 60"])
+                .set("net.ipv4.conf.eth1.forwarding", "1")
+                .set("net.ipv4.conf.eth1.send_redirects", redirects);
+            [director, Sketch::new("web1").card("eth0", "10.2.0.11/24").via("0.0.0.0/0", "10.2.0.1", "eth0").listens("0.0.0.0:80")]
+        };
+        let commands = |redirects: &str| -> Vec<String> {
+            let found = sketch::expect(&site(redirects), &NAT003, Severity::Broken, Confidence::Certain, "web1");
+            found.remedy.iter().map(|r| format!("{}$ {}", r.host, r.command)).collect()
+        };
+        let round = "web1$ ip route replace 10.2.0.100 via 10.2.0.1";
+        assert_eq!(commands("1"), ["director$ sysctl -w net.ipv4.conf.eth1.send_redirects=0", round]);
+        assert_eq!(commands("0"), [round]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Services, scheduling, persistence, and the table of connections: what goes wrong with a path that is right.
 
 mod affinity;
+mod checker;
 pub(super) mod svc001;
 pub(super) mod svc002;
 pub(super) mod svc003;

@@ -18,6 +18,7 @@ rule! {
     /// A share of the connections goes to one server that is dead, while other servers of the same service serve. Dead is a server that the
     /// director asks for by ARP in vain, or for which it sends ICMP host unreachable, that refuses every connection, or whose MAC is sent
     /// requests and never says a word, not even ARP. Or it served, and then fell silent for good: requests leave for it and do not arrive.
+    /// On a director itself: that no health checker runs; that keepalived has this table in its configuration and does not run.
     ///
     /// # Why it breaks
     /// IPVS itself checks nothing. A server keeps its weight, and its share of the connections, until somebody takes it out: a health check
@@ -296,6 +297,7 @@ const ENOUGH: usize = 5;
 
 /// In the connection table: a real server with which no connection gets beyond its first packet, while others have theirs.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    super::checker::hosts(site, checks);
     for (host, service) in site.directed().filter(|(_, s)| s.protocol == Some(Protocol::Tcp)) {
         let Some(table) = host.ipvs.as_ref().filter(|t| t.connections.is_some()) else {
             need_connections(host, checks);
@@ -337,6 +339,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let fact = format!("{open} of {all} connections to {} in SYN_RECV", destination.address);
             let mut found = proven(host, Severity::Degraded, summary, fact, "ipvsadm -Lnc").mend([remedy]);
             found.confidence = Confidence::Likely;
+            if let Some(managers) = &host.managers {
+                let who = if managers.is_empty() { "no health checker".to_string() } else { managers.join(", ") };
+                found = found.and([Evidence::host(&host.name, who, "ps -eo comm")]);
+            }
             let causes: &[&'static str] = match destination.forwarding() {
                 Some(ForwardingMethod::Nat) => &["NAT001", "NAT002", "NET008"],
                 Some(ForwardingMethod::Tunnel) => &["TUN001", "TUN002", "DR004", "NET008"],
