@@ -207,6 +207,7 @@ fn answers_for_others_are_the_kernels() {
     let (asker, target): (Ipv4Addr, Ipv4Addr) = ("10.0.0.1".parse().unwrap(), "10.0.0.100".parse().unwrap());
     let target6: std::net::Ipv6Addr = "2001:db8::100".parse().unwrap();
     // At once, without the delay that lets the true owner answer first.
+    link.run("sysctl -w net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.eth0.disable_ipv6=0");
     link.run("sysctl -w net.ipv6.conf.eth0.accept_dad=0 net.ipv4.neigh.eth0.proxy_delay=0 net.ipv6.neigh.eth0.proxy_delay=0");
     link.run("ip -6 addr add 2001:db8::11/64 dev eth0");
     let (mut wrong, mut answered) = (String::new(), [0, 0]);
