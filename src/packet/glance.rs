@@ -131,7 +131,7 @@ pub fn glance_tcp<'a>(frame: &Frame<'a>) -> Option<Glance<'a>> {
     let word = |at: usize| u32::from_be_bytes([headers[at], headers[at + 1], headers[at + 2], headers[at + 3]]);
     let total = usize::from(u16::from_be_bytes([headers[16], headers[17]]));
     let header = usize::from(headers[46] >> 4) * 4;
-    if word(12) >> 8 != 0x0800_45 || word(20) & 0x3fff_00ff != 6 || header < 20 || 20 + header > total || header > 20 + behind.len() {
+    if word(12) >> 8 != 0x0008_0045 || word(20) & 0x3fff_00ff != 6 || header < 20 || 20 + header > total || header > 20 + behind.len() {
         return None;
     }
     let (macs, headers) = headers.split_first_chunk::<12>()?;

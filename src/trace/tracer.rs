@@ -14,8 +14,8 @@ use super::wire::Wires;
 use super::{Options, Trace};
 use crate::net::{FiveTuple, Protocol, Timestamp};
 use crate::packet::{
-    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, PlainIp, PlainTransport, StopReason, TcpFlags, TcpOptions,
-    Transport, checksum_state, dissect, glance, glance_tcp, is_partial,
+    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport,
+    checksum_state, dissect, glance, glance_tcp, is_partial,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -157,15 +157,16 @@ impl Tracer {
         match glance_tcp(frame) {
             // Most packets are IPv4 and TCP: their way is free of all questions of what else they might be.
             Some(plain) if frame.heading.is_none() => self.plain(point, frame, plain),
-            _ => self.observe_other(point, frame),
+            // By value: passing its address on would have every frame written to memory (nine instructions for each).
+            _ => self.observe_other(point, *frame),
         }
     }
 
     #[inline(never)]
-    fn observe_other(&mut self, point: u32, frame: &Frame<'_>) {
-        match glance(frame) {
-            Some(plain) if frame.heading.is_none() => self.plain(point, frame, plain),
-            _ => self.not_plain(point, frame),
+    fn observe_other(&mut self, point: u32, frame: Frame<'_>) {
+        match glance(&frame) {
+            Some(plain) if frame.heading.is_none() => self.plain(point, &frame, plain),
+            _ => self.not_plain(point, &frame),
         }
     }
 
