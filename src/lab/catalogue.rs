@@ -45,6 +45,7 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-other-router"
     "dr-other-router-ok"
     "dr-port-remap"
+    "dr-proxy-arp"
     "dr-rip-only"
     "dr-routed-no-gateway"
     "dr-routed-no-vip"

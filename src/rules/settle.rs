@@ -12,7 +12,9 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
     for mut finding in packets {
         explain(&mut finding, &mut hosts);
         let subjects = snapshots_of(&finding, facts);
-        if subjects.is_empty() && !hosts.iter().any(|h| h.code == finding.code) {
+        // What is about an address is settled by a host whose own fault is about it.
+        let tells_of = |h: &Finding| finding.alternatives.contains(&h.code) && words(&h.summary).any(|word| word == finding.subject);
+        if subjects.is_empty() && !hosts.iter().any(|h| h.code == finding.code || tells_of(h)) {
             diagnosis.findings.push(finding);
             continue;
         }
@@ -22,7 +24,7 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
         let elsewhere = |code: &str| {
             ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "DR007" | "ARP007" | "ARP012")
         };
-        let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code));
+        let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code) || tells_of(h));
         let own = hosts.iter().position(|h| {
             h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code) || speaks_of(&finding, &h.subject, facts))
         });
@@ -77,7 +79,8 @@ fn speaks_of(finding: &Finding, host: &str, facts: &Facts<'_>) -> bool {
 
 /// The host's finding keeps its words and gets the packets as further proof.
 fn take_over(host: &mut Finding, packets: Finding) {
-    host.confidence = Confidence::Certain;
+    let doubted = host.confidence == Confidence::Possible && packets.code != host.code;
+    host.confidence = if doubted { Confidence::Likely } else { Confidence::Certain };
     // What happens to traffic was seen, if it is the same fault.
     let same = packets.code == host.code;
     host.severity = if same { packets.severity } else { host.severity.max(packets.severity) };
@@ -86,7 +89,9 @@ fn take_over(host: &mut Finding, packets: Finding) {
     // The host's remedy is the more exact one.
     let remedies = if host.remedy.is_empty() { packets.remedy.clone() } else { Vec::new() };
     *host = host.clone().and(fresh).on(packets.flows).mend(if same { remedies } else { Vec::new() });
-    (host.alternatives, host.settle) = (Vec::new(), None);
+    if !doubted {
+        (host.alternatives, host.settle) = (Vec::new(), None);
+    }
     if same && host.summary != packets.summary {
         host.summary = format!("{} {}", packets.summary, host.summary);
     }

@@ -329,6 +329,13 @@ impl World {
         }
     }
 
+    /// `host` answers `asker` that it has `target`, whoever asked and when.
+    pub(super) fn has(&mut self, host: &str, segment: &str, target: &str, asker: &str) {
+        let (mac, to) = (self.interface(host, segment).mac, self.interface(asker, segment));
+        let (IpAddr::V4(target), IpAddr::V4(tell), asks) = (ip(target), to.addr, to.mac) else { panic!("ARP is for IPv4") };
+        self.cross(host, asker, |_, dst| build::arp(dst, 2, (mac, target), (asks, tell), &[]));
+    }
+
     /// `asker` asks for addresses of a host that answers by each of its cards on the segment for all of them.
     pub(super) fn interchange(&mut self, host: &str, segment: &str, addrs: &[&str], asker: &str) {
         let cards: Vec<MacAddr> = self.interfaces.iter().filter(|i| i.host == host && i.segment == segment).map(|i| i.mac).collect();

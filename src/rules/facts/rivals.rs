@@ -5,12 +5,14 @@ use super::Facts;
 use super::neighbours::Claimant;
 use crate::ipvs::Role;
 use crate::net::MacAddr;
-use crate::trace::{Advertiser, Claim, ClaimKind, Flow, HostId, Method, PacketKind};
+use crate::trace::{Advertiser, Claim, ClaimKind, Flow, HostId, Method, Occurrences, PacketKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// Two answers to one question come so close together. Nobody asks again as soon as that.
 const TOGETHER: i64 = 200_000_000;
+/// A host that answers for others takes its time (`proxy_delay`, up to 0.8 s), and who has one answer does not ask again meanwhile.
+const BY_PROXY: i64 = 1_000_000_000;
 /// Addresses that change hands to and fro within such a time are not taken over, but fought for.
 const QUARREL: i64 = 30_000_000_000;
 /// More hosts than this do not claim one address in earnest; a hostile capture may say so.
@@ -104,7 +106,8 @@ impl<'a> Facts<'a> {
         let replies = |r: &Claimant<'a>| r.claims.iter().copied().filter(|c| c.kind == ClaimKind::Reply).collect::<Vec<_>>();
         for ours in replies(a) {
             for theirs in replies(b).into_iter().filter(|c| c.about == ours.about) {
-                let close = |t: i64| self.moments(theirs).any(|u: i64| (u - t).abs() <= TOGETHER);
+                let one_question = |t: i64, u: i64| (u - t).abs() <= BY_PROXY && self.asked_once(ours, t.min(u), t.max(u));
+                let close = |t: i64| self.moments(theirs).any(|u: i64| (u - t).abs() <= TOGETHER || one_question(t, u));
                 if self.moments(ours).any(close) {
                     return Some([ours, theirs]);
                 }
@@ -123,11 +126,30 @@ impl<'a> Facts<'a> {
         (quarrel && !ours.is_empty() && !theirs.is_empty()).then(|| [ours[0], theirs[0]])
     }
 
+    /// True when a question was just asked at the first of two moments, and none was between them.
+    fn asked_once(&self, answer: &Claim, first: i64, second: i64) -> bool {
+        let questions = self.trace.claims.questions.iter().filter(|q| q.target == answer.addr && q.asker == answer.about);
+        let (mut before, mut between) = (false, false);
+        for question in questions {
+            // Of many only the first ones are known, and when.
+            between |= question.times.count as usize > question.times.first.len() + 1;
+            for asked in self.at(question.point, &question.times) {
+                before |= (first - TOGETHER..=first).contains(&asked);
+                between |= asked > first && asked <= second;
+            }
+        }
+        before && !between
+    }
+
     /// When something was claimed, on the common clock.
     fn moments(&self, claim: &'a Claim) -> impl Iterator<Item = i64> + use<'a> {
+        self.at(claim.point, &claim.times)
+    }
+
+    fn at(&self, point: u32, times: &'a Occurrences) -> impl Iterator<Item = i64> + use<'a> {
         let facts = *self;
-        let times = claim.times.first.iter().map(|(_, t)| *t).chain([claim.times.last.1]);
-        times.map(move |t| facts.trace.common_time(claim.point, t).0)
+        let times = times.first.iter().map(|(_, t)| *t).chain([times.last.1]);
+        times.map(move |t| facts.trace.common_time(point, t).0)
     }
 
     /// True when two MACs may well be two cards of one machine, which answers by either for all its addresses, or when one of them answers

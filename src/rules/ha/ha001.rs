@@ -124,7 +124,7 @@ fn by_claims(hood: &Neighbourhood<'_>, vip: IpAddr) -> Option<Finding> {
     let refused = failed.iter().filter_map(|f| f.reply.first()).find(|h| [a, b].iter().any(|c| h.from == Some(c.host)));
     let alternatives: &[&'static str] = match (directors, vip.is_ipv4()) {
         (2, _) => &["HA002"],
-        (_, true) => &["ARP001", "ARP012", "DR010"],
+        (_, true) => &["ARP001", "ARP010", "ARP012", "DR010"],
         (_, false) => &["IP6001"],
     };
     let settle = format!("`ip addr show to {vip}` on both: is one a real server, a second director, or a stranger?");
@@ -229,6 +229,23 @@ mod tests {
     fn flow(w: &mut World, port: u16, director: &str) {
         let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("router", "10.2.0.100:80");
         w.talk(&c, &format!("client router {director} web1"), "web1 router client");
+    }
+
+    /// Who answers for others takes its time; a new owner of the address speaks up by itself, or after another question.
+    #[test]
+    fn a_late_second_answer_to_one_question() {
+        let mut w = world().plug("gate.eth0", "int", "10.2.0.9");
+        w.who_has("router", "int", VIP, &["director"]);
+        flow(&mut w, 40001, "director");
+        w.wait(0.6);
+        let mut again = w.clone();
+        w.has("gate", "int", VIP, "router");
+        flow(&mut w, 40002, "director");
+        let found = w.expect(&HA001, Confidence::Likely, VIP);
+        assert!(found.alternatives.contains(&"ARP010"), "{:?}", found.alternatives);
+        again.who_has("router", "int", VIP, &["gate"]);
+        flow(&mut again, 40002, "director");
+        again.deny(&HA001);
     }
 
     #[test]
