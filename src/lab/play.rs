@@ -21,6 +21,7 @@ pub struct Stage<'a> {
     pub network: Network,
     servers: Vec<(String, Server)>,
     balances: BTreeMap<String, Balance>,
+    plays: u32,
 }
 
 /// How long clients wait for what is sure to come, in milliseconds.
@@ -63,7 +64,7 @@ impl<'a> Stage<'a> {
             return Err(io::Error::other(command::ipvsadm::NO_IPVS));
         }
         let network = Network::build(scenario, if builtin { Balancing::Builtin } else { Balancing::Kernel }).map_err(io::Error::other)?;
-        let mut stage = Stage { scenario, network, servers: Vec::new(), balances: BTreeMap::new() };
+        let mut stage = Stage { scenario, network, servers: Vec::new(), balances: BTreeMap::new(), plays: 0 };
         scenario.hosts.iter().try_for_each(|plan| stage.serve(&plan.name))?;
         for (host, commands) in &scenario.breaks {
             commands.iter().try_for_each(|command| stage.run(host, command))?;
@@ -154,9 +155,22 @@ impl<'a> Stage<'a> {
         self.play_with(folder, &[], true)
     }
 
+    /// A director that still knows a port of a client would hand its next connection on as the one before (`conn_reuse_mode`): each play
+    /// has ports of its own.
+    fn fresh_ports(&mut self) -> io::Result<()> {
+        let first = 20_000 + 10_000 * (self.plays % 4);
+        self.plays += 1;
+        let clients: std::collections::BTreeSet<&String> = self.scenario.traffic.iter().map(|traffic| &traffic.from).collect();
+        clients.into_iter().try_for_each(|host| {
+            let range = format!("sysctl -w net.ipv4.ip_local_port_range='{first} {}'", first + 9_999);
+            self.network.run(host, &range).map_err(|e| io::Error::other(format!("{host}: {e}")))
+        })
+    }
+
     /// `works`: nothing is expected to fail, and waiting for what a busy machine does late costs nothing.
     fn play_with(&mut self, folder: &Path, events: &[Event], works: bool) -> io::Result<Played> {
         std::fs::create_dir_all(folder)?;
+        self.fresh_ports()?;
         let recording = record::begin(&self.network)?;
         let begun = Instant::now();
         let until = |ms: u64| std::thread::sleep(Duration::from_millis(ms).saturating_sub(begun.elapsed()));
