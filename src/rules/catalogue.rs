@@ -52,12 +52,6 @@ pub static CAUSES: &[Cause] = &[
          so. Order is taken from sequence numbers, not from the file.",
     ),
     other(
-        "DR014",
-        "testing-from-the-director",
-        "No fault of the service: a director that asks for its own VIP takes the VIP as the source, and a real server drops a \
-         packet from its own address. Test from a client.",
-    ),
-    other(
         "DR015",
         "real-server-talks-to-itself",
         "No fault: a real server that asks for the VIP is answered by itself, for the VIP is its own address. The packets are \

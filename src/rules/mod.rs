@@ -115,6 +115,7 @@ pub static ALL: &[&Rule] = &[
     &dr::dr011::DR011,
     &dr::dr012::DR012,
     &dr::dr013::DR013,
+    &dr::dr014::DR014,
     &dr::dr016::DR016,
     &dr::dr017::DR017,
     &dr::dr018::DR018,

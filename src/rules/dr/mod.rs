@@ -13,6 +13,7 @@ pub(super) mod dr010;
 pub(super) mod dr011;
 pub(super) mod dr012;
 pub(super) mod dr013;
+pub(super) mod dr014;
 pub(super) mod dr016;
 pub(super) mod dr017;
 pub(super) mod dr018;
