@@ -128,12 +128,6 @@ pub static CAUSES: &[Cause] = &[
          take the snapshot in that namespace (lvscope snapshot --netns PID).",
     ),
     other(
-        "NAT012",
-        "ftp-data-port",
-        "FTP opens a second connection to an address and port that it names in the first one: NAT needs the module ip_vs_ftp, \
-         DR and TUN need persistence.",
-    ),
-    other(
         "NAT014",
         "policy-routing-snat-reroute",
         "With net.ipv4.vs.snat_reroute=0 a director routes answers by the real server's address and not by the VIP: policy \

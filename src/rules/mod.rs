@@ -100,6 +100,7 @@ pub static ALL: &[&Rule] = &[
     &nat::nat009::NAT009,
     &nat::nat010::NAT010,
     &nat::nat011::NAT011,
+    &nat::nat012::NAT012,
     &nat::nat013::NAT013,
     // LVS-DR
     &dr::dr001::DR001,

@@ -58,8 +58,9 @@ impl<'a> Facts<'a> {
         let mut stories: BTreeMap<(HostId, Vec<&'static str>, Severity, Confidence), Loss> = BTreeMap::new();
         for flow in self.flows() {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
-            // A router translates for those outside; a test from inside (NET005), or from the director (DR014), proves nothing.
-            let is_test = self.tested_from_inside(flow).is_some() || self.from_itself(flow).is_some();
+            // A router translates for those outside; a test from inside (NET005), or from the director (DR014), proves nothing. Data
+            // connections of FTP have their own story (NAT012).
+            let is_test = self.tested_from_inside(flow).is_some() || self.from_itself(flow).is_some() || self.ftp_control(flow).is_some();
             if (flow.director.is_none() && self.is_contested(host, hop)) || is_test {
                 continue;
             }

@@ -1,6 +1,7 @@
 //! What a rule may look at, and the questions that rules ask all day.
 
 mod fate;
+mod ftp;
 mod lone;
 mod loss;
 mod neighbours;

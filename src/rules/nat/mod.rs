@@ -11,6 +11,7 @@ pub(super) mod nat008;
 pub(super) mod nat009;
 pub(super) mod nat010;
 pub(super) mod nat011;
+pub(super) mod nat012;
 pub(super) mod nat013;
 
 use super::Facts;

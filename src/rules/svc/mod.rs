@@ -74,7 +74,7 @@ fn turned_away<'a>(facts: &Facts<'a>) -> Vec<TurnedAway<'a>> {
         let error = flow.errors.iter().find(own)?;
         // A director passes on what a real server says of its tunnel, in its own name (kernel ip_vs_core.c, ip_vs_in_icmp).
         let tunnels = |f: &Flow| f.vip == Some(hop.dst) && f.method == Method::Tunnel;
-        if facts.is_contested(host, hop) || facts.flows().any(tunnels) {
+        if facts.is_contested(host, hop) || facts.flows().any(tunnels) || facts.ftp_control(flow).is_some() {
             return None;
         }
         let role = facts.role_in(host, hop);
@@ -103,6 +103,11 @@ fn rule_for<'a>(facts: &Facts<'a>, protocol: Protocol, vip: Endpoint) -> Option<
 /// What the user's rules say, as evidence.
 fn stated(what: String) -> Evidence {
     Evidence::Statement { by: "--ipvs".to_string(), what }
+}
+
+/// The same for TCP.
+pub(super) fn option_of(vip: Endpoint) -> String {
+    service_option(Protocol::Tcp, vip)
 }
 
 /// `-t 192.0.2.1:80`: a virtual service as ipvsadm(8) takes it.
