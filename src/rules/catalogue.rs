@@ -171,12 +171,6 @@ pub static CAUSES: &[Cause] = &[
          server added last. lvscope director simulate shows what a scheduler picks, and why.",
     ),
     other(
-        "SVC020",
-        "defence-mode-drops",
-        "The director drops packets or connections under memory pressure, or because it is told to: sysctl \
-         net.ipv4.vs.drop_packet net.ipv4.vs.drop_entry net.ipv4.vs.secure_tcp.",
-    ),
-    other(
         "SVC021",
         "conn-table-undersized",
         "The connection table has too few buckets: ipvsadm -Ln shows the size, options ip_vs conn_tab_bits=20 makes it larger.",

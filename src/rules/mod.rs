@@ -173,6 +173,7 @@ pub static ALL: &[&Rule] = &[
     &svc::svc015::SVC015,
     &svc::svc018::SVC018,
     &svc::svc019::SVC019,
+    &svc::svc020::SVC020,
     &svc::svc022::SVC022,
     &svc::svc027::SVC027,
     // Failover

@@ -18,6 +18,7 @@ pub(super) mod svc014;
 pub(super) mod svc015;
 pub(super) mod svc018;
 pub(super) mod svc019;
+pub(super) mod svc020;
 pub(super) mod svc022;
 pub(super) mod svc027;
 
