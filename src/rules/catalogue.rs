@@ -198,7 +198,6 @@ pub static CAUSES: &[Cause] = &[
         "No fault: what round robin in DNS or a balancer of requests (layer 7) does, IPVS does not. It sees packets and no \
          URLs, and does not check its servers; who wants that puts a proxy behind it, and a health checker beside it.",
     ),
-    open("TUN006", "fixed-remote-endpoint", "The server's tunnel device accepts packets of one director only: ip -d link show type ipip."),
     other(
         "TUN008",
         "tun-vip-arp-leak",

@@ -153,6 +153,7 @@ pub static ALL: &[&Rule] = &[
     &tun::tun003::TUN003,
     &tun::tun004::TUN004,
     &tun::tun005::TUN005,
+    &tun::tun006::TUN006,
     &tun::tun007::TUN007,
     &tun::tun009::TUN009,
     &tun::tun011::TUN011,
