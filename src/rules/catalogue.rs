@@ -64,12 +64,6 @@ pub static CAUSES: &[Cause] = &[
          arrives at the real server, or the answer from the VIP never at the router. Captures on both sides show it; look at \
          the port security, allowed address pairs and source checks of the fabric.",
     ),
-    other(
-        "DR022",
-        "local-node-bind",
-        "A destination of the table is the director itself: with direct routing the packet keeps the VIP, so the program has to \
-         listen at the VIP or at every address: ss -ltn.",
-    ),
     open("HA004", "no-state-after-failover", "The new director has no entry for the connection: ipvsadm -ln --daemon, sloppy_tcp."),
     other(
         "HA005",

@@ -122,6 +122,7 @@ pub static ALL: &[&Rule] = &[
     &dr::dr018::DR018,
     &dr::dr019::DR019,
     &dr::dr020::DR020,
+    &dr::dr022::DR022,
     // Neighbours
     &arp::arp001::ARP001,
     &arp::arp002::ARP002,

@@ -72,7 +72,9 @@ impl<'a> Facts<'a> {
             };
             let Some((_, others, mut confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
             let mut severity = Severity::Broken;
-            if !self.concerns_a_service(flow, hop) {
+            if code == "DR022" {
+                severity = Severity::Degraded; // others are served
+            } else if !self.concerns_a_service(flow, hop) {
                 (severity, confidence) = (Severity::Note, Confidence::Possible);
             } else if matches!(code, "NET002" | "NET008" | "SVC027") && self.serves_other_port(flow, hop) {
                 (severity, confidence) = (Severity::Risky, Confidence::Possible);
@@ -148,6 +150,8 @@ impl<'a> Facts<'a> {
         let verdict = match self.role_in(host, hop) {
             Role::RealServer | Role::Client => return None,
             Role::Router => ("NET002", vec!["SVC027"], Confidence::Likely),
+            // What is served before and after is a service all the time.
+            Role::Director if self.is_served_around(flow, host, hop) => ("DR022", vec!["SVC027", "SVC005"], Confidence::Likely),
             // A router in front may translate to a port that was never meant.
             Role::Director if translated => ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             Role::Director => ("SVC027", vec!["SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
@@ -161,6 +165,13 @@ impl<'a> Facts<'a> {
             }
         };
         Some(verdict)
+    }
+
+    /// True when a director handed on connections for the same address and port, and they were served, before this one began and after it.
+    fn is_served_around(&self, flow: &Flow, director: HostId, hop: &Hop) -> bool {
+        let served =
+            |f: &&Flow| f.director == Some(director) && f.vip == Some(hop.dst) && f.protocol == flow.protocol && f.state.is_complete();
+        self.flows().filter(served).any(|f| f.last < flow.first) && self.flows().filter(served).any(|f| f.first > flow.last)
     }
 
     /// What a host is with regard to a service: the user's word, then what it did, then its name.
