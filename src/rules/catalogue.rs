@@ -152,12 +152,6 @@ pub static CAUSES: &[Cause] = &[
          --set) shorten it.",
     ),
     other(
-        "SVC016",
-        "multi-port-affinity-split",
-        "Two persistent services of one VIP hold a client each by itself: port 80 at one real server, port 443 at another. One \
-         service by firewall mark holds both together.",
-    ),
-    other(
         "SVC017",
         "scheduler-misexpectation",
         "No fault, but an expectation: the default scheduler is wlc and not rr; connections are balanced and not requests; \

@@ -173,6 +173,7 @@ pub static ALL: &[&Rule] = &[
     &svc::svc013::SVC013,
     &svc::svc014::SVC014,
     &svc::svc015::SVC015,
+    &svc::svc016::SVC016,
     &svc::svc018::SVC018,
     &svc::svc019::SVC019,
     &svc::svc020::SVC020,

@@ -16,6 +16,7 @@ pub(super) mod svc012;
 pub(super) mod svc013;
 pub(super) mod svc014;
 pub(super) mod svc015;
+pub(super) mod svc016;
 pub(super) mod svc018;
 pub(super) mod svc019;
 pub(super) mod svc020;
