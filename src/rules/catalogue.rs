@@ -122,12 +122,6 @@ pub static CAUSES: &[Cause] = &[
          take the snapshot in that namespace (lvscope snapshot --netns PID).",
     ),
     other(
-        "NAT014",
-        "policy-routing-snat-reroute",
-        "With net.ipv4.vs.snat_reroute=0 a director routes answers by the real server's address and not by the VIP: policy \
-         rules for the VIP do not hold.",
-    ),
-    other(
         "NET009",
         "vlan-or-bridge-mismatch",
         "Hosts that should be neighbours are in different VLANs, or a bridge hands its frames to iptables: ARP questions stay \

@@ -102,6 +102,7 @@ pub static ALL: &[&Rule] = &[
     &nat::nat011::NAT011,
     &nat::nat012::NAT012,
     &nat::nat013::NAT013,
+    &nat::nat014::NAT014,
     // LVS-DR
     &dr::dr001::DR001,
     &dr::dr002::DR002,

@@ -13,6 +13,7 @@ pub(super) mod nat010;
 pub(super) mod nat011;
 pub(super) mod nat012;
 pub(super) mod nat013;
+pub(super) mod nat014;
 
 use super::Facts;
 use super::facts::list;
