@@ -153,11 +153,6 @@ pub static CAUSES: &[Cause] = &[
          server added last. lvscope director simulate shows what a scheduler picks, and why.",
     ),
     other(
-        "SVC021",
-        "conn-table-undersized",
-        "The connection table has too few buckets: ipvsadm -Ln shows the size, options ip_vs conn_tab_bits=20 makes it larger.",
-    ),
-    other(
         "SVC023",
         "firewall-sandwich-asymmetry",
         "Two directors with firewalls between them: request and answer have to cross the same firewall, so one director has to \

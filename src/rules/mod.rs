@@ -178,6 +178,7 @@ pub static ALL: &[&Rule] = &[
     &svc::svc018::SVC018,
     &svc::svc019::SVC019,
     &svc::svc020::SVC020,
+    &svc::svc021::SVC021,
     &svc::svc022::SVC022,
     &svc::svc027::SVC027,
     // Failover

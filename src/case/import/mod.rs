@@ -197,6 +197,9 @@ fn table<'a>(get: &impl Fn(&str) -> Option<&'a str>, bad: &mut impl FnMut(&str, 
     }
     if let Some(text) = get("ipvsadm-ln.txt") {
         text::connections_of(text, &mut table);
+        // `IP Virtual Server version 1.2.1 (size=4096)`
+        let size = text.lines().next().and_then(|line| line.split_once("(size="));
+        table.size = size.and_then(|(_, rest)| rest.split(')').next()?.trim().parse().ok());
     }
     table.timeouts = get("ipvsadm-timeout.txt").and_then(text::timeouts);
     if let Some(text) = get("proc-ip_vs_conn.txt").or_else(|| get("ipvsadm-lnc.txt")) {

@@ -20,6 +20,7 @@ pub(super) mod svc016;
 pub(super) mod svc018;
 pub(super) mod svc019;
 pub(super) mod svc020;
+pub(super) mod svc021;
 pub(super) mod svc022;
 pub(super) mod svc027;
 
