@@ -133,11 +133,6 @@ pub static CAUSES: &[Cause] = &[
         "Kernels before 4.12 with net.ipv4.tcp_tw_recycle=1 drop SYNs of clients behind one address whose timestamps go back: \
          some clients at random wait. nstat -az TcpExtPAWSPassive; sysctl -w net.ipv4.tcp_tw_recycle=0.",
     ),
-    open(
-        "NET013",
-        "listen-overflow-or-synflood",
-        "The server's queue of half-open connections is full: nstat -az TcpExtListenOverflows TcpExtListenDrops.",
-    ),
     other(
         "SVC009",
         "template-outlives-timeout",

@@ -146,6 +146,7 @@ pub static ALL: &[&Rule] = &[
     &net::net008::NET008,
     &net::net010::NET010,
     &net::net011::NET011,
+    &net::net013::NET013,
     &net::net014::NET014,
     &net::net015::NET015,
     &net::net016::NET016,

@@ -25,6 +25,9 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
             ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "DR007" | "ARP007" | "ARP012")
         };
         let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code) || tells_of(h));
+        // What a host notes of one of the causes is further proof of it, and decides nothing.
+        let noted = hosts.iter().filter(|h| h.severity == Severity::Note && finding.alternatives.contains(&h.code) && concerns(h));
+        let noted: Vec<Evidence> = noted.flat_map(|h| h.evidence().to_vec()).collect();
         let own = hosts.iter().position(|h| {
             h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code) || speaks_of(&finding, &h.subject, facts))
         });
@@ -32,6 +35,7 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
             take_over(&mut hosts[at], finding);
             continue;
         }
+        let finding = finding.and(noted);
         diagnosis.findings.push(strike_out(finding, &subjects, diagnosis.checks.as_slice()));
     }
     diagnosis.findings.extend(hosts);
