@@ -57,13 +57,6 @@ pub static CAUSES: &[Cause] = &[
         "No fault: a real server that asks for the VIP is answered by itself, for the VIP is its own address. The packets are \
          on lo alone: tcpdump -i lo. To test the balancing, ask from a client.",
     ),
-    other(
-        "DR021",
-        "fabric-anti-spoofing",
-        "A cloud or a virtual switch drops frames whose addresses it does not know: the request leaves the director and never \
-         arrives at the real server, or the answer from the VIP never at the router. Captures on both sides show it; look at \
-         the port security, allowed address pairs and source checks of the fabric.",
-    ),
     open("HA004", "no-state-after-failover", "The new director has no entry for the connection: ipvsadm -ln --daemon, sloppy_tcp."),
     other(
         "HA005",
@@ -120,12 +113,6 @@ pub static CAUSES: &[Cause] = &[
         "dsr-pod-tunnel",
         "Direct answers of pods (kube-router) are LVS-TUN inside the pod's namespace: TUN001 to TUN005 hold there. Capture and \
          take the snapshot in that namespace (lvscope snapshot --netns PID).",
-    ),
-    other(
-        "NET009",
-        "vlan-or-bridge-mismatch",
-        "Hosts that should be neighbours are in different VLANs, or a bridge hands its frames to iptables: ARP questions stay \
-         unanswered (ARP011). bridge vlan show on both sides; sysctl net.bridge.bridge-nf-call-iptables.",
     ),
     other(
         "NET012",

@@ -123,6 +123,7 @@ pub static ALL: &[&Rule] = &[
     &dr::dr018::DR018,
     &dr::dr019::DR019,
     &dr::dr020::DR020,
+    &dr::dr021::DR021,
     &dr::dr022::DR022,
     // Neighbours
     &arp::arp001::ARP001,
@@ -144,6 +145,7 @@ pub static ALL: &[&Rule] = &[
     &net::net006::NET006,
     &net::net007::NET007,
     &net::net008::NET008,
+    &net::net009::NET009,
     &net::net010::NET010,
     &net::net011::NET011,
     &net::net013::NET013,

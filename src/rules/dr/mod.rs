@@ -19,6 +19,7 @@ pub(super) mod dr017;
 pub(super) mod dr018;
 pub(super) mod dr019;
 pub(super) mod dr020;
+pub(super) mod dr021;
 pub(super) mod dr022;
 
 use super::facts::{ids, list};

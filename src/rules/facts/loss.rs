@@ -150,8 +150,7 @@ impl<'a> Facts<'a> {
         let verdict = match self.role_in(host, hop) {
             Role::RealServer | Role::Client => return None,
             Role::Router => ("NET002", vec!["SVC027"], Confidence::Likely),
-            // What is served before and after is a service all the time.
-            Role::Director if self.is_served_around(flow, host, hop) => ("DR022", vec!["SVC027", "SVC005"], Confidence::Likely),
+            Role::Director if self.refuses_some(host, flow, hop) => ("DR022", vec!["SVC027", "SVC005"], Confidence::Likely),
             // A router in front may translate to a port that was never meant.
             Role::Director if translated => ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             Role::Director => ("SVC027", vec!["SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
@@ -167,11 +166,16 @@ impl<'a> Facts<'a> {
         Some(verdict)
     }
 
-    /// True when a director handed on connections for the same address and port, and they were served, before this one began and after it.
-    fn is_served_around(&self, flow: &Flow, director: HostId, hop: &Hop) -> bool {
-        let served =
-            |f: &&Flow| f.director == Some(director) && f.vip == Some(hop.dst) && f.protocol == flow.protocol && f.state.is_complete();
-        self.flows().filter(served).any(|f| f.last < flow.first) && self.flows().filter(served).any(|f| f.first > flow.last)
+    /// True when a director refused some connections for an address and port itself, more than once, and handed on others in between, which were
+    /// served: no service that came late, or went, or was loaded anew meanwhile.
+    fn refuses_some(&self, director: HostId, flow: &Flow, hop: &Hop) -> bool {
+        let served = |f: &Flow| f.director == Some(director) && f.vip == Some(hop.dst) && f.state.is_complete();
+        let own = |f: &Flow| f.reply.first().is_some_and(|r| r.first == PacketKind::Reset && r.from == Some(director) && r.src == hop.dst);
+        let refused = |f: &Flow| f.director.is_none() && f.state == FlowState::Refused && own(f);
+        let same = self.flows().filter(|f| f.protocol == flow.protocol);
+        // In the order in which they began.
+        let turns: Vec<bool> = same.filter_map(|f| if served(f) { Some(true) } else { refused(f).then_some(false) }).collect();
+        turns.windows(2).filter(|pair| pair[0] && !pair[1]).count() >= 2
     }
 
     /// What a host is with regard to a service: the user's word, then what it did, then its name.
