@@ -14,7 +14,7 @@ rule! {
     ///
     /// # Why it breaks
     /// A tunnel device with a `remote` takes outer packets from that address only. Those of another director, after a failover say, belong to no
-    /// device; the kernel refuses them with ICMP port unreachable, or, with `tunl0` down, has nobody to give them to.
+    /// device, unless `tunl0`, which takes everybody's, is up; the kernel refuses them with ICMP port unreachable.
     ///
     /// # Confirm it by hand
     /// On the real server: `ip -d link show type ipip`: `remote` of each device that is up. On the director: `ip route get RIP`, after `src`.
@@ -33,7 +33,7 @@ rule! {
     TUN006 "fixed-remote-endpoint" check hosts
 }
 
-/// Packets show that it does not take them (TUN001), or stays silent (TUN002), and not why.
+/// Packets show that it does not take them (TUN001), and not why.
 fn check(facts: &Facts<'_>) -> Outcome {
     let open = facts.flows().find(|f| f.method == Method::Tunnel && !f.state.is_complete());
     let need = open.map(|f| format!("a snapshot of {}", facts.name(f.server_host)));
