@@ -19,7 +19,8 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
             continue;
         }
         let concerns = |h: &Finding| h.subject.split(", ").any(|s| subjects.iter().any(|name| name == s));
-        let names = |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code);
+        let names =
+            |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code) || NARROWS.contains(&(h.code, finding.code));
         // Whose fault it is can be another host's: the director's table, a second owner of the address.
         let elsewhere = |code: &str| {
             ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "DR007" | "ARP007" | "ARP012")
@@ -54,6 +55,9 @@ fn snapshots_of(finding: &Finding, facts: &Facts<'_>) -> Vec<String> {
 
 /// What packets show to have happened, and what of it a host still shows: the second is no fault beside the first.
 const EXPLAINS: [(&str, &str); 1] = [("HA002", "ARP007")];
+
+/// What a host shows to be the exact form of what packets prove: no device that takes the tunnel, for those that are there wait for another.
+const NARROWS: [(&str, &str); 1] = [("TUN006", "TUN001")];
 
 /// Takes in what hosts show of a story that packets tell about the same address.
 fn explain(finding: &mut Finding, hosts: &mut Vec<Finding>) {

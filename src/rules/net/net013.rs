@@ -73,12 +73,10 @@ fn listeners(host: &crate::host::Host, duty: &super::super::site::Duty) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::sketch::{self, dr, dr_with};
+    use super::super::super::sketch::{self, Sketch, dr, dr_with};
     use super::super::super::testing::World;
     use super::super::net008::NET008;
     use super::*;
-    use crate::host::Fleet;
-    use crate::trace::role_of_name;
 
     #[test]
     fn queues_that_ran_over() {
@@ -101,20 +99,11 @@ mod tests {
         w.talk(&nat(40001), "client director web1", "web1 director client");
         w.syn(&nat(40002), "client director web1", 3);
         assert!(w.cannot_judge(&NET013));
-        let mut web1 = crate::host::Host::new("web1");
-        web1.counters = Some([("TcpExtListenOverflows".to_string(), 3)].into());
-        web1.addresses = Some(vec![crate::host::Address {
-            link: "eth0".into(),
-            addr: "10.2.0.11/24".parse().unwrap(),
-            scope: "global".into(),
-            flags: vec![],
-            label: None,
-        }]);
-        let mut director = crate::host::Host::new("director");
-        let rules = crate::ipvs::parse("-A -t 10.1.0.1:80 -s rr\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m\n").unwrap();
-        let services = rules.iter().map(crate::host::Service::from).collect();
-        director.ipvs = Some(crate::host::IpvsTable { services, ..Default::default() });
-        w.fleet = Fleet::new(vec![web1, director], role_of_name, |_| None, &[]);
+        let counted = |h: &mut crate::host::Host| h.counters = Some([("TcpExtListenOverflows".to_string(), 3)].into());
+        let web1 = Sketch::new("web1").card("eth0", "10.2.0.11/24").via("default", "10.2.0.1", "eth0").listens("0.0.0.0:80").with(counted);
+        let director = Sketch::new("director").card("ext", "10.1.0.1/24").card("int", "10.2.0.1/24");
+        let rules = "-A -t 10.1.0.1:80 -s rr\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m\n";
+        w.fleet = sketch::fleet(&[web1, director.set("net.ipv4.conf.int.forwarding", "1").ipvs(rules)]);
         let found = w.finding(&NET008);
         assert!(
             found.evidence().iter().any(|e| matches!(e, Evidence::Host { fact, .. } if fact == "TcpExtListenOverflows 3")),

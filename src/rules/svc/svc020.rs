@@ -12,9 +12,9 @@ rule! {
     /// On a director `net.ipv4.vs.drop_packet` or `drop_entry` at 3 (always), or at 2 (automatic, and at work now); `secure_tcp` likewise.
     ///
     /// # Why it breaks
-    /// These are defences of IPVS against floods. `drop_packet` drops the first packet of every `am_droprate`th new connection (at 2: the more,
-    /// the less memory is free below `amemthresh` pages), and its client waits a second. `drop_entry` deletes half-open connections and
-    /// some open ones once a second: those that are open hang or are reset. `secure_tcp` only takes connections for established later.
+    /// These are defences of IPVS against floods. `drop_packet` drops the first packet of every `am_droprate`th new connection, and its client
+    /// waits a second; at 2 it is the more of them, the less memory is free below `amemthresh` pages. `drop_entry` deletes half-open connections
+    /// and some open ones once a second: those that are open hang or are reset. `secure_tcp` only takes connections for established later.
     /// Once a second the kernel looks at the free memory, and sets 1 to 2 and back to 1.
     ///
     /// # Confirm it by hand

@@ -68,13 +68,10 @@ fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
         format!("{ip} addr del {vip}/{length} dev {device}; ip link set {device} down; modprobe -r {module}"),
     );
     let severity = if facts.others_serve(flow) { Severity::Degraded } else { Severity::Broken };
-    // The servers' own word about the outer packet leaves nothing open but which part is missing; or, where they have the module, whether
-    // its device is for somebody else.
-    let has_module = (error.type_number, error.code) == (3, 3);
-    let confidence = if has_module { Confidence::Likely } else { Confidence::Certain };
-    let found = Finding::new(name, severity, confidence, summary, facts.error(error)).and([facts.seen(hop)]).mend([mended]).on(ids(flows));
-    let settle = || format!("on {name}: `ip -d link show type ipip` (is there a `remote`?), or a snapshot");
-    Some(if has_module { found.unless(&["TUN006"], settle()) } else { found })
+    // The servers' own word about the outer packet leaves nothing open but which part is missing.
+    Some(
+        Finding::new(name, severity, Confidence::Certain, summary, facts.error(error)).and([facts.seen(hop)]).mend([mended]).on(ids(flows)),
+    )
 }
 
 /// Protocol unreachable about a plain TCP or UDP packet: every host knows those, so a director must have translated a server's word about
@@ -147,9 +144,7 @@ mod tests {
     fn the_server_refuses_the_outer_packet() {
         for code in [2, 3] {
             let w = refusing(code);
-            let sure = if code == 2 { Confidence::Certain } else { Confidence::Likely };
-            let found = w.expect(&TUN001, sure, "web1");
-            assert_eq!(found.alternatives.contains(&"TUN006"), code == 3);
+            let found = w.expect(&TUN001, Confidence::Certain, "web1");
             assert!(found.remedy[0].command.starts_with("modprobe ipip; ip link set tunl0 up;"), "{}", found.remedy[0].command);
             w.deny(&SVC004);
             // The director's captures suffice.

@@ -119,6 +119,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 #[cfg(test)]
 mod tests {
     use super::super::super::sketch::{self, Sketch, dr_with};
+    use super::super::super::testing::World;
+    use super::super::tun001::TUN001;
     use super::*;
     use crate::finding::Confidence;
 
@@ -190,5 +192,19 @@ mod tests {
         all.push(backup);
         let found = sketch::expect(&all, &TUN006, Severity::Risky, Confidence::Certain, "web1");
         assert!(found.summary.ends_with("after a failover."), "{}", found.summary);
+    }
+
+    /// Packets prove that nothing there takes them, the host shows why: one finding.
+    #[test]
+    fn the_snapshot_tells_what_the_refusal_means() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.0.0.100:80").tunnel("director", 4, "10.0.0.10", "10.0.0.11");
+        w.syn(&c, "client router director web1", 1);
+        w.icmp_about_tunnel(&c, (3, 3, 0), "10.0.0.11", "10.0.0.10", "director", "web1 director");
+        w.expect(&TUN001, Confidence::Certain, "web1");
+        w.fleet = sketch::fleet(&site(|s| tunnel(s, "ipip1", Some("10.0.0.9"), true)));
+        let found = w.expect(&TUN006, Confidence::Certain, "web1");
+        assert_eq!(found.flows, [1]);
+        w.deny(&TUN001);
     }
 }
