@@ -153,9 +153,7 @@ mod tests {
     }
 
     fn judged(bytes: &[u8], addr: &str) -> Option<(MacAddr, Voice)> {
-        let link_type = LinkType::ETHERNET;
-        let frame = Frame { bytes, wire_len: bytes.len() as u32, link_type, time: Timestamp(0), number: 1, interface: 0, heading: None };
-        heard(&dissect(&frame), addr.parse().unwrap(), &local())
+        heard(&dissect(&Frame::whole(LinkType::ETHERNET, bytes)), addr.parse().unwrap(), &local())
     }
 
     #[test]
@@ -171,8 +169,7 @@ mod tests {
     #[test]
     fn questions_can_be_read() {
         let bytes = question(&local(), "10.0.0.80".parse().unwrap());
-        let link_type = LinkType::ETHERNET;
-        let frame = |bytes| Frame { bytes, wire_len: 86, link_type, time: Timestamp(0), number: 1, interface: 0, heading: None };
+        let frame = |bytes| Frame::whole(LinkType::ETHERNET, bytes);
         assert_eq!(dissect(&frame(&bytes)).to_string(), "ARP, Request who-has 10.0.0.80 tell 10.0.0.1");
         let bytes = question(&local(), "2001:db8::ab:cdef".parse().unwrap());
         let packet = dissect(&frame(&bytes));

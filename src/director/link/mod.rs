@@ -127,8 +127,7 @@ impl Director {
 
     /// The same, with what is to be sent added to what is there already. Of a long frame only the headers are copied ([`Sent::rest`]).
     pub fn take(&mut self, port: usize, bytes: &[u8], offload: &Offload, now: Timestamp, out: &mut Vec<Sent>) -> Option<Fate> {
-        let frame =
-            Frame { bytes, wire_len: bytes.len() as u32, link_type: LinkType::ETHERNET, time: now, number: 0, interface: 0, heading: None };
+        let frame = Frame::whole(LinkType::ETHERNET, bytes);
         let Some((dst, src)) = macs(bytes) else { return self.ignore() };
         let own = self.ports.get(port)?.mac;
         if src == own {

@@ -142,16 +142,7 @@ fn a_checksum_is_made_whole_before_a_packet_is_cut() {
     let mut engine = crate::director::fragments::Fragments::default();
     let whole = sent.iter().find_map(|s| engine.take(&s.bytes[14..], &IpHeader::read(&s.bytes[14..])?, START)).unwrap();
     let frame = build::ethernet(OWN, SERVER, &[], &whole.bytes);
-    let frame = Frame {
-        bytes: &frame,
-        wire_len: frame.len() as u32,
-        link_type: LinkType::ETHERNET,
-        time: START,
-        number: 0,
-        interface: 0,
-        heading: None,
-    };
-    assert_eq!(crate::packet::checksum_state(&dissect(&frame)), crate::packet::ChecksumState::Good);
+    assert_eq!(crate::packet::checksum_state(&dissect(&Frame::whole(LinkType::ETHERNET, &frame))), crate::packet::ChecksumState::Good);
 }
 
 #[test]
