@@ -136,7 +136,7 @@ impl Network {
             let mut interfaces = Vec::new();
             for (at, interface) in plan.interfaces.iter().enumerate() {
                 let mac = scenario.mac(number, at);
-                let port = format!("p{number}.{at}");
+                let port = port(number, at);
                 plug(&mut sandbox, &port, &interface.name, mac, wires.as_ref().unwrap_or(&namespace), Some(&bridge(&interface.segment)))
                     .map_err(|e| failed(e.to_string()))?;
                 if on_wire {
@@ -206,7 +206,7 @@ impl Network {
                 own.iter().try_for_each(|setting| host.set(setting.trim_start_matches("net.ipv4.vs."))).map_err(failed)?;
                 match kernels[..] {
                     [] => Ok(()),
-                    _ => command::run(&host.namespace, &format!("sysctl -w {}", kernels.join(" "))),
+                    _ => command::run_words(&host.namespace, &[&["sysctl", "-w"], &kernels[..]].concat()),
                 }
             }
             ["vrrpd", rest @ ..] => {
@@ -219,6 +219,10 @@ impl Network {
                 Ok(())
             }
             ["modprobe", module] => host.load(module).map_err(failed),
+            ["fabric", rest @ ..] => {
+                let ports: Vec<String> = (0..host.interfaces.len()).map(|at| host.port(at)).collect();
+                self.switches.run(|| command::fabric(&ports, rest)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
+            }
             ["arping", rest @ ..] => {
                 host.wire().run(|| command::announce(rest)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
             }
@@ -340,6 +344,11 @@ impl Host {
         Ok(())
     }
 
+    /// The switch's port of an interface.
+    fn port(&self, interface: usize) -> String {
+        port(self.number, interface)
+    }
+
     /// Where an interface of its kernel is plugged in, if its frames are elsewhere.
     pub fn kernel_port(&self, interface: usize) -> String {
         kernel_port(self.number, interface)
@@ -349,6 +358,10 @@ impl Host {
     pub fn wire(&self) -> &Namespace {
         self.wires.as_ref().unwrap_or(&self.namespace)
     }
+}
+
+fn port(host: usize, interface: usize) -> String {
+    format!("p{host}.{interface}")
 }
 
 fn kernel_port(host: usize, interface: usize) -> String {

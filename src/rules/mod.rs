@@ -120,6 +120,7 @@ pub static ALL: &[&Rule] = &[
     &dr::dr018::DR018,
     &dr::dr019::DR019,
     &dr::dr020::DR020,
+    &dr::dr021::DR021,
     // Neighbours
     &arp::arp001::ARP001,
     &arp::arp002::ARP002,
@@ -140,6 +141,7 @@ pub static ALL: &[&Rule] = &[
     &net::net006::NET006,
     &net::net007::NET007,
     &net::net008::NET008,
+    &net::net009::NET009,
     &net::net010::NET010,
     &net::net011::NET011,
     &net::net014::NET014,

@@ -228,6 +228,11 @@ impl Trace {
         self.assembler.hosts.of_mac(Some(mac))
     }
 
+    /// The MAC of the interface that a point is on, as far as it shows.
+    pub fn mac_at(&self, point: u32) -> Option<crate::net::MacAddr> {
+        self.assembler.topology.own(point)
+    }
+
     /// The host that a point is on.
     pub fn host_at(&self, point: u32) -> Option<HostId> {
         self.assembler.hosts.of_point(point)

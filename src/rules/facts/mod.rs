@@ -1,5 +1,6 @@
 //! What a rule may look at, and the questions that rules ask all day.
 
+mod between;
 mod fate;
 mod lone;
 mod loss;
@@ -9,6 +10,7 @@ mod silence;
 mod size;
 mod words;
 
+pub(super) use between::Between;
 pub(super) use lone::Lone;
 pub(super) use loss::{Loss, is_initial};
 pub(super) use neighbours::Claimant;
