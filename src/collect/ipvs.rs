@@ -42,15 +42,13 @@ pub(super) fn table() -> Result<Option<IpvsTable>, Error> {
         service.destinations = found.iter().filter_map(|m| destination(Attrs::after(&m.body, 4).nested(DEST), service.v6)).collect();
         table.services.push(service);
     }
+    let mut daemons = Vec::new();
     for message in ipvs.dump(GET_DAEMON, &none)? {
         let attrs = Attrs::after(&message.body, 4).nested(DAEMON);
         let state = if attrs.u32(1) == Some(1) { "master" } else { "backup" };
-        table.daemons.push(Daemon {
-            state: state.to_string(),
-            interface: attrs.text(2).unwrap_or_default(),
-            sync_id: attrs.u32(3).unwrap_or(0),
-        });
+        daemons.push(Daemon { state: state.to_string(), interface: attrs.text(2).unwrap_or_default(), sync_id: attrs.u32(3).unwrap_or(0) });
     }
+    table.daemons = Some(daemons);
     if let Ok(text) = proc::read("/proc/thread-self/net/ip_vs_conn") {
         let mut count = 0;
         let mut kept = Vec::new();

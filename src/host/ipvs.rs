@@ -19,9 +19,9 @@ pub struct IpvsTable {
     pub timeouts: Option<Timeouts>,
     /// Virtual services.
     pub services: Vec<Service>,
-    /// Sync daemons.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub daemons: Vec<Daemon>,
+    /// Sync daemons; none where nobody asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemons: Option<Vec<Daemon>>,
     /// Connections, at most so many as a snapshot keeps; none where they could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<Vec<Connection>>,

@@ -149,7 +149,13 @@ impl Hosts {
             let base = base(&self.list[host]);
             let number = next.entry(base.clone()).and_modify(|n| *n += 1).or_insert(1);
             let several = count[&base] > 1 || (self.list[host].role == Role::RealServer);
-            let mut name = if several { format!("{base}{number}") } else { base.clone() };
+            let mac = self.list[host].macs.first().filter(|_| self.list[host].role == Role::Unknown);
+            let mut name = match (several, mac) {
+                // A number behind an address would make another address of it.
+                (true, Some(mac)) => mac.to_string(),
+                (true, None) => format!("{base}{number}"),
+                (false, _) => base.clone(),
+            };
             while self.list.iter().any(|h| h.name == name) {
                 name.push('\'');
             }

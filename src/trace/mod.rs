@@ -233,6 +233,22 @@ impl Trace {
         self.assembler.topology.own(point)
     }
 
+    /// True when what a MAC was seen to send anywhere was seen at this point too: an interface shows all that it sends itself.
+    pub fn shows_all_of(&self, point: u32, mac: crate::net::MacAddr) -> bool {
+        let sent = |wire: &wire::Wire| wire.src == Some(mac) && wire.dst.is_some_and(|dst| dst.is_unicast());
+        let mut here: HashMap<_, u64> = HashMap::new();
+        let mut elsewhere: HashMap<_, u64> = HashMap::new();
+        for (wire, count) in self.assembler.store.wires.iter().filter(|(wire, _)| sent(wire)) {
+            if wire.point == point {
+                *here.entry(wire.dst).or_default() += count;
+            } else {
+                *elsewhere.entry((wire.point, wire.dst)).or_default() += count;
+            }
+        }
+        // Captures do not begin and end all at once.
+        elsewhere.iter().all(|((_, dst), count)| here.get(dst).copied().unwrap_or(0) * 2 >= *count)
+    }
+
     /// The host that a point is on.
     pub fn host_at(&self, point: u32) -> Option<HostId> {
         self.assembler.hosts.of_point(point)

@@ -82,7 +82,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             }
             let other = site.host(peer);
             let backup = |h: &crate::host::Host| {
-                h.sysctl("net.ipv4.vs.backup_only") == Some(1) && h.ipvs.iter().flat_map(|t| &t.daemons).any(|d| d.state == "backup")
+                h.sysctl("net.ipv4.vs.backup_only") == Some(1)
+                    && h.ipvs.iter().flat_map(|t| t.daemons.iter().flatten()).any(|d| d.state == "backup")
             };
             if backup(other) || backup(host) {
                 checks.passed(&host.name, "backup_only is on");
