@@ -1,10 +1,12 @@
 //! Whose interface each capture point is, and which MACs belong to one host. From packets alone.
 //!
-//! - A point belongs to the MAC that (nearly) all its unicast frames are from or to, and whose frames are nowhere seen more completely. A
-//!   point without such a MAC is a mirror port or a merged capture: it belongs to nobody.
+//! - A point belongs to the MAC that (nearly) all its unicast frames are from or to, and whose frames are nowhere seen more completely
+//!   ([`frames`], [`candidates()`], [`owners`]). A point without such a MAC is a mirror port or a merged capture: it belongs to nobody.
 //! - On a link of two hosts captured at both ends each frame has the same two MACs. Then the answer decides: seen from the asking end, more
-//!   time passes between question and answer. That needs no common clock.
-//! - MACs belong to one host when a packet that arrived for one left again from the other, with the TTL one lower.
+//!   time passes between question and answer. That needs no common clock ([`nearness`]).
+//! - MACs belong to one host when a packet that arrived for one left again from the other, with the TTL one lower ([`forwarders`],
+//!   [`machines`]).
+//! - A packet was at one of two points first by TTL, or by the ends of a link: that bounds how far their clocks are apart ([`passages`]).
 
 mod candidates;
 mod forwarders;
