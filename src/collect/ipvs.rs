@@ -1,8 +1,8 @@
 //! The IPVS table over generic netlink, and its connections, which only /proc has.
 
 use super::proc;
-use crate::host::{Connection, Counters, Daemon, Destination, IpvsTable, Service, Timeouts};
-use crate::ipvs::{Entry, entries};
+use crate::host::{Counters, Daemon, Destination, IpvsTable, Service, Timeouts};
+use crate::ipvs::entries;
 use crate::net::{Endpoint, Protocol};
 use crate::netlink::{Attributes, Attrs, Generic, NetlinkError as Error};
 use std::net::IpAddr;
@@ -55,17 +55,12 @@ pub(super) fn table() -> Result<Option<IpvsTable>, Error> {
         for entry in entries(&text) {
             count += 1;
             if kept.len() < CONNECTIONS {
-                kept.push(connection(entry));
+                kept.push(entry.into());
             }
         }
         (table.connection_count, table.connections) = (Some(count), Some(kept));
     }
     Ok(Some(table))
-}
-
-fn connection(entry: Entry) -> Connection {
-    let Entry { protocol, client, service, destination, state, expires } = entry;
-    Connection { protocol, client, service, destination, state, expires }
 }
 
 /// The attributes that name a service.

@@ -1,6 +1,6 @@
 //! The IPVS table of a machine, with its counters and connections.
 
-use crate::ipvs::{ForwardingMethod, Match, RealServer, TunnelOptions, TunnelType, VirtualService};
+use crate::ipvs::{Entry, ForwardingMethod, Match, RealServer, TunnelOptions, TunnelType, VirtualService};
 use crate::net::{Endpoint, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -156,6 +156,12 @@ pub struct Connection {
     pub state: String,
     /// Seconds until it expires.
     pub expires: u32,
+}
+
+impl From<Entry> for Connection {
+    fn from(Entry { protocol, client, service, destination, state, expires }: Entry) -> Self {
+        Connection { protocol, client, service, destination, state, expires }
+    }
 }
 
 impl Destination {

@@ -1,9 +1,8 @@
 //! A real server of a NAT service answers through another gateway than the director.
 
+use super::super::answers::answer_through;
 use super::super::facts::{Lone, ids};
 use super::super::remedy::replace_default_route;
-use super::super::remedy::route_through;
-use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed, dead_ends, gateway};
@@ -94,8 +93,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "Answers to {} leave {}, past the director ({gateway}), which alone can put {} back into them.",
             story.source, story.way, duty.service
         );
-        let device = duty.arrives(host).unwrap_or("IF");
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
+        story.fault(host, Severity::Broken, summary).mend([answer_through(host, duty, &gateway)])
     });
     if !site.knows_directors() {
         for duty in site.duties(&[crate::ipvs::ForwardingMethod::Nat]) {

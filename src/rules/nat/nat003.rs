@@ -2,7 +2,7 @@
 
 use super::super::facts::Lone;
 use super::super::remedy::{ip_for, set};
-use super::super::site::{Duty, proven};
+use super::super::site::Duty;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed, dead_ends};
@@ -113,7 +113,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             format!("{} route del {} via {gateway}; {undone}", ip_for(&gateway), story.source),
         );
         let silent = no_redirects(site, host, duty, story.source);
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend(silent.into_iter().chain([way]))
+        story.fault(host, Severity::Broken, summary).mend(silent.into_iter().chain([way]))
     });
 }
 
