@@ -230,6 +230,24 @@ impl Network {
         }
     }
 
+    /// Until no host waits for a neighbour's answer any more: a question that was asked before somebody could answer it fails on its own time
+    /// (3 s), and takes the packets with it that came meanwhile.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn be_quiet(&self) -> std::io::Result<()> {
+        const NUD_INCOMPLETE: u16 = 1;
+        let begun = Instant::now();
+        let waits = |host: &Host| -> std::io::Result<bool> {
+            let asked = host.namespace.run(|| Socket::open(Family::Route)?.neighbours()).map_err(std::io::Error::from)?;
+            Ok(asked.map_err(std::io::Error::other)?.iter().any(|n| n.state == NUD_INCOMPLETE))
+        };
+        while begun.elapsed() < PATIENCE && self.hosts.iter().try_fold(false, |any, host| Ok::<_, std::io::Error>(any | waits(host)?))? {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
     /// Until every link carries packets: carriers and bridge ports come up on their own time, and what is sent before is lost.
     fn wait(&self) -> Result<(), BuildError> {
         let begun = Instant::now();

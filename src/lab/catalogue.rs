@@ -89,6 +89,8 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr6-vip-on-nic"
     "ha-failover-ok"
     "ha-kept-ok"
+    "ha-no-sync"
+    "ha-rehash"
     "ha-no-garp"
     "ha-ok"
     "ha-split-brain"

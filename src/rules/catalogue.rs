@@ -57,20 +57,12 @@ pub static CAUSES: &[Cause] = &[
         "No fault: a real server that asks for the VIP is answered by itself, for the VIP is its own address. The packets are \
          on lo alone: tcpdump -i lo. To test the balancing, ask from a client.",
     ),
-    open("HA004", "no-state-after-failover", "The new director has no entry for the connection: ipvsadm -ln --daemon, sloppy_tcp."),
     other(
         "HA005",
         "vmac-or-promisc-blocked",
         "A hypervisor keeps frames for the virtual MAC of VRRP (00:00:5e:00:01:VRID) from the machine that has it: captured on \
          the outside they are there, inside they are not. Allow MAC changes and promiscuous mode at the port, or run keepalived \
          without use_vmac.",
-    ),
-    other(
-        "HA006",
-        "ecmp-directors-rehash",
-        "Several active directors behind equal routes: when a route changes, connections arrive at a director that does not \
-         know them, and are reset or get another real server. Scheduler mh with the same table on all of them, and sysctl \
-         net.ipv4.vs.sloppy_tcp=1.",
     ),
     other(
         "IP6003",

@@ -188,6 +188,8 @@ pub static ALL: &[&Rule] = &[
     &ha::ha001::HA001,
     &ha::ha002::HA002,
     &ha::ha003::HA003,
+    &ha::ha004::HA004,
+    &ha::ha006::HA006,
     // Kubernetes
     &k8s::k8s001::K8S001,
     // IPv6

@@ -36,8 +36,13 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
             take_over(&mut hosts[at], finding);
             continue;
         }
-        let finding = finding.and(noted);
-        diagnosis.findings.push(strike_out(finding, &subjects, diagnosis.checks.as_slice()));
+        let settled = strike_out(finding.and(noted), &subjects, diagnosis.checks.as_slice());
+        // Where no other cause is left before it, the note has become the finding.
+        let is_told = |h: &Finding| {
+            h.severity == Severity::Note && h.code == settled.code && h.subject.split(", ").all(|s| subjects.iter().any(|name| name == s))
+        };
+        hosts.retain(|h| !is_told(h));
+        diagnosis.findings.push(settled);
     }
     diagnosis.findings.extend(hosts);
 }

@@ -112,7 +112,9 @@ impl<'a> Facts<'a> {
         let repeated = || flow.notes.iter().any(|n| n.point == hop.point && n.time > hop.time);
         let waited = self.waited(flow, hop) || (flow.protocol == Protocol::Tcp && repeated());
         let at = *self.trace.hosts[to].points.iter().find(|p| self.trace.mac_at(**p) == hop.dst_mac)?;
-        let watched = self.is_whole(at) && self.covers(at, hop) && self.takes_in(at);
+        // Whose interface a capture shows is inferred; it is right if all is there that the host sends.
+        let sure = hop.dst_mac.is_some_and(|mac| self.trace.shows_all_of(at, mac));
+        let watched = sure && self.is_whole(at) && self.covers(at, hop) && self.takes_in(at);
         let arrived = |h: &&Hop| self.trace.hosts[to].points.contains(&h.point);
         let elsewhere = path.hops.iter().chain(&path.strays).any(|h| arrived(&h));
         let lost = waited && watched && !elsewhere && !self.passes(way, at, hop);

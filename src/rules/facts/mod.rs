@@ -22,7 +22,7 @@ pub(super) use words::{list, plural, seconds};
 use crate::host::Fleet;
 use crate::ipvs::{Match, Role};
 use crate::net::MacAddr;
-use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace, role_of_name};
+use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -88,8 +88,7 @@ impl<'a> Facts<'a> {
 
     /// The role that the user's name for a host asserts.
     pub fn is_called(&self, host: HostId) -> Role {
-        let known = &self.trace.hosts[host];
-        if known.named { role_of_name(&known.name) } else { Role::Unknown }
+        self.trace.hosts[host].called()
     }
 
     /// True for a host that balances.

@@ -83,17 +83,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         };
         let director = duty.director.map(|at| site.host(at));
         let from = director.and_then(|d| d.way(&crate::host::Ask::to(rip)).ok()?.source);
-        let packet = Passing {
-            src: from,
-            dst: rip,
-            protocol: Protocol::Other(IPIP),
-            ports: (None, None),
-            iif: duty.arrives(host),
-            oif: None,
-            icmp: None,
-            state: "NEW",
-            ipvs: false,
-        };
+        let packet = Passing { src: from, iif: duty.arrives(host), ..Passing::to(rip, Protocol::Other(IPIP)) };
         match filter.fate(Hook::Input, &packet) {
             Fate::Unsure(rule) => checks.needs(&host.name, format!("whether this rule holds: {}", rule.text)),
             fate @ Fate::Dropped(..) => {
