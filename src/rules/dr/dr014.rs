@@ -42,7 +42,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
     // Of a request that NAT hands back to its own sender, only the second half may have been captured (NAT011).
     let is_real = |addr| facts.flows().any(|f| f.real_server.is_some_and(|server| server.addr == addr));
     for flow in facts.flows().filter(|f| !f.is_answered()) {
-        let Some(hop) = facts.from_itself(flow).filter(|hop| !is_real(hop.dst.addr)) else { continue };
+        let Some(hop) = facts.self_addressed(flow).filter(|hop| !is_real(hop.dst.addr)) else { continue };
         let Some(from) = hop.from.filter(|from| may_direct(facts, flow, *from)) else { continue };
         tests.entry((from, hop.dst.addr)).or_default().push((flow, hop));
     }

@@ -93,7 +93,7 @@ impl<'a> Facts<'a> {
         let server = flow.server_host.filter(|server| Some(*server) != flow.director)?;
         // Its own address as a source is all that it needs to drop a packet (DR014).
         let answered = flow.is_answered()
-            || self.from_itself(flow).is_some()
+            || self.self_addressed(flow).is_some()
             || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
         if answered || flow.state != FlowState::Unanswered {
             return None;
@@ -109,7 +109,7 @@ impl<'a> Facts<'a> {
 
     /// Where a request whose source is the very address that it asks for was sent over a link: made by the host that has this address, and
     /// dropped by every other one that has it, too.
-    pub(in crate::rules) fn from_itself(&self, flow: &'a Flow) -> Option<&'a Hop> {
+    pub(in crate::rules) fn self_addressed(&self, flow: &'a Flow) -> Option<&'a Hop> {
         let inside = |hop: &Hop| hop.dst_mac == Some(crate::net::MacAddr::ZERO);
         let own = flow.client.addr == flow.service.addr;
         flow.request.hops.iter().find(|hop| own && hop.src.addr == hop.dst.addr && !inside(hop))

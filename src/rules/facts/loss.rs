@@ -60,7 +60,8 @@ impl<'a> Facts<'a> {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
             // A router translates for those outside; a test from inside (NET005), or from the director (DR014), proves nothing. Data
             // connections of FTP have their own story (NAT012).
-            let is_test = self.tested_from_inside(flow).is_some() || self.from_itself(flow).is_some() || self.ftp_control(flow).is_some();
+            let is_test =
+                self.tested_from_inside(flow).is_some() || self.self_addressed(flow).is_some() || self.ftp_control(flow).is_some();
             if (flow.director.is_none() && self.is_contested(host, hop)) || is_test {
                 continue;
             }

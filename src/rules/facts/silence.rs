@@ -55,7 +55,7 @@ impl<'a> Facts<'a> {
     /// which nobody looked.
     pub(in crate::rules) fn unwatched_server(&self, methods: &[Method]) -> Option<String> {
         let open = |f: &&Flow| {
-            methods.contains(&f.method) && f.state == FlowState::Unanswered && !f.is_answered() && self.from_itself(f).is_none()
+            methods.contains(&f.method) && f.state == FlowState::Unanswered && !f.is_answered() && self.self_addressed(f).is_none()
         };
         let unseen = self.flows().filter(open).find(|f| f.server_host.is_some_and(|s| self.reached(&f.request, s).is_none()));
         let unseen = unseen.map(|f| format!("a capture on {}, or a snapshot of it", self.name(f.server_host)));

@@ -42,8 +42,11 @@ rule! {
 const MODULE: &str = "ip_vs_ftp";
 const CONTROL: u16 = 21;
 
+/// A data connection and its control connection.
+type Pair<'a> = (&'a Flow, &'a Flow);
+
 fn check(facts: &Facts<'_>) -> Outcome {
-    let mut stories: BTreeMap<(Option<HostId>, Endpoint), Vec<(&Flow, &Flow)>> = BTreeMap::new();
+    let mut stories: BTreeMap<(Option<HostId>, Endpoint), Vec<Pair>> = BTreeMap::new();
     for flow in facts.flows() {
         if let Some(control) = facts.ftp_control(flow) {
             stories.entry((control.director, control.vip.unwrap_or(control.service))).or_default().push((flow, control));
@@ -52,7 +55,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
     stories.into_iter().filter_map(|((director, vip), pairs)| finding(facts, director, vip, &pairs)).collect::<Vec<_>>().into()
 }
 
-fn finding(facts: &Facts<'_>, director: Option<HostId>, vip: Endpoint, pairs: &[(&Flow, &Flow)]) -> Option<Finding> {
+fn finding(facts: &Facts<'_>, director: Option<HostId>, vip: Endpoint, pairs: &[Pair<'_>]) -> Option<Finding> {
     let (flow, control) = *pairs.first()?;
     let (name, asked, first) = (facts.name(director), flow.request.first()?, control.request.first()?);
     let told = match (Some(flow.service.addr) == control.real_server.map(|server| server.addr), flow.client.addr == control.client.addr) {

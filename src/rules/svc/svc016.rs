@@ -73,7 +73,7 @@ fn picks_alike(service: &Service) -> bool {
 /// One service by mark. Only where real servers are asked at the ports that were dialled, for a mark has no port to translate to.
 fn by_mark(host: &Host, vip: IpAddr, group: &[&Service], ports: &[String]) -> Option<Remedy> {
     let kept = |s: &&Service| s.destinations.iter().all(|d| s.address.is_some_and(|at| at.port == d.address.port));
-    let service = group.first().filter(|_| group.iter().all(|s| kept(&s)))?;
+    let service = group.first().filter(|_| group.iter().all(kept))?;
     let taken: Vec<u32> = host.ipvs.iter().flat_map(|t| &t.services).filter_map(|s| s.fwmark).collect();
     let mark = (1..).find(|mark| !taken.contains(mark))?;
     let (tables, option) = if vip.is_ipv6() { ("ip6tables", format!("-f {mark} -6")) } else { ("iptables", format!("-f {mark}")) };
