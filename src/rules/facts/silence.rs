@@ -54,7 +54,9 @@ impl<'a> Facts<'a> {
     /// What a rule about silent servers lacks: a server that requests were handed to by one of these methods, without an answer, and on
     /// which nobody looked.
     pub(in crate::rules) fn unwatched_server(&self, methods: &[Method]) -> Option<String> {
-        let open = |f: &&Flow| methods.contains(&f.method) && f.state == FlowState::Unanswered && !f.is_answered();
+        let open = |f: &&Flow| {
+            methods.contains(&f.method) && f.state == FlowState::Unanswered && !f.is_answered() && self.from_itself(f).is_none()
+        };
         let unseen = self.flows().filter(open).find(|f| f.server_host.is_some_and(|s| self.reached(&f.request, s).is_none()));
         let unseen = unseen.map(|f| format!("a capture on {}, or a snapshot of it", self.name(f.server_host)));
         unseen.or_else(|| self.unexplained_server())
