@@ -70,7 +70,10 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-snat-no-gateway-ok"
     "dr-snat-ok"
     "dr-snat-persistent"
+    "dr-stale-gateway"
+    "dr-stale-vip"
     "dr-state-filter-ok"
+    "dr-static-ok"
     "dr-static-stale"
     "dr-two-nic-ok"
     "dr-udp-from-rip"
@@ -82,6 +85,7 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-vlan-arp-leak"
     "dr-vlan-ok"
     "dr-volatile-arp"
+    "dr-wide-mask"
     "dr6-no-gateway"
     "dr6-no-vip"
     "dr6-ok"
@@ -89,10 +93,10 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr6-vip-on-nic"
     "ha-failover-ok"
     "ha-kept-ok"
-    "ha-no-sync"
-    "ha-rehash"
     "ha-no-garp"
+    "ha-no-sync"
     "ha-ok"
+    "ha-rehash"
     "ha-split-brain"
     "ha-two-groups-ok"
     "ha-two-masters-garp"
@@ -165,6 +169,8 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "nat-volatile-forwarding"
     "nat-volatile-route"
     "nat-volatile-table"
+    "nat-wide-mask"
+    "nat-wide-mask-ok"
     "nat-wide-no-gateway"
     "nat-wide-ok"
     "nat-wide-server-down"
@@ -190,8 +196,7 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "tun-rs-filter-ok"
     "tun-server-down"
     "tun-uploads"
-    "tun-uploads-lost"
-);
+    "tun-uploads-lost");
 
 /// The text of a base: one of ours, or a file that ends with `.toml`.
 pub(super) fn base(name: &str) -> Option<Cow<'static, str>> {
