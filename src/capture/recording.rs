@@ -155,15 +155,7 @@ mod tests {
             interfaces: vec![(LinkType::ETHERNET, described)],
         };
         let mut recording = Recording::begin(&folder.join("web1.pcapng"), head, Some(Rotate::Size(2000)), Some(2)).unwrap();
-        let frame = |number| Frame {
-            bytes: &[7; 500],
-            wire_len: 500,
-            link_type: LinkType::ETHERNET,
-            time: Timestamp(1),
-            number,
-            interface: 0,
-            heading: None,
-        };
+        let frame = |number| Frame { time: Timestamp(1), number, ..Frame::whole(LinkType::ETHERNET, &[7; 500]) };
         let counted = [(Drops { received: Some(1), by_interface: None, by_os: Some(0) }, None)];
         for number in 0..20 {
             recording.frame(&frame(number)).unwrap();

@@ -3,7 +3,7 @@
 use super::diagnose::FailOn;
 use super::output::Output;
 use super::snapshot::Live;
-use super::{FINDINGS, FINE, Failure, Format, NOTHING, snapshots};
+use super::{FINDINGS, FINE, Failure, Format, NOTHING, WrittenAs, snapshots};
 use crate::finding::{Finding, Severity};
 use crate::host::Fleet;
 use crate::ipvs::Role;
@@ -51,12 +51,8 @@ pub(super) struct Audit {
     /// List the rules that lacked evidence, and what they would need
     #[arg(long)]
     not_judged: bool,
-    /// What to write
-    #[arg(short = 'o', long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    format: Format,
-    /// Short for --format json
-    #[arg(short = 'j', long, conflicts_with = "format")]
-    json: bool,
+    #[command(flatten)]
+    written: WrittenAs,
     /// Write a JUnit file, too (`-`: instead of the report)
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -121,7 +117,7 @@ fn judge(args: &Audit, out: &mut Output) -> Result<u8, Failure> {
     }
     let instead = [&args.junit, &args.sarif].into_iter().flatten().any(|path| path.as_os_str() == "-");
     if !instead {
-        match if args.json { Format::Json } else { args.format } {
+        match args.written.format() {
             Format::Table => {
                 let width = out.width;
                 let shown = Shown { checks: args.checks, not_judged: args.not_judged, on: &args.on };

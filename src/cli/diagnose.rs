@@ -1,11 +1,10 @@
 //! `lvscope diagnose`: the main job.
 
-use super::captures::{Captures, Known};
 use super::live::diagnose::Telling;
-use super::live::{self, Session, Source, Taps};
+use super::live::{self, Given, Session, Source};
 use super::output::Output;
 use super::snapshots::Snapshots;
-use super::{FINDINGS, FINE, Failure, Format, INPUT, NOTHING};
+use super::{FINDINGS, FINE, Failure, Format, INPUT, NOTHING, WrittenAs};
 use crate::finding::Severity;
 use crate::host::Fleet;
 use crate::report::{self, Outcome, Page, Report};
@@ -26,11 +25,7 @@ Of interfaces and pipes each finding is told once, when it has become clear.
 Ctrl-C ends it, and sums up.")]
 pub(super) struct Diagnose {
     #[command(flatten)]
-    captures: Captures,
-    #[command(flatten)]
-    taps: Taps,
-    #[command(flatten)]
-    known: Known,
+    given: Given,
     #[command(flatten)]
     hosts: Snapshots,
     /// Exit with 1 for findings of this severity or worse
@@ -42,12 +37,8 @@ pub(super) struct Diagnose {
     /// Show MAC addresses instead of host names
     #[arg(short = 'e', long = "macs")]
     macs: bool,
-    /// What to write
-    #[arg(short = 'o', long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    format: Format,
-    /// Short for --format json
-    #[arg(short = 'j', long, conflicts_with = "format")]
-    json: bool,
+    #[command(flatten)]
+    written: WrittenAs,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -73,17 +64,15 @@ impl FailOn {
 }
 
 pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
-    let hints = args.known.hints()?;
+    let hints = args.given.hints()?;
     let fleet = args.hosts.fleet(&hints.services)?;
-    let format = if args.json { Format::Json } else { args.format };
-    if let Some(session) =
-        Session::begin(Source { taps: &args.taps, captures: &args.captures, packets: false, recent: false, play: None }, &hints)?
-    {
+    let format = args.written.format();
+    if let Some(session) = Session::begin(Source { given: &args.given, packets: false, recent: false, play: None }, &hints)? {
         let telling = Telling { format, macs: args.macs, not_judged: args.not_judged, hints: &hints, fleet: &fleet };
         let ended = live::diagnose::run(session, &telling, |trace| name_hosts(trace, &fleet), out)?;
         return Ok(code(args, &ended.trace, &ended.diagnosis, ended.trouble));
     }
-    let mut traced = args.captures.trace(hints.clone(), false)?;
+    let mut traced = args.given.captures.trace(hints.clone(), false)?;
     name_hosts(&mut traced.trace, &fleet);
     let diagnosis = rules::diagnose(&Facts { trace: &traced.trace, hints: &hints, fleet: &fleet });
     let report = Report { inputs: &traced.inputs, trace: &traced.trace, diagnosis: Some(&diagnosis), fleet: &fleet };

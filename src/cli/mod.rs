@@ -18,7 +18,7 @@ mod snapshots;
 mod trace;
 mod watch;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use output::Output;
 use std::io::Write;
 use std::process::ExitCode;
@@ -68,6 +68,23 @@ enum Format {
     Json,
     /// A JSON object a line
     Ndjson,
+}
+
+/// The choice of a format.
+#[derive(Args)]
+struct WrittenAs {
+    /// What to write
+    #[arg(short = 'o', long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    format: Format,
+    /// Short for --format json
+    #[arg(short = 'j', long, conflicts_with = "format")]
+    json: bool,
+}
+
+impl WrittenAs {
+    fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
 }
 
 #[derive(Subcommand)]

@@ -2,7 +2,7 @@
 
 use super::captures::Captures;
 use super::output::{Output, complain};
-use super::{FINE, Failure, Format, INPUT};
+use super::{FINE, Failure, Format, INPUT, WrittenAs};
 use crate::capture::{CaptureFile, Interface, Merged};
 use crate::case::{self, CaptureArg};
 use crate::net::thousands;
@@ -22,12 +22,8 @@ Examples:
 pub(super) struct Show {
     #[command(flatten)]
     captures: Captures,
-    /// What to write
-    #[arg(short = 'o', long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    format: Format,
-    /// Short for --format json
-    #[arg(short = 'j', long, conflicts_with = "format")]
-    json: bool,
+    #[command(flatten)]
+    written: WrittenAs,
 }
 
 #[derive(Serialize)]
@@ -61,7 +57,7 @@ pub(super) fn run(args: &Show, out: &mut Output) -> Result<u8, Failure> {
         return Err(Failure::input(unreadable.join("\nlvscope: ")));
     }
     unreadable.iter().for_each(|text| complain(text));
-    let format = if args.json { Format::Json } else { args.format };
+    let format = args.written.format();
     let mut names: Vec<Vec<String>> = vec![Vec::new(); files.len()];
     let mut written = Written::new(out, format);
     let most = args.captures.count().unwrap_or(u64::MAX);

@@ -1,9 +1,8 @@
 //! `lvscope trace`: connections and their hops, without judgement.
 
-use super::captures::{Captures, Known};
-use super::live::{Session, Source, Taps};
+use super::live::{Given, Session, Source};
 use super::output::Output;
-use super::{FINE, Failure, Format, INPUT, NOTHING};
+use super::{FINE, Failure, Format, INPUT, NOTHING, WrittenAs};
 use crate::report::{self, Page, Report};
 use clap::Args;
 
@@ -16,11 +15,7 @@ Examples:
   lvscope trace -i eth0 --duration 10s 'port 80'")]
 pub(super) struct Trace {
     #[command(flatten)]
-    captures: Captures,
-    #[command(flatten)]
-    taps: Taps,
-    #[command(flatten)]
-    known: Known,
+    given: Given,
     /// Only this connection
     #[arg(long, value_name = "N")]
     flow: Option<u32>,
@@ -36,22 +31,15 @@ pub(super) struct Trace {
     /// Show MAC addresses instead of host names
     #[arg(short = 'e', long = "macs")]
     macs: bool,
-    /// What to write
-    #[arg(short = 'o', long, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
-    format: Format,
-    /// Short for --format json
-    #[arg(short = 'j', long, conflicts_with = "format")]
-    json: bool,
+    #[command(flatten)]
+    written: WrittenAs,
 }
 
 pub(super) fn run(args: &Trace, out: &mut Output) -> Result<u8, Failure> {
-    let hints = args.known.hints()?;
-    let traced = match Session::begin(
-        Source { taps: &args.taps, captures: &args.captures, packets: args.packets, recent: false, play: None },
-        &hints,
-    )? {
+    let hints = args.given.hints()?;
+    let traced = match Session::begin(Source { given: &args.given, packets: args.packets, recent: false, play: None }, &hints)? {
         Some(session) => session.until_end(),
-        None => args.captures.trace(hints, args.packets)?,
+        None => args.given.captures.trace(hints, args.packets)?,
     };
     let (trace, width) = (&traced.trace, out.width);
     let report = Report { inputs: &traced.inputs, trace, diagnosis: None, fleet: &crate::host::Fleet::default() };
@@ -66,7 +54,7 @@ pub(super) fn run(args: &Trace, out: &mut Output) -> Result<u8, Failure> {
             })
         })?),
     };
-    let format = if args.json { Format::Json } else { args.format };
+    let format = args.written.format();
     if args.packets || format != Format::Table {
         traced.warn();
     }

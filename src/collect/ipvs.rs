@@ -1,8 +1,8 @@
 //! The IPVS table over generic netlink, and its connections, which only /proc has.
 
 use super::proc;
-use crate::host::{Connection, Counters, Daemon, Destination, IpvsTable, Service, Timeouts};
-use crate::ipvs::{Entry, entries};
+use crate::host::{Counters, Daemon, Destination, IpvsTable, Service, Timeouts};
+use crate::ipvs::entries;
 use crate::net::{Endpoint, Protocol};
 use crate::netlink::{Attributes, Attrs, Generic, NetlinkError as Error};
 use std::net::IpAddr;
@@ -42,32 +42,25 @@ pub(super) fn table() -> Result<Option<IpvsTable>, Error> {
         service.destinations = found.iter().filter_map(|m| destination(Attrs::after(&m.body, 4).nested(DEST), service.v6)).collect();
         table.services.push(service);
     }
+    let mut daemons = Vec::new();
     for message in ipvs.dump(GET_DAEMON, &none)? {
         let attrs = Attrs::after(&message.body, 4).nested(DAEMON);
         let state = if attrs.u32(1) == Some(1) { "master" } else { "backup" };
-        table.daemons.push(Daemon {
-            state: state.to_string(),
-            interface: attrs.text(2).unwrap_or_default(),
-            sync_id: attrs.u32(3).unwrap_or(0),
-        });
+        daemons.push(Daemon { state: state.to_string(), interface: attrs.text(2).unwrap_or_default(), sync_id: attrs.u32(3).unwrap_or(0) });
     }
+    table.daemons = Some(daemons);
     if let Ok(text) = proc::read("/proc/thread-self/net/ip_vs_conn") {
         let mut count = 0;
         let mut kept = Vec::new();
         for entry in entries(&text) {
             count += 1;
             if kept.len() < CONNECTIONS {
-                kept.push(connection(entry));
+                kept.push(entry.into());
             }
         }
         (table.connection_count, table.connections) = (Some(count), Some(kept));
     }
     Ok(Some(table))
-}
-
-fn connection(entry: Entry) -> Connection {
-    let Entry { protocol, client, service, destination, state, expires } = entry;
-    Connection { protocol, client, service, destination, state, expires }
 }
 
 /// The attributes that name a service.

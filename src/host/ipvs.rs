@@ -1,6 +1,6 @@
 //! The IPVS table of a machine, with its counters and connections.
 
-use crate::ipvs::{ForwardingMethod, Match, RealServer, TunnelOptions, TunnelType, VirtualService};
+use crate::ipvs::{Entry, ForwardingMethod, Match, RealServer, TunnelOptions, TunnelType, VirtualService};
 use crate::net::{Endpoint, Protocol};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -19,9 +19,9 @@ pub struct IpvsTable {
     pub timeouts: Option<Timeouts>,
     /// Virtual services.
     pub services: Vec<Service>,
-    /// Sync daemons.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub daemons: Vec<Daemon>,
+    /// Sync daemons; none where nobody asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daemons: Option<Vec<Daemon>>,
     /// Connections, at most so many as a snapshot keeps; none where they could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<Vec<Connection>>,
@@ -156,6 +156,12 @@ pub struct Connection {
     pub state: String,
     /// Seconds until it expires.
     pub expires: u32,
+}
+
+impl From<Entry> for Connection {
+    fn from(Entry { protocol, client, service, destination, state, expires }: Entry) -> Self {
+        Connection { protocol, client, service, destination, state, expires }
+    }
 }
 
 impl Destination {

@@ -169,6 +169,13 @@ pub struct Passing<'a> {
     pub ipvs: bool,
 }
 
+impl Passing<'_> {
+    /// The first packet for an address; nothing else is known of it.
+    pub fn to(dst: IpAddr, protocol: Protocol) -> Self {
+        Passing { src: None, dst, protocol, ports: (None, None), iif: None, oif: None, icmp: None, state: "NEW", ipvs: false }
+    }
+}
+
 /// An ARP message that is asked about.
 #[derive(Clone, Copy, Debug)]
 pub struct ArpQuestion<'a> {
@@ -462,17 +469,7 @@ mod tests {
     }
 
     fn packet() -> Passing<'static> {
-        Passing {
-            src: None,
-            dst: "10.0.0.13".parse().unwrap(),
-            protocol: Protocol::Tcp,
-            ports: (None, Some(80)),
-            iif: Some("eth0"),
-            oif: None,
-            icmp: None,
-            state: "NEW",
-            ipvs: false,
-        }
+        Passing { ports: (None, Some(80)), iif: Some("eth0"), ..Passing::to("10.0.0.13".parse().unwrap(), Protocol::Tcp) }
     }
 
     fn fate(chains: Vec<Chain>) -> String {

@@ -136,7 +136,7 @@ impl Network {
             let mut interfaces = Vec::new();
             for (at, interface) in plan.interfaces.iter().enumerate() {
                 let mac = scenario.mac(number, at);
-                let port = format!("p{number}.{at}");
+                let port = port(number, at);
                 plug(&mut sandbox, &port, &interface.name, mac, wires.as_ref().unwrap_or(&namespace), Some(&bridge(&interface.segment)))
                     .map_err(|e| failed(e.to_string()))?;
                 if on_wire {
@@ -206,7 +206,7 @@ impl Network {
                 own.iter().try_for_each(|setting| host.set(setting.trim_start_matches("net.ipv4.vs."))).map_err(failed)?;
                 match kernels[..] {
                     [] => Ok(()),
-                    _ => command::run(&host.namespace, &format!("sysctl -w {}", kernels.join(" "))),
+                    _ => command::run_words(&host.namespace, &[&["sysctl", "-w"], &kernels[..]].concat()),
                 }
             }
             ["vrrpd", rest @ ..] => {
@@ -219,11 +219,33 @@ impl Network {
                 Ok(())
             }
             ["modprobe", module] => host.load(module).map_err(failed),
+            ["fabric", rest @ ..] => {
+                let ports: Vec<String> = (0..host.interfaces.len()).map(|at| host.port(at)).collect();
+                self.switches.run(|| command::fabric(&ports, rest)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
+            }
             ["arping", rest @ ..] => {
                 host.wire().run(|| command::announce(rest)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
             }
             _ => command::run(&host.namespace, command),
         }
+    }
+
+    /// Until no host waits for a neighbour's answer any more: a question that was asked before somebody could answer it fails on its own time
+    /// (3 s), and takes the packets with it that came meanwhile.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn be_quiet(&self) -> std::io::Result<()> {
+        const NUD_INCOMPLETE: u16 = 1;
+        let begun = Instant::now();
+        let waits = |host: &Host| -> std::io::Result<bool> {
+            let asked = host.namespace.run(|| Socket::open(Family::Route)?.neighbours()).map_err(std::io::Error::from)?;
+            Ok(asked.map_err(std::io::Error::other)?.iter().any(|n| n.state == NUD_INCOMPLETE))
+        };
+        while begun.elapsed() < PATIENCE && self.hosts.iter().try_fold(false, |any, host| Ok::<_, std::io::Error>(any | waits(host)?))? {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// Until every link carries packets: carriers and bridge ports come up on their own time, and what is sent before is lost.
@@ -340,6 +362,11 @@ impl Host {
         Ok(())
     }
 
+    /// The switch's port of an interface.
+    fn port(&self, interface: usize) -> String {
+        port(self.number, interface)
+    }
+
     /// Where an interface of its kernel is plugged in, if its frames are elsewhere.
     pub fn kernel_port(&self, interface: usize) -> String {
         kernel_port(self.number, interface)
@@ -349,6 +376,10 @@ impl Host {
     pub fn wire(&self) -> &Namespace {
         self.wires.as_ref().unwrap_or(&self.namespace)
     }
+}
+
+fn port(host: usize, interface: usize) -> String {
+    format!("p{host}.{interface}")
 }
 
 fn kernel_port(host: usize, interface: usize) -> String {

@@ -152,6 +152,7 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// When a capture cannot be made.
     pub fn play_on(&mut self, folder: &Path) -> io::Result<Played> {
+        self.network.be_quiet()?;
         self.play_with(folder, &[], true)
     }
 

@@ -23,6 +23,8 @@ pub struct Proof {
     pub broken: Vec<Saw>,
     /// Codes that captures and snapshots together accuse, the first one first.
     pub found: Vec<&'static str>,
+    /// Codes of others that captures, snapshots or both accuse: none of its own, and none that may stand beside it.
+    pub others: Vec<&'static str>,
     /// The true cause; `None`: it is healthy.
     pub truth: Option<String>,
     /// How far the true cause was found from captures alone.
@@ -129,6 +131,7 @@ pub fn prove(scenario: &Scenario, builtin: bool, folder: &Path) -> io::Result<Pr
         truth: scenario.codes.first().cloned(),
         broken: played.saw,
         found: both.findings.iter().filter(|finding| accuses(finding)).map(|finding| finding.code).collect(),
+        others: others(scenario, [&by_captures, &by_hosts, &both]),
         by_captures: cause(scenario, &by_captures.findings),
         by_hosts: cause(scenario, &by_hosts.findings),
         by_both: cause(scenario, &both.findings),
@@ -147,9 +150,18 @@ pub fn prove(scenario: &Scenario, builtin: bool, folder: &Path) -> io::Result<Pr
     Ok(proof)
 }
 
+/// True for a finding that accuses somebody of what a scenario is not about.
+fn is_wrong(scenario: &Scenario, finding: &Finding) -> bool {
+    accuses(finding) && !scenario.may.iter().chain(&scenario.codes).any(|code| code == finding.code)
+}
+
+fn others(scenario: &Scenario, diagnoses: [&Diagnosis; 3]) -> Vec<&'static str> {
+    let wrong = diagnoses.into_iter().flat_map(|d| &d.findings).filter(|finding| is_wrong(scenario, finding)).map(|finding| finding.code);
+    wrong.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+}
+
 fn cause(scenario: &Scenario, findings: &[Finding]) -> Cause {
-    let innocent = |finding: &&Finding| accuses(finding) && !scenario.may.iter().chain(&scenario.codes).any(|code| code == finding.code);
-    let accused = findings.iter().any(|finding| innocent(&finding));
+    let accused = findings.iter().any(|finding| is_wrong(scenario, finding));
     let Some(truth) = scenario.codes.first() else {
         return if accused { Cause::Wrong } else { Cause::Healthy };
     };

@@ -19,7 +19,7 @@ const ETHERNET: u16 = 1;
 /// What is still on its way when recording ends.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// Captures that are being made.
+/// Captures that are being made, until it is dropped.
 pub struct Recording {
     stop: Arc<AtomicBool>,
     points: Vec<Point>,
@@ -82,15 +82,24 @@ fn listen(mut wire: Wire, stop: &AtomicBool) -> Vec<(Timestamp, Vec<u8>)> {
     }
 }
 
+impl Drop for Recording {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for point in self.points.drain(..) {
+            let _ = point.thread.join();
+        }
+    }
+}
+
 impl Recording {
     /// Ends it and writes `HOST.IFACE.pcapng` for each interface into a folder.
     ///
     /// # Errors
     /// Those of writing.
-    pub fn end(self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+    pub fn end(mut self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut files = Vec::new();
-        for point in self.points {
+        for point in std::mem::take(&mut self.points) {
             let frames = point.thread.join().map_err(|_| io::Error::other("a capturing thread panicked"))?;
             let path = folder.join(format!("{}.pcapng", point.name));
             let mut writer = PcapngWriter::new(BufWriter::new(File::create(&path)?), concat!("lvscope ", env!("CARGO_PKG_VERSION")))?;

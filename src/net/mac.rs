@@ -1,6 +1,7 @@
 //! Ethernet (EUI-48) addresses.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 /// An Ethernet address, printed as `52:54:00:00:02:01`.
@@ -29,6 +30,12 @@ impl MacAddr {
             [0, 0, 0x5e, 0, 1 | 2, vrid] => Some(vrid),
             _ => None,
         }
+    }
+
+    /// The link-local IPv6 address that an interface with this MAC gives itself (RFC 4291, appendix A).
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0.map(u16::from);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
     }
 }
 
@@ -90,5 +97,12 @@ mod tests {
         assert!(MacAddr([0x33, 0x33, 0, 0, 0, 1]).is_group());
         assert_eq!(MacAddr([0, 0, 0x5e, 0, 1, 51]).vrid(), Some(51));
         assert_eq!(MacAddr([0, 0, 0x5e, 0, 3, 51]).vrid(), None);
+    }
+
+    #[test]
+    fn link_local_addresses() {
+        let of = |mac: &str| mac.parse::<MacAddr>().unwrap().link_local().to_string();
+        assert_eq!(of("52:54:00:12:34:56"), "fe80::5054:ff:fe12:3456");
+        assert_eq!(of("00:25:96:ff:fe:01"), "fe80::225:96ff:feff:fe01");
     }
 }

@@ -15,6 +15,8 @@ pub enum TableFamily {
     Ip6,
     /// ARP.
     Arp,
+    /// Frames that a bridge forwards.
+    Bridge,
 }
 
 /// A base chain.
@@ -37,6 +39,8 @@ pub struct Chain<'a> {
 /// Where a field stands.
 #[derive(Clone, Copy, Debug)]
 pub enum Base {
+    /// Ethernet header.
+    Link = 0,
     /// IP or ARP header.
     Network = 1,
     /// TCP or UDP header.
@@ -98,6 +102,7 @@ fn header(family: TableFamily) -> [u8; 4] {
     let family = match family {
         TableFamily::Ip => nix::libc::NFPROTO_IPV4,
         TableFamily::Arp => nix::libc::NFPROTO_ARP,
+        TableFamily::Bridge => nix::libc::NFPROTO_BRIDGE,
         TableFamily::Ip6 => nix::libc::NFPROTO_IPV6,
     };
     [family as u8, 0, 0, 0]

@@ -1,6 +1,6 @@
 //! Headers → bytes, from the inside out: a segment, an IP packet around it, a frame around that.
 //!
-//! Every checksum is right. Used by the tests of the trace and the rules, which write packets instead of recording them.
+//! Every checksum is right. The director and the probes speak with these, and tests write packets instead of recording them.
 
 use super::checksum::{checksum, fold, pseudo_sum, sum};
 use super::link;
@@ -169,6 +169,46 @@ pub fn arp(frame_dst: MacAddr, operation: u16, sender: (MacAddr, Ipv4Addr), targ
     body.extend(target.0.0);
     body.extend(target.1.octets());
     frame(sender.0, frame_dst, vlans, link::ARP, &body)
+}
+
+/// A neighbour solicitation (RFC 4861, section 4.3): who has `target`? It goes to the few whose addresses end as the target does. One who
+/// has no address yet does not say where it is (duplicate address detection).
+pub fn solicitation(mac: MacAddr, from: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
+    let [.., a, b, c] = target.octets();
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+    let told = (!from.is_unspecified()).then_some((SOURCE_MAC, mac));
+    neighbour((mac, from), (MacAddr([0x33, 0x33, 0xff, a, b, c]), group), (135, 0), target, told)
+}
+
+/// A neighbour advertisement (RFC 4861, section 4.4): `mac` has `target`. It answers the one who asked, or tells everyone.
+pub fn advertisement(mac: MacAddr, target: Ipv6Addr, asker: Option<(MacAddr, Ipv6Addr)>) -> Vec<u8> {
+    let everyone = (MacAddr([0x33, 0x33, 0, 0, 0, 1]), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
+    let flags = if asker.is_some() { SOLICITED | OVERRIDE } else { OVERRIDE };
+    neighbour((mac, target), asker.unwrap_or(everyone), (136, flags), target, Some((TARGET_MAC, mac)))
+}
+
+const SOLICITED: u32 = 0x4000_0000;
+const OVERRIDE: u32 = 0x2000_0000;
+const SOURCE_MAC: u8 = 1;
+const TARGET_MAC: u8 = 2;
+
+/// A message of neighbour discovery, with at most one option.
+fn neighbour(
+    from: (MacAddr, Ipv6Addr),
+    to: (MacAddr, Ipv6Addr),
+    (type_number, flags): (u8, u32),
+    target: Ipv6Addr,
+    option: Option<(u8, MacAddr)>,
+) -> Vec<u8> {
+    let (src, dst) = (IpAddr::V6(from.1), IpAddr::V6(to.1));
+    let mut body = target.octets().to_vec();
+    if let Some((number, mac)) = option {
+        body.extend([number, 1]);
+        body.extend(mac.0);
+    }
+    // Whatever came through a router is not believed: its hop limit would be lower.
+    let fields = IpFields { ttl: 255, ..IpFields::default() };
+    ethernet(from.0, to.0, &[], &ip(src, dst, 58, fields, &icmp(src, dst, type_number, 0, flags, &body)))
 }
 
 fn frame(src: MacAddr, dst: MacAddr, vlans: &[u16], ether_type: u16, body: &[u8]) -> Vec<u8> {

@@ -94,3 +94,10 @@ pub struct Frame<'a> {
     /// Which way it went, where the file says so.
     pub heading: Option<Heading>,
 }
+
+impl<'a> Frame<'a> {
+    /// A frame of which nothing is missing, and that no capture told anything else of.
+    pub fn whole(link_type: LinkType, bytes: &'a [u8]) -> Self {
+        Frame { bytes, wire_len: bytes.len() as u32, link_type, time: Timestamp(0), number: 1, interface: 0, heading: None }
+    }
+}

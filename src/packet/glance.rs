@@ -202,21 +202,13 @@ pub fn glance<'a>(frame: &Frame<'a>) -> Option<Glance<'a>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{MacAddr, Timestamp};
+    use crate::net::MacAddr;
     use crate::packet::{Transport, build, dissect};
     use proptest::prelude::*;
     use std::net::IpAddr;
 
     fn frame(bytes: &[u8]) -> Frame<'_> {
-        Frame {
-            bytes,
-            wire_len: bytes.len() as u32,
-            link_type: LinkType::ETHERNET,
-            time: Timestamp(0),
-            number: 1,
-            interface: 0,
-            heading: None,
-        }
+        Frame::whole(LinkType::ETHERNET, bytes)
     }
 
     /// Holds the fast path to the slow one; true when the fast path took it.

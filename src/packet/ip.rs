@@ -224,7 +224,6 @@ impl<'a> Dissector<'a> {
 
 #[cfg(test)]
 mod tests {
-    use crate::net::Timestamp;
     use crate::packet::{Frame, LinkType, StopReason, dissect};
 
     fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
@@ -249,10 +248,7 @@ mod tests {
             (44, [fragment, header(0)].concat(), 9),
         ] {
             let bytes = ipv6(next, &payload);
-            let wire_len = bytes.len() as u32;
-            let frame =
-                Frame { bytes: &bytes, wire_len, link_type: LinkType(101), time: Timestamp(0), number: 1, interface: 0, heading: None };
-            let packet = dissect(&frame);
+            let packet = dissect(&Frame::whole(LinkType::RAW, &bytes));
             let stop = packet.stop.map(|stop| (stop.layer, stop.reason));
             assert_eq!(stop, Some(("IPv6 extension", StopReason::Malformed("extension header"))), "{next} {payload:?}");
             assert_eq!(packet.ip().map(|ip| ip.id), Some(id), "{next} {payload:?}");

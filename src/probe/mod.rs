@@ -46,7 +46,7 @@ impl Ear {
                 continue;
             }
             let bytes = &self.buffer[..len.min(self.buffer.len())];
-            let frame = Frame { bytes, wire_len, link_type: LinkType::ETHERNET, time, number: 1, interface: 0, heading: None };
+            let frame = Frame { wire_len, time, ..Frame::whole(LinkType::ETHERNET, bytes) };
             if !hear(&dissect(&frame), time) {
                 return Ok(false);
             }

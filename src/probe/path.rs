@@ -244,9 +244,7 @@ mod tests {
     }
 
     fn judged(bytes: &[u8]) -> Option<Answer> {
-        let link_type = LinkType::ETHERNET;
-        let frame = Frame { bytes, wire_len: bytes.len() as u32, link_type, time: Timestamp(0), number: 1, interface: 0, heading: None };
-        heard(&dissect(&frame), ends().0, ends().1, 7, 2_000_000)
+        heard(&dissect(&Frame::whole(LinkType::ETHERNET, bytes)), ends().0, ends().1, 7, 2_000_000)
     }
 
     fn segment(src: &str, flags: u8) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use super::{Ear, Local, now};
 use crate::capture::WireError;
 use crate::net::{MacAddr, Timestamp};
-use crate::packet::build::{IpFields, arp, ethernet, icmp, ip};
+use crate::packet::build::{arp, solicitation};
 use crate::packet::{IcmpKind, Network, Packet, Transport};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -112,18 +112,7 @@ fn question(local: &Local, addr: IpAddr) -> Vec<u8> {
                 Some(IpAddr::V6(from)) => from,
                 _ => Ipv6Addr::UNSPECIFIED,
             };
-            let [.., a, b, c] = addr.octets();
-            let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
-            let mut body = addr.octets().to_vec();
-            if !from.is_unspecified() {
-                // Source link-layer address; forbidden in duplicate address detection.
-                body.extend([1, 1]);
-                body.extend(local.mac.0);
-            }
-            let (src, dst) = (IpAddr::V6(from), IpAddr::V6(group));
-            let message = icmp(src, dst, 135, 0, 0, &body);
-            let fields = IpFields { ttl: 255, ..IpFields::default() };
-            ethernet(local.mac, MacAddr([0x33, 0x33, 0xff, a, b, c]), &[], &ip(src, dst, 58, fields, &message))
+            solicitation(local.mac, from, addr)
         }
     }
 }
@@ -152,6 +141,7 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::build::advertisement;
     use crate::packet::{Frame, LinkType, dissect};
 
     const ME: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -163,9 +153,7 @@ mod tests {
     }
 
     fn judged(bytes: &[u8], addr: &str) -> Option<(MacAddr, Voice)> {
-        let link_type = LinkType::ETHERNET;
-        let frame = Frame { bytes, wire_len: bytes.len() as u32, link_type, time: Timestamp(0), number: 1, interface: 0, heading: None };
-        heard(&dissect(&frame), addr.parse().unwrap(), &local())
+        heard(&dissect(&Frame::whole(LinkType::ETHERNET, bytes)), addr.parse().unwrap(), &local())
     }
 
     #[test]
@@ -181,8 +169,7 @@ mod tests {
     #[test]
     fn questions_can_be_read() {
         let bytes = question(&local(), "10.0.0.80".parse().unwrap());
-        let link_type = LinkType::ETHERNET;
-        let frame = |bytes| Frame { bytes, wire_len: 86, link_type, time: Timestamp(0), number: 1, interface: 0, heading: None };
+        let frame = |bytes| Frame::whole(LinkType::ETHERNET, bytes);
         assert_eq!(dissect(&frame(&bytes)).to_string(), "ARP, Request who-has 10.0.0.80 tell 10.0.0.1");
         let bytes = question(&local(), "2001:db8::ab:cdef".parse().unwrap());
         let packet = dissect(&frame(&bytes));
@@ -195,21 +182,8 @@ mod tests {
 
     #[test]
     fn advertisements_are_heard() {
-        let vip: Ipv6Addr = "2001:db8::80".parse().unwrap();
-        let advertisement = |to: &str, mac: MacAddr| {
-            let (src, dst) = (IpAddr::V6(vip), to.parse().unwrap());
-            let mut body = vip.octets().to_vec();
-            body.extend([2, 1]);
-            body.extend(RS.0);
-            ethernet(
-                RS,
-                mac,
-                &[],
-                &ip(src, dst, 58, IpFields { ttl: 255, ..IpFields::default() }, &icmp(src, dst, 136, 0, 0x6000_0000, &body)),
-            )
-        };
-        assert_eq!(judged(&advertisement("2001:db8::1", ME), "2001:db8::80"), Some((RS, Voice::Answer)));
-        let all = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
-        assert_eq!(judged(&advertisement("ff02::1", all), "2001:db8::80"), Some((RS, Voice::Announcement)));
+        let (vip, me): (Ipv6Addr, Ipv6Addr) = ("2001:db8::80".parse().unwrap(), "2001:db8::1".parse().unwrap());
+        assert_eq!(judged(&advertisement(RS, vip, Some((ME, me))), "2001:db8::80"), Some((RS, Voice::Answer)));
+        assert_eq!(judged(&advertisement(RS, vip, None), "2001:db8::80"), Some((RS, Voice::Announcement)));
     }
 }

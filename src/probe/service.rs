@@ -171,7 +171,6 @@ impl ServiceProbe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Timestamp;
     use crate::packet::build::icmp;
     use crate::packet::{Frame, LinkType, TunnelKind, dissect};
 
@@ -191,9 +190,7 @@ mod tests {
     }
 
     fn judged(probe: &ServiceProbe, bytes: &[u8]) -> Option<Outcome> {
-        let link_type = LinkType::ETHERNET;
-        let frame = Frame { bytes, wire_len: bytes.len() as u32, link_type, time: Timestamp(0), number: 1, interface: 0, heading: None };
-        probe.heard(&dissect(&frame), 7)
+        probe.heard(&dissect(&Frame::whole(LinkType::ETHERNET, bytes)), 7)
     }
 
     fn answer(probe: &ServiceProbe, flags: u8, ack: u32) -> Vec<u8> {
@@ -233,17 +230,7 @@ mod tests {
         for (wrap, kind) in [(Wrap::IpIp, TunnelKind::IpIp), (Wrap::Gre, TunnelKind::Gre), (Wrap::Gue(6080), TunnelKind::Gue)] {
             let p = ServiceProbe { wrap, ..probe(true) };
             let bytes = p.frame(&local, &fields);
-            let link_type = LinkType::ETHERNET;
-            let frame = Frame {
-                bytes: &bytes,
-                wire_len: bytes.len() as u32,
-                link_type,
-                time: Timestamp(0),
-                number: 1,
-                interface: 0,
-                heading: None,
-            };
-            let packet = dissect(&frame);
+            let packet = dissect(&Frame::whole(LinkType::ETHERNET, &bytes));
             let tuple = packet.five_tuple().unwrap();
             assert_eq!(
                 (packet.tunnels.first().map(|t| (t.kind, t.ends())), tuple.src, tuple.dst),

@@ -3,7 +3,7 @@
 use super::Page;
 use super::text::cut;
 use crate::net::Timestamp;
-use crate::trace::{Flow, Hop, HostId, NoteKind, PacketKind, Path, Rewrite, Trace, Way};
+use crate::trace::{Flow, Hop, HostId, NoteKind, Path, Rewrite, Trace, Way};
 use colored::Colorize;
 use std::io;
 use textwrap::core::display_width;
@@ -110,19 +110,8 @@ fn note(flow: &Flow, hop: &Hop, request: bool) -> String {
         _ if any(&[Rewrite::DstIp, Rewrite::DstPort]) && request => format!("> {}", hop.dst),
         _ if any(&[Rewrite::SrcIp, Rewrite::SrcPort]) => format!("{} >", hop.src),
         _ if director && !hop.rewrites.is_empty() => super::verdict::method_name(flow.method).to_string(),
-        _ if hop.rewrites.is_empty() => kind_word(hop.first).to_string(),
+        _ if hop.rewrites.is_empty() => hop.first.word().to_string(),
         _ => String::new(),
-    }
-}
-
-fn kind_word(kind: PacketKind) -> &'static str {
-    match kind {
-        PacketKind::Syn => "SYN",
-        PacketKind::SynAck => "SYN-ACK",
-        PacketKind::Reset => "RST",
-        PacketKind::Fin => "FIN",
-        PacketKind::Data => "data",
-        PacketKind::Ack => "ACK",
     }
 }
 

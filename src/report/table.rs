@@ -116,7 +116,18 @@ fn mark(trace: &Trace, flow: &Flow, hop: &Hop) -> Option<Mark> {
 
 /// The line that stands where the answer should be.
 fn silence(trace: &Trace, flow: &Flow) -> Row {
-    let who = trace.host_name(flow.server_host.or(flow.request.last().and_then(|hop| hop.to)));
+    let last = flow.request.last();
+    // It left for an interface that was captured, and does not come in there.
+    let unseen = last.filter(|hop| hop.at_sender == Some(true) && flow.errors.is_empty()).and_then(|hop| {
+        let points = &trace.hosts.get(hop.to?)?.points;
+        Some((hop, points.iter().find(|point| hop.dst_mac.is_some() && trace.mac_at(**point) == hop.dst_mac)?))
+    });
+    if let Some((hop, point)) = unseen {
+        let at = trace.points[*point as usize].name.clone();
+        let carried = format!("< {}", trace.host_name(hop.from));
+        return Row { at, carried, src: "does not arrive".to_string(), dst: String::new(), ttl: String::new(), mark: None };
+    }
+    let who = trace.host_name(flow.server_host.or(last.and_then(|hop| hop.to)));
     let what = if flow.errors.is_empty() { "no reply seen" } else { "no reply, but ICMP" };
     Row { at: who.to_string(), carried: "> ?".to_string(), src: what.to_string(), dst: String::new(), ttl: String::new(), mark: None }
 }

@@ -1,8 +1,9 @@
 //! Which way a real server's answers take, and what is wrong with it. One cause a source: the rules each ask for their own.
 
 use super::Checks;
-use super::site::{Duty, Site, elsewhere};
-use crate::finding::{Confidence, Evidence, Finding, Severity};
+use super::remedy::route_through;
+use super::site::{Duty, Site, elsewhere, proven};
+use crate::finding::{Confidence, Evidence, Finding, Remedy, Severity};
 use crate::host::{Answer, Ask, FilterVerdict, Hook, Host, NoRoute};
 use crate::ipvs::{ForwardingMethod, Role};
 use std::net::IpAddr;
@@ -26,6 +27,16 @@ impl Story {
     pub(super) fn evidence(&self, host: &Host) -> Evidence {
         Evidence::host(&host.name, self.way.clone(), self.command.clone())
     }
+
+    /// The fault, proven by the kernel's answer.
+    pub(super) fn fault(&self, host: &Host, severity: Severity, summary: String) -> Finding {
+        proven(host, severity, summary, self.way.clone(), self.command.clone())
+    }
+}
+
+/// Sends answers through `gateway`, by the device that requests arrive on.
+pub(super) fn answer_through(host: &Host, duty: &Duty, gateway: &str) -> Remedy {
+    route_through(host, gateway, duty.arrives(host).unwrap_or("IF"))
 }
 
 const NAT: &[ForwardingMethod] = &[ForwardingMethod::Nat];
@@ -75,6 +86,15 @@ impl Site<'_> {
             }
         }
         self.need_servers(checks, methods(code));
+    }
+
+    /// Looks for real servers without any route to those who asked; `gateway` tells where one should lead.
+    pub(super) fn unroutable(&self, checks: &mut Checks, code: &'static str, gateway: impl Fn(&Duty) -> String) {
+        self.answers(checks, code, |host, duty, story| {
+            let summary = format!("There is no route to {} ({}): answers of {} cannot leave.", story.source, story.by, duty.service);
+            let counted = self.counted(host, &["IpOutNoRoutes", "TcpExtIPReversePathFilter"]);
+            story.fault(host, Severity::Broken, summary).and(counted).mend([answer_through(host, duty, &gateway(duty))])
+        });
     }
 
     /// The real server at an address was made for another method than the service's.

@@ -22,7 +22,6 @@ pub static CAUSES: &[Cause] = &[
         "A bond in mode 5 or 6 shows one address with the MACs of several ports: cat /proc/net/bonding/*.",
     ),
     cause("ARP009", "garp-ignored", "Gratuitous ARP updates only entries that exist, unless arp_accept is set; switches may filter it."),
-    cause("HA004", "no-state-after-failover", "The new director has no entry for the connection: ipvsadm -ln --daemon, sloppy_tcp."),
     cause(
         "NET013",
         "listen-overflow-or-synflood",

@@ -120,6 +120,7 @@ pub static ALL: &[&Rule] = &[
     &dr::dr018::DR018,
     &dr::dr019::DR019,
     &dr::dr020::DR020,
+    &dr::dr021::DR021,
     // Neighbours
     &arp::arp001::ARP001,
     &arp::arp002::ARP002,
@@ -140,6 +141,7 @@ pub static ALL: &[&Rule] = &[
     &net::net006::NET006,
     &net::net007::NET007,
     &net::net008::NET008,
+    &net::net009::NET009,
     &net::net010::NET010,
     &net::net011::NET011,
     &net::net014::NET014,
@@ -177,6 +179,8 @@ pub static ALL: &[&Rule] = &[
     &ha::ha001::HA001,
     &ha::ha002::HA002,
     &ha::ha003::HA003,
+    &ha::ha004::HA004,
+    &ha::ha006::HA006,
     // Kubernetes
     &k8s::k8s001::K8S001,
     // IPv6

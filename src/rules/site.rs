@@ -169,14 +169,10 @@ impl<'a> Site<'a> {
         let way = director.way(&Ask::to(to.addr)).ok()?;
         let packet = Passing {
             src: Some(from),
-            dst: to.addr,
-            protocol: service.protocol.unwrap_or(Protocol::Tcp),
             ports: (None, Some(to.port)),
-            iif: None,
             oif: way.link(),
-            icmp: None,
-            state: "NEW",
             ipvs: true,
+            ..Passing::to(to.addr, service.protocol.unwrap_or(Protocol::Tcp))
         };
         director.netfilter.as_ref()?.source_translation(&packet)
     }
@@ -360,17 +356,8 @@ pub(super) fn proven(
 pub(super) fn input_fate<'h>(host: &'h Host, duty: &Duty, device: Option<&str>) -> Option<Fate<'h>> {
     let (protocol, at) = duty.accepts?;
     let filter = host.netfilter.as_ref()?;
-    let packet = Passing {
-        src: duty.sources.first().map(|s| s.addr),
-        dst: at.addr,
-        protocol,
-        ports: (None, Some(at.port)),
-        iif: device,
-        oif: None,
-        icmp: None,
-        state: "NEW",
-        ipvs: false,
-    };
+    let src = duty.sources.first().map(|s| s.addr);
+    let packet = Passing { src, ports: (None, Some(at.port)), iif: device, ..Passing::to(at.addr, protocol) };
     Some(match filter.fate(Hook::Prerouting, &packet) {
         Fate::Passes => filter.fate(Hook::Input, &packet),
         other => other,

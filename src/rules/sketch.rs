@@ -173,6 +173,11 @@ pub(super) fn expect(hosts: &[Sketch], rule: &Rule, severity: Severity, confiden
     found.clone()
 }
 
+/// What one rule finds.
+pub(super) fn all(hosts: &[Sketch], rule: &Rule) -> Vec<Finding> {
+    audit(hosts).findings.into_iter().filter(|f| f.code == rule.code).collect()
+}
+
 /// Nothing is found by a rule, and it says that all is well on a host.
 pub(super) fn passes(hosts: &[Sketch], rule: &Rule, host: &str) {
     let check = deny(hosts, rule, host);

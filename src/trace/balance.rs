@@ -243,11 +243,10 @@ impl Balance {
             return true;
         }
         let targets = self.targets.get(&(step.forwarder(), protocol, before));
-        let named = |host: Option<HostId>| host.and_then(|h| hosts.list.get(h)).map_or("", |h| h.name.as_str());
-        let called_director = role_of_name(named(step.forwarder())) == Role::Director;
+        let called = hosts.called(step.forwarder());
         // A real server's address may be claimed twice by mistake, as a virtual one is claimed on purpose.
         let several = targets.is_some_and(|t| t.endpoints.len() > 1) && !self.vips.contains(&(protocol, after));
-        if several || called_director {
+        if several || called == Role::Director {
             return true;
         }
         // What is translated once more, by somebody else, was the address of a virtual service and not of a real server.
@@ -261,10 +260,10 @@ impl Balance {
         }
         // One target that never served: a real server that is down, or the address of a director behind a router.
         // A router with one target, which never served, does not look like a director, unless the user says so.
-        if role_of_name(named(step.forwarder())) == Role::Router {
+        if called == Role::Router {
             return false;
         }
-        if self.asks_in_vain.contains(&after.addr) || role_of_name(named(step.after.to)) == Role::Director {
+        if self.asks_in_vain.contains(&after.addr) || hosts.called(step.after.to) == Role::Director {
             return false;
         }
         !(targets.flows >= 2 && self.idle >= 2)
@@ -430,33 +429,4 @@ fn returns(steps: &[Step<'_>], at: usize) -> bool {
 /// A TTL that a host sets itself; forwarded packets have less (Linux 64, Windows 128, others 255 or 32).
 pub(super) fn is_initial(ttl: u8) -> bool {
     matches!(ttl, 32 | 64 | 128 | 255)
-}
-
-/// The role that a name asserts. Packets go before names; a name counts where packets leave it open.
-pub fn role_of_name(name: &str) -> Role {
-    let word = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-' || c == '_').to_ascii_lowercase();
-    match word.as_str() {
-        "director" | "dir" | "lvs" | "lb" | "ld" | "ipvs" | "balancer" | "loadbalancer" | "load-balancer" | "vs" | "keepalived" => {
-            Role::Director
-        }
-        "router" | "rtr" | "gw" | "gateway" | "firewall" | "fw" => Role::Router,
-        "web" | "rs" | "real" | "realserver" | "real-server" | "backend" | "server" | "app" => Role::RealServer,
-        "client" | "cli" => Role::Client,
-        _ => Role::Unknown,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names() {
-        for name in ["director", "lvs1", "lb-02", "LVS"] {
-            assert_eq!(role_of_name(name), Role::Director, "{name}");
-        }
-        for (name, role) in [("router", Role::Router), ("web1", Role::RealServer), ("", Role::Unknown), ("album", Role::Unknown)] {
-            assert_eq!(role_of_name(name), role, "{name}");
-        }
-    }
 }

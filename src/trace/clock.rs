@@ -63,7 +63,7 @@ pub(super) const LATEST: i64 = (1 << 62) - 1;
 
 impl Clocks {
     /// Without corrections.
-    pub(super) fn raw(file_of: Vec<usize>) -> Self {
+    fn raw(file_of: Vec<usize>) -> Self {
         let files = file_of.iter().max().map_or(0, |max| max + 1);
         Clocks { file_of, files: vec![Correction::default(); files], offsets: Vec::new() }
     }
@@ -115,11 +115,6 @@ impl Clocks {
     pub(super) fn common(&self, point: u32, time: i64) -> i64 {
         let Some(correction) = self.file_of.get(point as usize).and_then(|file| self.files.get(*file)) else { return time };
         time.saturating_sub(correction.offset).saturating_sub(slide(correction.drift, time, correction.middle)).clamp(-LATEST, LATEST)
-    }
-
-    /// The file that a point belongs to.
-    pub(super) fn file_of(&self, point: u32) -> usize {
-        self.file_of.get(point as usize).copied().unwrap_or(0)
     }
 
     /// The same for a [`Timestamp`].

@@ -1,6 +1,7 @@
 //! The hosts of a trace: what the topology found, as a list with names, addresses and roles.
 
 use super::claims::{ClaimKind, Claims};
+use super::flow::{Flow, Method};
 use super::path::HostId;
 use super::point::CapturePoint;
 use super::store::Store;
@@ -63,44 +64,34 @@ impl Hosts {
         if self.by_mac.contains_key(&mac) {
             return;
         }
-        let known = self.by_mac.get(&topology.representative(mac)).copied();
-        let host = known.unwrap_or_else(|| {
-            let given = topology.given_name(mac).map(str::to_string);
-            self.list.push(TracedHost {
-                named: given.is_some(),
-                name: given.unwrap_or_default(),
-                role: Role::Unknown,
-                macs: Vec::new(),
-                addresses: Vec::new(),
-                points: Vec::new(),
-            });
-            self.list.len() - 1
-        });
-        self.by_mac.insert(topology.representative(mac), host);
+        let known = self.by_mac.get(&topology.machines.representative(mac)).copied();
+        let host = known.unwrap_or_else(|| self.add(topology.machines.given_name(mac)));
+        self.by_mac.insert(topology.machines.representative(mac), host);
         self.by_mac.insert(mac, host);
         let macs = &mut self.list[host].macs;
         macs.push(mac);
         macs.sort_unstable();
     }
 
+    fn add(&mut self, name: Option<&str>) -> HostId {
+        self.list.push(TracedHost {
+            name: name.unwrap_or_default().to_string(),
+            named: name.is_some(),
+            role: Role::Unknown,
+            macs: Vec::new(),
+            addresses: Vec::new(),
+            points: Vec::new(),
+        });
+        self.list.len() - 1
+    }
+
     /// Finds the host of a capture point: by the MAC it belongs to, or by the name that the user gave.
     fn place(&mut self, topology: &Topology, number: u32, point: &CapturePoint) {
         let by_mac = topology.own(number).and_then(|mac| self.by_mac.get(&mac).copied());
         let host = by_mac.or_else(|| {
-            let name = point.host.as_ref()?;
-            let known = self.list.iter().position(|h| h.named && h.name == *name);
-            Some(known.unwrap_or_else(|| {
-                let host = TracedHost {
-                    name: name.clone(),
-                    named: true,
-                    role: Role::Unknown,
-                    macs: Vec::new(),
-                    addresses: Vec::new(),
-                    points: Vec::new(),
-                };
-                self.list.push(host);
-                self.list.len() - 1
-            }))
+            let name = point.host.as_deref()?;
+            let known = self.list.iter().position(|h| h.named && h.name == name);
+            Some(known.unwrap_or_else(|| self.add(Some(name))))
         });
         if let Some(host) = host {
             self.list[host].points.push(number);
@@ -112,6 +103,20 @@ impl Hosts {
         let addresses = &mut self.list[host].addresses;
         if addresses.len() < ADDRESSES && !addresses.contains(&addr) && !addr.is_unspecified() {
             addresses.push(addr);
+        }
+    }
+
+    /// Takes in the addresses that hosts were reached at in the flows, or spoke from.
+    pub(super) fn learn_addresses(&mut self, flows: &[Flow]) {
+        for flow in flows {
+            if let (Method::Nat | Method::FullNat | Method::Tunnel, Some(host), Some(server)) =
+                (flow.method, flow.server_host, flow.real_server)
+            {
+                self.has_address(host, server.addr);
+            }
+            if let (Some(host), Some(hop)) = (flow.client_host, flow.request.first()) {
+                self.has_address(host, hop.src.addr);
+            }
         }
     }
 
@@ -144,7 +149,13 @@ impl Hosts {
             let base = base(&self.list[host]);
             let number = next.entry(base.clone()).and_modify(|n| *n += 1).or_insert(1);
             let several = count[&base] > 1 || (self.list[host].role == Role::RealServer);
-            let mut name = if several { format!("{base}{number}") } else { base.clone() };
+            let mac = self.list[host].macs.first().filter(|_| self.list[host].role == Role::Unknown);
+            let mut name = match (several, mac) {
+                // A number behind an address would make another address of it.
+                (true, Some(mac)) => mac.to_string(),
+                (true, None) => format!("{base}{number}"),
+                (false, _) => base.clone(),
+            };
             while self.list.iter().any(|h| h.name == name) {
                 name.push('\'');
             }

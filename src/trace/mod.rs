@@ -45,6 +45,7 @@ mod pairing;
 mod path;
 mod place;
 mod point;
+mod role;
 mod sample;
 mod segments;
 mod stall;
@@ -56,7 +57,7 @@ mod transit;
 mod tuple;
 mod wire;
 
-pub use balance::{Hints, role_of_name};
+pub use balance::Hints;
 pub use claims::{Advertiser, Claim, ClaimKind, Claims, Occurrences, Question};
 pub use clock::ClockOffset;
 pub use flow::{Flow, FlowError, FlowNote, FlowState, Method, Way};
@@ -66,10 +67,10 @@ pub use journey::{Journey, Part, Sighting as JourneySighting};
 pub use ongoing::Spent;
 pub use path::{Hop, HostId, PacketKinds, Path, Rewrite};
 pub use point::{CapturePoint, Naming, Source, unrotated};
+pub use role::role_of_name;
 pub use table::{NoteKind, PacketKind};
 pub use tracer::Tracer;
 
-use crate::ipvs::Role;
 use crate::net::Timestamp;
 use assemble::{Assembler, Draft};
 use balance::Balance;
@@ -158,7 +159,8 @@ impl Trace {
             .map(|draft| (group_of[draft.flow as usize], draft))
             .map(|(group, draft)| assembler.flow(draft, group as usize))
             .collect();
-        assembler.give_roles(&flows);
+        assembler.hosts.give_roles(&flows);
+        assembler.hosts.learn_addresses(&flows);
         assembler.hosts.name_the_rest();
         name_points(&mut points.points, &assembler.hosts);
         for flow in &flows {
@@ -228,6 +230,27 @@ impl Trace {
         self.assembler.hosts.of_mac(Some(mac))
     }
 
+    /// The MAC of the interface that a point is on, as far as it shows.
+    pub fn mac_at(&self, point: u32) -> Option<crate::net::MacAddr> {
+        self.assembler.topology.own(point)
+    }
+
+    /// True when what a MAC was seen to send anywhere was seen at this point too: an interface shows all that it sends itself.
+    pub fn shows_all_of(&self, point: u32, mac: crate::net::MacAddr) -> bool {
+        let sent = |wire: &wire::Wire| wire.src == Some(mac) && wire.dst.is_some_and(|dst| dst.is_unicast());
+        let mut here: HashMap<_, u64> = HashMap::new();
+        let mut elsewhere: HashMap<_, u64> = HashMap::new();
+        for (wire, count) in self.assembler.store.wires.iter().filter(|(wire, _)| sent(wire)) {
+            if wire.point == point {
+                *here.entry(wire.dst).or_default() += count;
+            } else {
+                *elsewhere.entry((wire.point, wire.dst)).or_default() += count;
+            }
+        }
+        // Captures do not begin and end all at once.
+        elsewhere.iter().all(|((_, dst), count)| here.get(dst).copied().unwrap_or(0) * 2 >= *count)
+    }
+
     /// The host that a point is on.
     pub fn host_at(&self, point: u32) -> Option<HostId> {
         self.assembler.hosts.of_point(point)
@@ -276,60 +299,6 @@ impl Assembler {
             }
             let points = self.ends.len() as u32;
             self.balance.set_idle(&self.hosts, points, &seen);
-        }
-    }
-
-    /// Says what each host is, from what it did in the flows.
-    fn give_roles(&mut self, flows: &[Flow]) {
-        let mut rank: Vec<Role> = vec![Role::Unknown; self.hosts.list.len()];
-        let weight = |role: Role| match role {
-            Role::Director => 4,
-            Role::RealServer => 3,
-            Role::Router => 2,
-            Role::Client => 1,
-            Role::Unknown => 0,
-        };
-        let mut say = |host: Option<HostId>, role: Role| {
-            if let Some(slot) = host.and_then(|h| rank.get_mut(h))
-                && weight(role) > weight(*slot)
-            {
-                *slot = role;
-            }
-        };
-        for flow in flows {
-            say(flow.client_host, Role::Client);
-            say(flow.director, Role::Director);
-            // What is served without a director may be any server anywhere, unless the address is a virtual one that it holds, or its name.
-            let named = flow.server_host.and_then(|h| self.hosts.list.get(h)).is_some_and(|h| role_of_name(&h.name) == Role::RealServer);
-            let serves = match flow.method {
-                Method::Unknown => false,
-                Method::Direct => named || flow.real_server != flow.vip,
-                _ => true,
-            };
-            if serves {
-                say(flow.server_host, Role::RealServer);
-            }
-            for router in &flow.routers {
-                say(Some(*router), Role::Router);
-            }
-            // Who hands on answers alone is a router, too, unless its name says that more is to be expected of it.
-            for hop in flow.reply.links().skip(1) {
-                let named = hop.from.and_then(|h| self.hosts.list.get(h)).map_or(Role::Unknown, |h| role_of_name(&h.name));
-                say(hop.from.filter(|_| named == Role::Unknown), Role::Router);
-            }
-        }
-        for (host, role) in self.hosts.list.iter_mut().zip(rank) {
-            host.role = if role == Role::Unknown { balance::role_of_name(&host.name) } else { role };
-        }
-        for flow in flows {
-            if let (Method::Nat | Method::FullNat | Method::Tunnel, Some(host), Some(server)) =
-                (flow.method, flow.server_host, flow.real_server)
-            {
-                self.hosts.has_address(host, server.addr);
-            }
-            if let (Some(host), Some(hop)) = (flow.client_host, flow.request.first()) {
-                self.hosts.has_address(host, hop.src.addr);
-            }
         }
     }
 }

@@ -243,8 +243,7 @@ impl NatBox {
             let number = &mut numbers[*point as usize];
             *number += 1;
             truth.insert((*point, *number), *packet);
-            let (link_type, wire_len) = (LinkType::ETHERNET, bytes.len() as u32);
-            let frame = Frame { bytes, wire_len, link_type, time: Timestamp(*time), number: *number, interface: 0, heading: None };
+            let frame = Frame { time: Timestamp(*time), number: *number, ..Frame::whole(LinkType::ETHERNET, bytes) };
             tracer.observe(*point, &frame);
         }
         (tracer.finish(), truth)

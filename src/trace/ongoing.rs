@@ -144,15 +144,7 @@ mod tests {
             let fields = TcpFields { seq, ack, flags, ..TcpFields::default() };
             let bytes = ethernet(to, from, &[], &ip(src.addr, dst.addr, 6, IpFields::default(), &tcp(src, dst, &fields, &[])));
             self.1 += 1;
-            let frame = Frame {
-                bytes: &bytes,
-                wire_len: bytes.len() as u32,
-                link_type: LinkType::ETHERNET,
-                time: Timestamp(at * 1_000_000),
-                number: self.1,
-                interface: 0,
-                heading: None,
-            };
+            let frame = Frame { time: Timestamp(at * 1_000_000), number: self.1, ..Frame::whole(LinkType::ETHERNET, &bytes) };
             self.0.observe(0, &frame);
         }
 

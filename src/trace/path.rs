@@ -76,6 +76,20 @@ pub struct Hop {
     pub longest: u16,
 }
 
+impl PacketKind {
+    /// In a word.
+    pub fn word(self) -> &'static str {
+        match self {
+            PacketKind::Syn => "SYN",
+            PacketKind::SynAck => "SYN-ACK",
+            PacketKind::Reset => "RST",
+            PacketKind::Fin => "FIN",
+            PacketKind::Data => "data",
+            PacketKind::Ack => "ACK",
+        }
+    }
+}
+
 /// A set of [`PacketKind`]s.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PacketKinds(u8);

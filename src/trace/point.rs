@@ -1,6 +1,6 @@
 //! Capture points: whose interface a packet was seen on.
 
-use super::balance::role_of_name;
+use super::role::role_of_name;
 use crate::ipvs::Role;
 use crate::net::Timestamp;
 use crate::packet::LinkType;
@@ -31,6 +31,18 @@ pub struct CapturePoint {
     pub last: Timestamp,
     /// Frames that the capture itself lost, where it says so.
     pub dropped: Option<u64>,
+}
+
+impl CapturePoint {
+    /// Their names say that both are on one host.
+    pub(super) fn is_beside(&self, other: &CapturePoint) -> bool {
+        self.host.is_some() && self.host == other.host
+    }
+
+    /// Their names say that they are on two hosts.
+    pub(super) fn is_apart_from(&self, other: &CapturePoint) -> bool {
+        self.host.is_some() && other.host.is_some() && self.host != other.host
+    }
 }
 
 /// Where a point's name comes from.

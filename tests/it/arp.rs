@@ -61,16 +61,7 @@ impl Link {
         let until = Instant::now() + patience;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             let Some(arrival) = self.wire.receive(&mut buffer, left).unwrap() else { continue };
-            let frame = Frame {
-                bytes: &buffer[..arrival.len],
-                wire_len: arrival.wire_len,
-                link_type: LinkType::ETHERNET,
-                time: arrival.time,
-                number: 1,
-                interface: 0,
-                heading: None,
-            };
-            if let Layer::Arp(arp) = dissect(&frame).network {
+            if let Layer::Arp(arp) = dissect(&Frame::whole(LinkType::ETHERNET, &buffer[..arrival.len])).network {
                 return Some((arp.operation, arp.sender, arp.target));
             }
         }

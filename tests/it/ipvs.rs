@@ -33,7 +33,7 @@ fn compare(folder: &Path, host: &Host) {
     assert_eq!(version, format!("IP Virtual Server version {} (size={})", table.version.as_deref().unwrap(), table.size.unwrap()));
     let timeouts = table.timeouts.unwrap();
     assert_eq!(text("timeout.txt").trim(), format!("Timeout (tcp tcpfin udp): {} {} {}", timeouts.tcp, timeouts.tcp_fin, timeouts.udp));
-    let daemon = &table.daemons[0];
+    let daemon = &table.daemons.as_ref().unwrap()[0];
     assert!(
         text("daemon.txt").contains(&format!("{} sync daemon (mcast={}, syncid={}", daemon.state, daemon.interface, daemon.sync_id)),
         "{daemon:?}"

@@ -7,6 +7,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::{lab_is_possible, lvscope, text};
+use crate::within::inside;
+use lvscope::lab::play::Stage;
+use lvscope::lab::record;
+use lvscope::lab::scratch::Scratch;
 
 /// Proves scenarios; a line of JSON for each.
 fn prove(names: &[&str]) -> Vec<serde_json::Value> {
@@ -170,6 +174,67 @@ fn nothing_is_left_behind() {
     let temporary = tempfile::tempdir().unwrap();
     assert!(lvscope(&["lab", "run", "nat-ok"]).env("TMPDIR", temporary.path()).output().unwrap().status.success());
     assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+}
+
+/// What this process has: its threads and open files, and the networks that they hold.
+fn belongings() -> (usize, usize, BTreeSet<String>) {
+    let entries = |folder: &Path| fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()).collect::<Vec<_>>();
+    // One of another moment may be gone when it is asked.
+    let network = |link: &Path| fs::read_link(link).ok().map(|to| to.display().to_string()).filter(|to| to.starts_with("net:"));
+    let (threads, files) = (entries(Path::new("/proc/self/task")), entries(Path::new("/proc/self/fd")));
+    let networks = threads.iter().filter_map(|thread| network(&thread.join("ns/net"))).chain(files.iter().filter_map(|file| network(file)));
+    (threads.len(), files.len(), networks.collect())
+}
+
+/// A panic in the middle: clients talk, everything is captured, the director is at work.
+#[test]
+fn a_panic_takes_everything_down() {
+    if !inside("lab::a_panic_takes_everything_down") {
+        return;
+    }
+    let scenario = lvscope::lab::catalogue::open("nat-ok").unwrap();
+    let before = belongings();
+    let panicked = std::panic::catch_unwind(|| {
+        let scratch = Scratch::new().unwrap();
+        let mut stage = Stage::set(&scenario).unwrap();
+        stage.play(scratch.path()).unwrap();
+        let _recording = record::begin(&stage.network).unwrap();
+        assert!(belongings().0 > before.0 + 4 && belongings().2.len() > 4, "the stage does not live");
+        std::panic::panic_any(scratch.path().to_path_buf());
+    });
+    let folder = panicked.expect_err("a panic").downcast::<std::path::PathBuf>().expect("the folder");
+    assert!(!folder.exists());
+    let begun = Instant::now();
+    while belongings() != before && begun.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(belongings(), before);
+}
+
+/// A director may still know what a client's port was used for: each play has ports of its own.
+#[test]
+fn no_play_uses_a_port_of_the_one_before() {
+    if !inside("lab::no_play_uses_a_port_of_the_one_before") {
+        return;
+    }
+    let scenario = lvscope::lab::catalogue::open("nat-ok").unwrap();
+    let mut stage = Stage::set(&scenario).unwrap();
+    // Left alone, the client would have to take one again.
+    stage.run("client", "sysctl -w net.ipv4.ip_local_port_range='40000 40003'").unwrap();
+    let mut used = BTreeSet::new();
+    for round in 0..3 {
+        let scratch = Scratch::new().unwrap();
+        let played = if round == 0 { stage.play(scratch.path()) } else { stage.play_on(scratch.path()) }.unwrap();
+        let at_client = played.captures.iter().find(|path| path.ends_with("client.eth0.pcapng")).expect("the client's capture");
+        let output = lvscope(&["trace", "--format", "json", at_client.to_str().unwrap()]).output().unwrap();
+        let traced: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let flows = traced["flows"].as_array().unwrap();
+        assert!(flows.len() >= 2, "{traced:#}");
+        for flow in flows {
+            let client = flow["client"].as_str().unwrap().to_string();
+            assert!(used.insert(client.clone()), "{client} again, in round {round}");
+        }
+    }
 }
 
 /// What takes the kernel's IPVS says so, here and in the list.

@@ -1,27 +1,10 @@
 //! The netlink room against a living kernel: what is written can be read back. Each test runs itself again inside `lvscope lab enter`.
 
-use crate::support::{lab_is_possible, lvscope, text};
+use crate::within::inside;
 use lvscope::net::MacAddr;
 use lvscope::netlink::nftables::{Base, Chain, Step, TableFamily};
 use lvscope::netlink::rtnetlink::{AddressSpec, Kind, LinkSpec, NeighbourSpec, Peer, Question, RouteSpec, RuleSpec};
 use lvscope::netlink::{Family, Socket};
-
-const WITHIN: &str = "LVSCOPE_TEST_WITHIN";
-
-/// True inside; outside it runs the test there, and says what that said.
-fn inside(test: &str) -> bool {
-    if std::env::var_os(WITHIN).is_some() {
-        return true;
-    }
-    if lab_is_possible() {
-        let this = std::env::current_exe().unwrap();
-        let words = ["lab", "enter", this.to_str().unwrap(), "--exact", test, "--nocapture"];
-        let output = lvscope(&words).env(WITHIN, "1").output().unwrap();
-        let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
-    }
-    false
-}
 
 fn socket() -> Socket {
     Socket::open(Family::Route).unwrap()

@@ -198,17 +198,11 @@ fn table<'a>(get: &impl Fn(&str) -> Option<&'a str>, bad: &mut impl FnMut(&str, 
     }
     table.timeouts = get("ipvsadm-timeout.txt").and_then(text::timeouts);
     if let Some(text) = get("proc-ip_vs_conn.txt").or_else(|| get("ipvsadm-lnc.txt")) {
-        let all: Vec<Connection> = ipvs::entries(text).map(connection).collect();
+        let all: Vec<Connection> = ipvs::entries(text).map(Connection::from).collect();
         table.connection_count = Some(all.len() as u64);
         table.connections = Some(all.into_iter().take(CONNECTIONS).collect());
     }
     Some(table)
-}
-
-/// An entry as a snapshot keeps it.
-pub fn connection(entry: ipvs::Entry) -> Connection {
-    let ipvs::Entry { protocol, client, service, destination, state, expires } = entry;
-    Connection { protocol, client, service, destination, state, expires }
 }
 
 /// Says of every absent section which command would have told.

@@ -116,7 +116,7 @@ mod tests {
     mod compiled {
         use super::*;
         use crate::capture::Filter;
-        use crate::net::{MacAddr, Timestamp};
+        use crate::net::MacAddr;
         use crate::packet::build::{IpFields, TcpFields, arp, ethernet, icmp, ip, tcp};
         use crate::packet::{Frame, LinkType};
 
@@ -124,16 +124,7 @@ mod tests {
         const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
         fn passes(filter: &mut Filter, bytes: &[u8]) -> bool {
-            let frame = Frame {
-                bytes,
-                wire_len: bytes.len() as u32,
-                link_type: LinkType::ETHERNET,
-                time: Timestamp(0),
-                number: 1,
-                interface: 0,
-                heading: None,
-            };
-            filter.passes(&frame)
+            filter.passes(&Frame::whole(LinkType::ETHERNET, bytes))
         }
 
         fn segment(src: &str, dst: &str) -> Vec<u8> {

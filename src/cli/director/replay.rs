@@ -120,9 +120,7 @@ fn describe(outcome: &Outcome) -> Option<String> {
     Some(match outcome.fate? {
         Fate::Forwarded { to, method } => {
             let bytes = outcome.sent.first().map_or(&[][..], |sent| &sent.bytes);
-            let wire_len = bytes.len() as u32;
-            let time = Default::default();
-            let seen = dissect(&Frame { bytes, wire_len, link_type: LinkType::ETHERNET, time, number: 0, interface: 0, heading: None });
+            let seen = dissect(&Frame::whole(LinkType::ETHERNET, bytes));
             let ends = seen.five_tuple().map(|t| format!("{} > {}", t.src, t.dst)).unwrap_or_default();
             match method {
                 Some(ForwardingMethod::Nat) => format!("nat: {ends}"),

@@ -105,6 +105,9 @@ fn table(proofs: &[(&str, Proved)], wrong: usize, took: std::time::Duration, out
         if !proof.holds() && !proof.found.is_empty() {
             writeln!(out, "    found: {}", proof.found.join(" "))?;
         }
+        if !proof.holds() && !proof.others.is_empty() {
+            writeln!(out, "    accused of what it is not about: {}", proof.others.join(" "))?;
+        }
         if proof.by_both == Cause::Healthy && !proof.holds() {
             writeln!(out, "    it is healthy, and clients saw: {}", super::seen(&proof.broken))?;
         }
@@ -174,6 +177,7 @@ fn json(name: &str, proof: &Proved) -> serde_json::Value {
             "holds": proof.holds(),
             "cause": proof.truth,
             "found": proof.found,
+            "others": proof.others,
             "by_captures": named(proof.by_captures),
             "by_hosts": named(proof.by_hosts),
             "by_both": named(proof.by_both),

@@ -14,7 +14,7 @@ pub(super) use recent::Recent;
 pub(super) use tell::Teller;
 
 use super::Failure;
-use super::captures::{Captures, Traced};
+use super::captures::{Captures, Known, Traced};
 use super::output::complain;
 use crate::case::{SourceFile, is_stream};
 use crate::net::{plural, thousands};
@@ -117,10 +117,26 @@ impl Drop for Alive {
     }
 }
 
+/// What the commands that trace packets are given: captures or interfaces, and what the user knows of the services.
+#[derive(Args)]
+pub(super) struct Given {
+    #[command(flatten)]
+    pub(super) captures: Captures,
+    #[command(flatten)]
+    taps: Taps,
+    #[command(flatten)]
+    known: Known,
+}
+
+impl Given {
+    pub(super) fn hints(&self) -> Result<Hints, Failure> {
+        self.known.hints()
+    }
+}
+
 /// What to read, and how.
 pub(super) struct Source<'a> {
-    pub(super) taps: &'a Taps,
-    pub(super) captures: &'a Captures,
+    pub(super) given: &'a Given,
     /// Keep every packet, for journeys.
     pub(super) packets: bool,
     /// Keep the latest packets, for a picture that has the terminal.
@@ -149,7 +165,7 @@ pub(super) struct Session {
 impl Session {
     /// Begins to read what the command line names, if it is interfaces or streams alone; `None` when it is files.
     pub(super) fn begin(source: Source<'_>, hints: &Hints) -> Result<Option<Session>, Failure> {
-        let Source { taps, captures, packets, recent, play } = source;
+        let Source { given: Given { taps, captures, .. }, packets, recent, play } = source;
         let live = !taps.interfaces.is_empty();
         if live {
             if taps.write.as_deref() == Some(std::path::Path::new("-")) {

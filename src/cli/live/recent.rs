@@ -80,15 +80,7 @@ mod tests {
         let mut recent = Recent::default();
         let bytes = vec![7; 1 << 20];
         for number in 1..=100 {
-            let frame = Frame {
-                bytes: &bytes,
-                wire_len: 1 << 20,
-                link_type: LinkType::ETHERNET,
-                time: Timestamp(0),
-                number,
-                interface: 0,
-                heading: None,
-            };
+            let frame = Frame { number, ..Frame::whole(LinkType::ETHERNET, &bytes) };
             recent.push(3, &frame);
             assert!(recent.bytes <= ROOM);
         }

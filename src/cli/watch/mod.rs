@@ -6,8 +6,7 @@ mod keys;
 mod screen;
 mod view;
 
-use super::captures::{Captures, Known};
-use super::live::{Forgotten, LOOK, Recent, Session, Source, Taps, Teller};
+use super::live::{Forgotten, Given, LOOK, Recent, Session, Source, Teller};
 use super::output::complain;
 use super::{FINE, Failure, INPUT};
 use crate::host::Fleet;
@@ -38,11 +37,7 @@ Keys: arrows choose a connection, Enter shows its way, d the findings, e writes
 it into files, ? all keys, q ends.")]
 pub(super) struct Watch {
     #[command(flatten)]
-    captures: Captures,
-    #[command(flatten)]
-    taps: Taps,
-    #[command(flatten)]
-    known: Known,
+    given: Given,
     /// Play recordings so many times faster; 0: at once
     #[arg(long, default_value_t = 1.0, value_parser = speed, value_name = "FACTOR")]
     speed: f64,
@@ -64,12 +59,12 @@ pub(super) fn run(args: &Watch) -> Result<u8, Failure> {
             "watch draws on a terminal, and standard output is none; `lvscope diagnose` writes into a pipe or a file",
         ));
     }
-    let hints = args.known.hints()?;
+    let hints = args.given.hints()?;
     // Before the session sets its own: here a signal ends the program, the end of the input does not.
     let quit = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&quit);
     let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-    let source = Source { taps: &args.taps, captures: &args.captures, packets: false, recent: true, play: Some(args.speed) };
+    let source = Source { given: &args.given, packets: false, recent: true, play: Some(args.speed) };
     let Some(session) = Session::begin(source, &hints)? else {
         return Err(Failure::usage("nothing to watch: name interfaces (-i), captures, or `-` for standard input"));
     };

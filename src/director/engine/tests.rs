@@ -35,7 +35,7 @@ fn tcp(src: &str, dst: &str, flags: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn seen(bytes: &[u8]) -> Dissected<'_> {
-    dissect(&Frame { bytes, wire_len: bytes.len() as u32, link_type: LinkType::RAW, time: START, number: 1, interface: 0, heading: None })
+    dissect(&Frame::whole(LinkType::RAW, bytes))
 }
 
 #[track_caller]

@@ -3,6 +3,7 @@
 //! A scenario is written in them, its fault is, and so is the remedy that a finding prints: that is run here as it was printed. Programs need
 //! not be installed; what is understood is what scenarios and remedies use, and anything else is an error, never ignored.
 
+mod fabric;
 mod firewall;
 mod garp;
 mod ip;
@@ -10,6 +11,7 @@ pub(super) mod ipvsadm;
 mod sysctl;
 pub(super) mod vrrp;
 
+pub(super) use fabric::fabric;
 pub(super) use garp::announce;
 
 use super::netns::Namespace;
@@ -41,8 +43,16 @@ impl std::error::Error for CommandError {}
 pub fn run(host: &Namespace, command: &str) -> Result<(), CommandError> {
     let failed = |what: String| CommandError { command: command.to_string(), what };
     let words = words(command).map_err(failed)?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    host.run(|| dispatch(&words)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
+    run_words(host, &words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The same with a command that was split already.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_words(host: &Namespace, words: &[&str]) -> Result<(), CommandError> {
+    let failed = |what: String| CommandError { command: words.join(" "), what };
+    host.run(|| dispatch(words)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
 }
 
 /// Runs the words of a command in the calling thread's own network namespace.

@@ -1,6 +1,6 @@
 use super::translate::crc32c;
 use super::*;
-use crate::net::{Endpoint, Timestamp};
+use crate::net::Endpoint;
 use crate::packet::build::{self, IpFields, TcpFields};
 use crate::packet::checksum::{fold, pseudo_sum, sum};
 use crate::packet::ip::{TCP, UDP};
@@ -13,15 +13,7 @@ fn state(packet: &[u8]) -> ChecksumState {
 }
 
 fn frame(packet: &[u8]) -> Frame<'_> {
-    Frame {
-        bytes: packet,
-        wire_len: packet.len() as u32,
-        link_type: LinkType::RAW,
-        time: Timestamp::default(),
-        number: 1,
-        interface: 0,
-        heading: None,
-    }
+    Frame::whole(LinkType::RAW, packet)
 }
 
 fn endpoint() -> impl Strategy<Value = (Endpoint, Endpoint, Endpoint)> {

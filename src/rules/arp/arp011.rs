@@ -90,7 +90,25 @@ fn no_way_back(facts: &Facts<'_>, vain: &Vain<'_>) -> Finding {
     let not: Vec<_> = vain.flows.iter().flat_map(|f| [f.client.addr, f.service.addr]).collect();
     let gateway = facts.address_on(router.map(|r| r.0), router.and_then(|r| r.1), &not, "ROUTER");
     let client = vain.flows.first().map_or_else(|| "CLIENT".to_string(), |f| f.client.addr.to_string());
-    let waiting = vain.flows.first().and_then(|f| f.request.last()).map(|hop| facts.seen(hop));
+    let last = vain.flows.first().and_then(|f| f.request.last());
+    let waiting = last.map(|hop| facts.seen(hop));
+    if last.is_some_and(|hop| hop.src.addr == target) {
+        let ip = ip_for(&client);
+        let summary = format!(
+            "{name} takes {target} for a neighbour: it asks its link for it {times}, in vain, instead of answering through {gateway}."
+        );
+        let mend = crate::finding::Remedy::new(
+            name,
+            format!("{ip} route replace {target} via {gateway}"),
+            "the right prefix length of its address, and no route without a gateway to the clients' network",
+            format!("{ip} route del {target} via {gateway}"),
+        );
+        return Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(vain.question))
+            .and(waiting)
+            .unless(&["DR004"], format!("on {name}: `{ip} route get {target}`, `{ip} addr show`"))
+            .mend([mend])
+            .on(ids(&vain.flows));
+    }
     Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(vain.question))
         .and(waiting)
         .unless(&["DR004"], format!("on {name}: `ip route get {client}`; is {target} the router's address, and is it up?"))

@@ -185,7 +185,7 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
         let nobodys = |q: &Question| served && facts.owner(q.target).is_none();
         let asks = unresolved.questions.iter().filter(|q| {
             let as_service = q.asker == Some(unresolved.hop.dst.addr) && !nobodys(q);
-            insists(q, 2) && !as_service && q.target != unresolved.hop.src.addr
+            insists(q, 2) && !as_service && (served || q.target != unresolved.hop.src.addr)
         });
         if let (false, Some(question)) = (translated, asks.max_by_key(|q| (facts.last_asked(q), q.times.count))) {
             add(unresolved.host, question, Some(flow), served);

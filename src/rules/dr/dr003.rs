@@ -1,9 +1,8 @@
 //! A real server's gateway is the director.
 
+use super::super::answers::answer_through;
 use super::super::facts::{by_server, ids};
 use super::super::remedy::replace_default_route;
-use super::super::remedy::route_through;
-use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, answered_directly, vip};
@@ -84,8 +83,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "Answers to {} leave {}, which is the director: it owns {vip}, too, and drops packets from its own address.",
             story.source, story.way
         );
-        let device = duty.arrives(host).unwrap_or("IF");
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
+        story.fault(host, Severity::Broken, summary).mend([answer_through(host, duty, &gateway)])
     });
 }
 

@@ -1,8 +1,6 @@
 //! A real server of a DR service has no route back to its clients.
 
 use super::super::remedy::add_default_route;
-use super::super::remedy::route_through;
-use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, vip};
@@ -48,15 +46,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
 
 /// On the host: a look-up of the way to those who asked.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
-    site.answers(checks, "DR004", |host, duty, story| {
-        let gateway = site.router_of(duty);
-        let summary = format!("There is no route to {} ({}): answers of {} cannot leave.", story.source, story.by, duty.service);
-        let counted = site.counted(host, &["IpOutNoRoutes", "TcpExtIPReversePathFilter"]);
-        let device = duty.arrives(host).unwrap_or("IF");
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone())
-            .and(counted)
-            .mend([route_through(host, &gateway, device)])
-    });
+    site.unroutable(checks, "DR004", |duty| site.router_of(duty));
 }
 
 #[cfg(test)]

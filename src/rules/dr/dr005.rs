@@ -1,9 +1,8 @@
 //! A real server answers through another router than the one that translated the request.
 
+use super::super::answers::answer_through;
 use super::super::facts::{by_server, ids};
 use super::super::remedy::replace_default_route;
-use super::super::remedy::route_through;
-use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{DIRECT, answered_directly};
@@ -83,8 +82,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "Answers to {} leave {}; the router that translates to {} is {gateway}, and alone can translate back.",
             story.source, story.way, duty.service
         );
-        let device = duty.arrives(host).unwrap_or("IF");
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
+        story.fault(host, Severity::Broken, summary).mend([answer_through(host, duty, &gateway)])
     });
 }
 

@@ -18,6 +18,7 @@ pub(super) mod dr017;
 pub(super) mod dr018;
 pub(super) mod dr019;
 pub(super) mod dr020;
+pub(super) mod dr021;
 
 use super::facts::{ids, list};
 use super::{Facts, Site};

@@ -1,5 +1,6 @@
 //! What a rule may look at, and the questions that rules ask all day.
 
+mod between;
 mod fate;
 mod lone;
 mod loss;
@@ -9,6 +10,7 @@ mod silence;
 mod size;
 mod words;
 
+pub(super) use between::Between;
 pub(super) use lone::Lone;
 pub(super) use loss::{Loss, is_initial};
 pub(super) use neighbours::Claimant;
@@ -19,7 +21,7 @@ pub(super) use words::{list, plural, seconds};
 use crate::host::Fleet;
 use crate::ipvs::{Match, Role};
 use crate::net::MacAddr;
-use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace, role_of_name};
+use crate::trace::{Flow, Hints, Hop, HostId, Method, Trace};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -85,8 +87,7 @@ impl<'a> Facts<'a> {
 
     /// The role that the user's name for a host asserts.
     pub fn is_called(&self, host: HostId) -> Role {
-        let known = &self.trace.hosts[host];
-        if known.named { role_of_name(&known.name) } else { Role::Unknown }
+        self.trace.hosts[host].called()
     }
 
     /// True for a host that balances.

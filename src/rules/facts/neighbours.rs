@@ -54,11 +54,23 @@ impl<'a> Facts<'a> {
         questions.filter(move |q| !facts.is_answered(q))
     }
 
-    /// A question counts as answered when the address was claimed while it was being asked, or later, wherever the answer was seen.
+    /// A question counts as answered when the address was claimed while it was being asked, or later, wherever on its link that was seen.
+    /// Who has it on another link does not hear the question.
     pub(in crate::rules) fn is_answered(&self, question: &Question) -> bool {
         let asked = self.trace.common_time(question.point, question.times.since());
         let about = |c: &&Claim| c.addr == question.target && c.is_earnest() && c.mac != question.mac;
-        self.trace.claims.claims.iter().filter(about).any(|c| self.trace.common_time(c.point, c.times.last.1) + PATIENCE >= asked)
+        let claims = self.trace.claims.claims.iter().filter(about);
+        let mut late = claims.filter(|c| self.trace.common_time(c.point, c.times.last.1) + PATIENCE >= asked);
+        late.any(|c| (c.kind == ClaimKind::Reply && c.about == question.asker) || self.is_audible(c, question))
+    }
+
+    /// True when a claim was made on the link of a question: where it was asked, where it was heard, or by somebody who is heard there.
+    fn is_audible(&self, claim: &Claim, question: &Question) -> bool {
+        let (claims, questions) = (&self.trace.claims.claims, &self.trace.claims.questions);
+        claim.point == question.point
+            || questions.iter().any(|q| q.point == claim.point && (q.mac, q.target) == (question.mac, question.target))
+            || claims.iter().any(|c| c.point == question.point && c.mac == claim.mac)
+            || questions.iter().any(|q| q.point == question.point && q.mac == claim.mac)
     }
 
     /// True when any host but the one that asks claims the address, anywhere.

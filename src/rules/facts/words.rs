@@ -2,7 +2,7 @@
 
 use super::Facts;
 use crate::finding::Evidence;
-use crate::trace::{Claim, ClaimKind, Flow, FlowError, FlowNote, Hop, HostId, NoteKind, PacketKind, Path, Question};
+use crate::trace::{Claim, ClaimKind, Flow, FlowError, FlowNote, Hop, HostId, NoteKind, Path, Question};
 
 impl Facts<'_> {
     /// A hop as evidence: who to whom, and what kind of packet.
@@ -17,7 +17,7 @@ impl Facts<'_> {
 
     /// `192.168.2.100:40002 > 192.168.224.11:80 SYN`, with the tunnel in front where there is one.
     pub fn describe(&self, hop: &Hop) -> String {
-        let word = kind_word(hop.first);
+        let word = hop.first.word();
         match hop.outer {
             Some((kind, src, dst)) => format!("{kind} {src} > {dst}: {} > {} {word}", hop.src, hop.dst),
             None => format!("{} > {} {word}", hop.src, hop.dst),
@@ -129,17 +129,6 @@ pub(in crate::rules) fn list<S: AsRef<str>>(items: &[S]) -> String {
         [] => String::new(),
         [one] => one.to_string(),
         [ref head @ .., last] => format!("{} and {last}", head.join(", ")),
-    }
-}
-
-fn kind_word(kind: PacketKind) -> &'static str {
-    match kind {
-        PacketKind::Syn => "SYN",
-        PacketKind::SynAck => "SYN-ACK",
-        PacketKind::Reset => "RST",
-        PacketKind::Fin => "FIN",
-        PacketKind::Data => "data",
-        PacketKind::Ack => "ACK",
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Need, Outcome, Severity};
-use crate::host::Hook;
+use crate::host::{Hook, Passing};
 use crate::ipvs::Role;
 
 rule! {
@@ -42,17 +42,8 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (_, host) in site.playing(Role::Director) {
         let services = site.directed().filter(|(d, _)| d.name == host.name).filter_map(|(_, s)| Some((s.address?, s.protocol?)));
         let dropped = |(at, protocol): (crate::net::Endpoint, crate::net::Protocol)| {
-            let packet = crate::host::Passing {
-                src: None,
-                dst: at.addr,
-                protocol,
-                ports: (None, Some(at.port)),
-                iif: host.address(at.addr).map(|a| a.link.as_str()),
-                oif: None,
-                icmp: None,
-                state: "NEW",
-                ipvs: false,
-            };
+            let iif = host.address(at.addr).map(|a| a.link.as_str());
+            let packet = Passing { ports: (None, Some(at.port)), iif, ..Passing::to(at.addr, protocol) };
             let fate = host.netfilter.as_ref()?.fate(Hook::Input, &packet);
             let own = matches!(fate, crate::host::Fate::Dropped(chain, _) if chain.table.contains("keepalived"));
             super::super::site::filter_words(&fate).filter(|_| own).map(|words| (at, words))

@@ -3,6 +3,11 @@
 pub(super) mod ha001;
 pub(super) mod ha002;
 pub(super) mod ha003;
+pub(super) mod ha004;
+pub(super) mod ha006;
+mod orphan;
+
+pub(super) use orphan::{Orphan, orphans};
 
 use super::Facts;
 use super::facts::Neighbourhood;

@@ -17,7 +17,7 @@ use super::Facts;
 use super::facts::list;
 use crate::finding::{Confidence, Evidence, Finding, Severity};
 use crate::ipvs::Role;
-use crate::trace::{Flow, Hop, HostId, Method, Rewrite};
+use crate::trace::{Flow, FlowState, Hop, HostId, Method, Question, Rewrite};
 use std::collections::BTreeMap;
 
 /// Where a real server sent its answer instead of to its director. Each rule about answers that bypass the director has its own.
@@ -92,6 +92,24 @@ fn bypass<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(Bypass, &'a Hop)> {
         Bypass::Router
     };
     Some((way, hop))
+}
+
+type DeadEnd<'a> = (Vec<&'a Flow>, &'a Question);
+
+/// Servers that have an answer, and ask in vain for whom they want to send it to: a gateway which does not exist, or (`neighbour`) the client
+/// itself, as if it were on their link.
+fn dead_ends<'a>(facts: &Facts<'a>, neighbour: bool) -> BTreeMap<HostId, DeadEnd<'a>> {
+    let mut found: BTreeMap<HostId, DeadEnd> = BTreeMap::new();
+    for flow in facts.balanced(Method::Nat).filter(|f| f.state == FlowState::Unanswered && !f.is_answered()) {
+        let (Some(server), Some(director)) = (flow.server_host, flow.director) else { continue };
+        let Some(hop) = facts.reached(&flow.request, server) else { continue };
+        let of_director = |q: &&Question| facts.trace.hosts[director].addresses.contains(&q.target);
+        let mut asked = facts.asks_in_vain(server, flow, hop).filter(|q| !of_director(q));
+        if let Some(question) = asked.find(|q| (q.target == hop.src.addr) == neighbour) {
+            found.entry(server).or_insert_with(|| (Vec::new(), question)).0.push(flow);
+        }
+    }
+    found
 }
 
 fn speaks_vrrp(facts: &Facts<'_>, host: HostId) -> bool {

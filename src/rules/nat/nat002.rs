@@ -1,15 +1,13 @@
 //! A real server of a NAT service answers through another gateway than the director.
 
+use super::super::answers::answer_through;
 use super::super::facts::{Lone, ids};
 use super::super::remedy::replace_default_route;
-use super::super::remedy::route_through;
-use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
-use super::{Bypass, bypassed, gateway};
+use super::{Bypass, bypassed, dead_ends, gateway};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
-use crate::trace::{Flow, FlowState, Hop, HostId, Method, Question};
-use std::collections::BTreeMap;
+use crate::trace::{Flow, Hop, Method, Question};
 
 rule! {
     /// # What it sees
@@ -57,7 +55,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
         })
         .collect();
     found.extend(facts.lone_detours(false).iter().map(|(lone, answer)| alone(facts, lone, answer)));
-    found.extend(dead_ends(facts).into_values().map(|(flows, question)| dead_end(facts, &flows, question)));
+    found.extend(dead_ends(facts, false).into_values().map(|(flows, question)| dead_end(facts, &flows, question)));
     Outcome::or_need(found, facts.unwatched_server(&[Method::Nat]))
 }
 
@@ -72,22 +70,6 @@ fn alone(facts: &Facts<'_>, lone: &Lone<'_>, answer: &Hop) -> Finding {
         .unless(&["NAT006", "NET008"], format!("a capture on {from}: does it balance, and who translates the answers back?"))
         .mend([replace_default_route(name, &gateway, &before)])
         .on([lone.flow.id])
-}
-
-type DeadEnd<'a> = (Vec<&'a Flow>, &'a Question);
-
-/// Servers that want to answer through a gateway which does not exist.
-fn dead_ends<'a>(facts: &Facts<'a>) -> BTreeMap<HostId, DeadEnd<'a>> {
-    let mut found: BTreeMap<HostId, DeadEnd> = BTreeMap::new();
-    for flow in facts.balanced(Method::Nat).filter(|f| f.state == FlowState::Unanswered && !f.is_answered()) {
-        let (Some(server), Some(director)) = (flow.server_host, flow.director) else { continue };
-        let Some(hop) = facts.reached(&flow.request, server) else { continue };
-        let of_director = |q: &&Question| facts.trace.hosts[director].addresses.contains(&q.target);
-        if let Some(question) = facts.asks_in_vain(server, flow, hop).find(|q| !of_director(q)) {
-            found.entry(server).or_insert_with(|| (Vec::new(), question)).0.push(flow);
-        }
-    }
-    found
 }
 
 fn dead_end(facts: &Facts<'_>, flows: &[&Flow], question: &Question) -> Finding {
@@ -111,8 +93,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "Answers to {} leave {}, past the director ({gateway}), which alone can put {} back into them.",
             story.source, story.way, duty.service
         );
-        let device = duty.arrives(host).unwrap_or("IF");
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([route_through(host, &gateway, device)])
+        story.fault(host, Severity::Broken, summary).mend([answer_through(host, duty, &gateway)])
     });
     if !site.knows_directors() {
         for duty in site.duties(&[crate::ipvs::ForwardingMethod::Nat]) {

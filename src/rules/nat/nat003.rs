@@ -2,19 +2,20 @@
 
 use super::super::facts::Lone;
 use super::super::remedy::{ip_for, set};
-use super::super::site::{Duty, proven};
+use super::super::site::Duty;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
-use super::{Bypass, bypassed};
+use super::{Bypass, bypassed, dead_ends};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::host::{Ask, Host, Sysctls};
-use crate::trace::{Hop, Method};
+use crate::trace::{Flow, Hop, Method, Question};
 use std::net::IpAddr;
 
 rule! {
     /// # What it sees
     /// The real server sends its SYN-ACK directly to the client's MAC: both are on one link. It arrives with the real server's address. The
-    /// client, which dialled the VIP, resets it or ignores it. Clients behind routers work at the same time.
+    /// client, which dialled the VIP, resets it or ignores it. Clients behind routers work at the same time. Or it only believes so, for its
+    /// prefix is too short, and asks its link for the client in vain.
     ///
     /// # Why it breaks
     /// The real server has a connected route to the client's network and needs no gateway, so the answer bypasses the director, and nobody
@@ -56,8 +57,30 @@ fn check(facts: &Facts<'_>) -> Outcome {
         )])
     });
     let mut found: Vec<Finding> = found.collect();
+    found.extend(dead_ends(facts, true).into_values().map(|(flows, question)| no_neighbour(facts, &flows, question)));
     found.extend(facts.lone_detours(true).iter().map(|(lone, answer)| alone(facts, lone, answer)));
     Outcome::or_need(found, facts.unwatched_server(&[Method::Nat]))
+}
+
+/// A server whose network is wider than its link: it takes clients for neighbours that are none.
+fn no_neighbour(facts: &Facts<'_>, flows: &[&Flow], question: &Question) -> Finding {
+    let (flow, gateway, client) = (flows[0], super::gateway(facts, flows[0]), question.target);
+    let name = facts.name(flow.server_host);
+    let summary =
+        format!("{name} takes {client} for a neighbour: it asks its link for it, in vain, instead of answering through {gateway}.");
+    let handed = flow.server_host.and_then(|s| facts.reached(&flow.request, s));
+    let ip = ip_for(&client.to_string());
+    let mend = Remedy::new(
+        name,
+        format!("{ip} route replace {client} via {gateway}"),
+        "the right prefix length of its address, and no route without a gateway to the clients' network",
+        format!("{ip} route del {client} via {gateway}"),
+    );
+    Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(question))
+        .and(handed.map(|hop| facts.seen(hop)))
+        .unless(&["NAT006", "ARP011"], format!("on {name}: `{ip} route get {client}`, `{ip} addr show`"))
+        .mend([mend])
+        .on(flows.iter().map(|f| f.id))
 }
 
 /// A server that was captured alone: who handed it the request is no director for certain.
@@ -90,7 +113,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             format!("{} route del {} via {gateway}; {undone}", ip_for(&gateway), story.source),
         );
         let silent = no_redirects(site, host, duty, story.source);
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend(silent.into_iter().chain([way]))
+        story.fault(host, Severity::Broken, summary).mend(silent.into_iter().chain([way]))
     });
 }
 

@@ -1,7 +1,6 @@
 //! A real server answers some of its clients past the director.
 
 use super::super::remedy::look;
-use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
@@ -82,7 +81,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "the rule and the route in the network configuration; or take the specific route or rule out of it",
             format!("{ip} rule del from {rip} table 100; {ip} route flush table 100"),
         );
-        proven(host, Severity::Degraded, summary, story.way.clone(), story.command.clone()).mend([remedy])
+        story.fault(host, Severity::Degraded, summary).mend([remedy])
     });
 }
 

@@ -161,7 +161,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "the same method in keepalived.conf (lb_kind), or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
             format!("ipvsadm -e {service} -r {server} {was}"),
         );
-        proven(host, Severity::Broken, summary, story.way.clone(), story.command.clone()).mend([remedy])
+        story.fault(host, Severity::Broken, summary).mend([remedy])
     });
 }
 

@@ -1,6 +1,5 @@
 //! A real server that is a client of its own service.
 
-use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Bypass, bypassed};
@@ -75,7 +74,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             "{} asks {} and is a real server itself: the answer reaches it past the director ({}).",
             story.source, duty.service, story.by
         );
-        proven(host, Severity::Degraded, summary, story.way.clone(), story.command.clone())
+        story.fault(host, Severity::Degraded, summary)
     });
 }
 

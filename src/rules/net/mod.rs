@@ -8,6 +8,7 @@ pub(super) mod net005;
 pub(super) mod net006;
 pub(super) mod net007;
 pub(super) mod net008;
+pub(super) mod net009;
 pub(super) mod net010;
 pub(super) mod net011;
 pub(super) mod net014;

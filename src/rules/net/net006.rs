@@ -234,17 +234,11 @@ fn stateful(site: &Site<'_>, host: &Host, duty: &Duty, source: std::net::IpAddr,
         checks.needs(&host.name, format!("its packet filters: {}", host.why_absent("netfilter")));
         return;
     };
-    let packet = |state| Passing {
-        src: Some(if answers { at.addr } else { source }),
-        dst: if answers { source } else { at.addr },
-        protocol: Protocol::Tcp,
-        ports: if answers { (Some(at.port), None) } else { (None, Some(at.port)) },
-        iif,
-        oif,
-        icmp: None,
-        state,
-        ipvs: false,
+    let (src, dst, ports) = match answers {
+        true => (at.addr, source, (Some(at.port), None)),
+        false => (source, at.addr, (None, Some(at.port))),
     };
+    let packet = |state| Passing { src: Some(src), ports, iif, oif, state, ..Passing::to(dst, Protocol::Tcp) };
     let first = if answers { "ESTABLISHED" } else { "NEW" };
     let untracked = filter.may_do(Hook::Prerouting, &packet(first), |verdict| *verdict == FilterVerdict::Untracked).is_some();
     let (first, later) = if untracked { ("UNTRACKED", "UNTRACKED") } else { (first, later) };

@@ -159,17 +159,8 @@ fn refuses<'a>(site: &Site<'a>, gateway: IpAddr, vip: IpAddr, source: IpAddr) ->
     // Only where requests are known to come by another way it sees answers alone, of connections that it does not know.
     let mut ways = site.playing(Role::Client).filter_map(|(_, client)| client.way(&Ask::to(vip)).ok()).peekable();
     let known = ways.peek().is_none() || ways.flat_map(|way| way.gateways()).any(|g| host.address(g).is_some());
-    let packet = Passing {
-        src: Some(vip),
-        dst: source,
-        protocol: Protocol::Tcp,
-        ports: (None, None),
-        iif: Some(device),
-        oif: out.link(),
-        icmp: None,
-        state: if known { "ESTABLISHED" } else { "INVALID" },
-        ipvs: false,
-    };
+    let state = if known { "ESTABLISHED" } else { "INVALID" };
+    let packet = Passing { src: Some(vip), iif: Some(device), oif: out.link(), state, ..Passing::to(source, Protocol::Tcp) };
     let fate = host.netfilter.as_ref()?.fate(Hook::Forward, &packet);
     filter_words(&fate).map(|words| (host, Evidence::host(name, words, "nft list ruleset")))
 }

@@ -1,12 +1,14 @@
 //! The director has forgotten a connection that was silent for too long.
 
-use super::super::facts::{by_director, ids, is_initial, seconds};
+use super::super::facts::{is_initial, seconds};
+use super::super::ha::{Orphan, orphans};
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 use crate::net::Protocol;
 use crate::trace::{Flow, FlowNote, HostId, NoteKind, Way};
+use std::collections::BTreeMap;
 
 rule! {
     /// # What it sees
@@ -40,39 +42,66 @@ const DEFAULT: u32 = 895_000;
 /// The answer to the packet that came after the silence.
 const AT_ONCE: i64 = 2_000_000_000;
 
+/// A connection that its director resets when it goes on.
+struct Forgotten<'a> {
+    flow: &'a Flow,
+    /// For how long it was silent, in nanoseconds.
+    silence: i64,
+    /// The client's packet after that.
+    after: Option<&'a FlowNote>,
+    reset: &'a FlowNote,
+}
+
 fn check(facts: &Facts<'_>) -> Outcome {
-    let forgotten: Vec<&Flow> = facts.flows().filter(|f| reset(facts, f).is_some()).collect();
-    let found: Vec<Finding> = by_director(forgotten).into_iter().filter_map(|(director, flows)| finding(facts, director, &flows)).collect();
+    let mut forgotten: Vec<Forgotten> = facts.flows().filter_map(|f| reset(facts, f)).collect();
+    // Shorter silences, after which somebody must have shortened the timeout.
+    let short = orphans(facts).into_iter().filter(|o| o.is_its_own() && o.may_be_old());
+    let short = short.map(|Orphan { flow, silent, reset, .. }| Forgotten { flow, silence: silent, after: None, reset });
+    let known: Vec<u32> = forgotten.iter().map(|f| f.flow.id).collect();
+    forgotten.extend(short.filter(|f| !known.contains(&f.flow.id)));
+    let mut stories: BTreeMap<HostId, Vec<Forgotten>> = BTreeMap::new();
+    for one in forgotten {
+        if let Some(director) = one.flow.director {
+            stories.entry(director).or_default().push(one);
+        }
+    }
+    let found: Vec<Finding> = stories.iter().map(|(director, all)| finding(facts, *director, all)).collect();
     Outcome::or_need(found, need(facts))
 }
 
-fn finding(facts: &Facts<'_>, director: HostId, flows: &[&Flow]) -> Option<Finding> {
-    let flow = *flows.first()?;
-    let (silent, reset) = reset(facts, flow)?;
+fn finding(facts: &Facts<'_>, director: HostId, all: &[Forgotten<'_>]) -> Finding {
+    let one = &all[0];
     let name = facts.name(Some(director));
-    let silence = seconds(i64::from(silent.len) * 1_000_000);
-    let short = silent.len < DEFAULT;
-    let (confidence, how) = match short {
-        false => (Confidence::Likely, "it has forgotten it (900 s by default)".to_string()),
-        true => (Confidence::Possible, "it has forgotten it (its timeout may have been shortened)".to_string()),
+    let silence = seconds(one.silence);
+    let (confidence, how) = match one.silence < i64::from(DEFAULT) * 1_000_000 {
+        false => (Confidence::Likely, "it has forgotten it (900 s by default)"),
+        true => (Confidence::Possible, "it has forgotten it (its timeout may have been shortened)"),
     };
     let summary = format!("{name} resets a connection itself after {silence} of silence: {how}.");
-    let before = flow.request.sent_by(director).map(|hop| facts.seen_with(hop, "handed on, before"));
-    let found = Finding::new(name, Severity::Degraded, confidence, summary, facts.noted(silent, &format!("after {silence} of silence")))
-        .and([facts.noted(reset, &format!("RST from {name} itself, TTL {}", reset.ttl))])
-        .and(before)
-        .unless(&["HA004"], format!("on {name}: `ipvsadm -l --timeout`; whether the director was restarted or replaced meanwhile"));
+    let before = one.flow.request.sent_by(director).map(|hop| facts.seen_with(hop, "handed on, before"));
+    let proof = facts.noted(one.reset, &format!("RST from {name} itself, TTL {}", one.reset.ttl));
+    let found = match one.after {
+        Some(after) => {
+            let first = facts.noted(after, &format!("after {silence} of silence"));
+            Finding::new(name, Severity::Degraded, confidence, summary, first).and([proof])
+        }
+        None => Finding::new(name, Severity::Degraded, confidence, summary, proof),
+    };
     let mend = Remedy::new(
         name,
         "ipvsadm --set 7500 120 300",
         "the same at boot; or TCP keepalive under 900 s in the application",
         "ipvsadm --set 900 120 300",
     );
-    Some(found.mend([mend]).on(ids(flows)))
+    found
+        .and(before)
+        .unless(&["HA004"], format!("on {name}: `ipvsadm -l --timeout`; whether the director was restarted or replaced meanwhile"))
+        .mend([mend])
+        .on(all.iter().map(|f| f.flow.id))
 }
 
 /// The client's packet after a silence, and the director's reset.
-fn reset<'a>(facts: &Facts<'_>, flow: &'a Flow) -> Option<(&'a FlowNote, &'a FlowNote)> {
+fn reset<'a>(facts: &Facts<'_>, flow: &'a Flow) -> Option<Forgotten<'a>> {
     let director = flow.director.filter(|d| flow.protocol == Protocol::Tcp && Some(*d) != flow.server_host)?;
     let from_server = |n: &FlowNote| n.from.is_some() && n.from == flow.server_host;
     if flow.noted(NoteKind::Reset).any(|n| n.way == Way::Reply && from_server(n)) {
@@ -91,7 +120,8 @@ fn reset<'a>(facts: &Facts<'_>, flow: &'a Flow) -> Option<(&'a FlowNote, &'a Flo
     })?;
     // It was not handed on either.
     let passed = flow.noted(NoteKind::AfterSilence).any(|n| n.way == Way::Request && n.from == Some(director));
-    (!passed).then_some((silent, reset))
+    let silence = i64::from(silent.len) * 1_000_000;
+    (!passed).then_some(Forgotten { flow, silence, after: Some(silent), reset })
 }
 
 /// A reset after a long silence, seen only where its origin does not show.
@@ -165,6 +195,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::ha::ha004::HA004;
     use super::super::super::sketch::{self, Sketch, dr_with};
     use super::super::super::testing::{ACK, Conn, PSH, RST, SYN, SYN_ACK, World};
     use super::*;
@@ -219,8 +250,14 @@ mod tests {
         let w = forgotten(1000.0);
         let found = w.expect(&SVC013, Confidence::Likely, "director");
         assert_eq!((found.severity, found.alternatives.as_slice()), (Severity::Degraded, &["HA004"][..]));
-        forgotten(200.0).expect(&SVC013, Confidence::Possible, "director");
-        forgotten(20.0).deny(&SVC013);
+        for silence in [200.0, 20.0] {
+            forgotten(silence).expect(&SVC013, Confidence::Possible, "director");
+            forgotten(silence).deny(&HA004);
+        }
+        // So soon nothing is forgotten because of its age.
+        forgotten(2.0).deny(&SVC013);
+        let found = forgotten(2.0).expect(&HA004, Confidence::Possible, "director");
+        assert_eq!((found.severity, found.alternatives.as_slice()), (Severity::Degraded, &["SVC013", "SVC012"][..]));
     }
 
     #[test]

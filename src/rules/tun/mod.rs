@@ -154,17 +154,8 @@ fn announced(server: &Host, duty: &Duty, source: IpAddr) -> Option<u32> {
     let headers = if source.is_ipv6() { 60 } else { 40 };
     let mtu = way.route.mtu.unwrap_or(link.mtu).min(link.mtu);
     let by_way = way.route.advmss.unwrap_or(u32::MAX).min(mtu.saturating_sub(headers));
-    let packet = Passing {
-        src: duty.speaks_as(),
-        dst: source,
-        protocol: Protocol::Tcp,
-        ports: (duty.accepts.map(|(_, at)| at.port), None),
-        iif: None,
-        oif: way.link(),
-        icmp: None,
-        state: "ESTABLISHED",
-        ipvs: false,
-    };
+    let ports = (duty.accepts.map(|(_, at)| at.port), None);
+    let packet = Passing { src: duty.speaks_as(), ports, oif: way.link(), state: "ESTABLISHED", ..Passing::to(source, Protocol::Tcp) };
     let lowers = |hook| {
         let rule = server.netfilter.as_ref()?.may_do(hook, &packet, |verdict| matches!(verdict, FilterVerdict::Mss(_)))?;
         match rule.verdict {

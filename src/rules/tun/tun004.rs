@@ -67,20 +67,24 @@ fn finding<'a>(facts: &Facts<'a>, flows: &[&'a Flow]) -> Option<Finding> {
     let announced = flow.reply.hops.iter().find(|hop| hop.mss.is_some_and(|announced| u32::from(announced) > mss));
     let announced = announced.and_then(|hop| hop.mss.map(|m| facts.seen_with(hop, &format!("announces an MSS of {m}, {mss} would fit"))));
     let inside: Option<Evidence> = wrapped(flow).map(|(hop, _)| facts.seen_with(hop, "shorter packets pass"));
-    let tables = if headers == 60 { "ip6tables" } else { "iptables" };
-    let clamp = format!("OUTPUT -p tcp --tcp-flags SYN,RST SYN -s {vip} -j TCPMSS --set-mss {mss}");
     let servers = facts.names(flows.iter().filter_map(|f| f.server_host));
     let servers = if servers.is_empty() { "each real server".to_string() } else { servers };
-    let mended = Remedy::new(
-        servers,
-        format!("{tables} -t mangle -A {clamp}"),
-        format!("the same rule in the saved rules ({tables}-save), on every real server"),
-        format!("{tables} -t mangle -D {clamp}"),
-    );
     let confidence = if known { Confidence::Certain } else { Confidence::Likely };
     let found = Finding::new(subject, Severity::Note, confidence, summary, facts.error(error)).and(announced).and(inside);
-    let found = found.mend([mended]).on(ids(flows));
+    let found = found.mend([clamp(servers, headers, &vip, mss)]).on(ids(flows));
     Some(if known { found } else { found.unless(&["NET014"], "a capture at the director: does it use a tunnel?") })
+}
+
+/// A real server asks clients for segments that fit; `headers` are those of IP and TCP.
+fn clamp(server: impl Into<String>, headers: u32, vip: &str, mss: u32) -> Remedy {
+    let tables = if headers == 60 { "ip6tables" } else { "iptables" };
+    let rule = format!("OUTPUT -p tcp --tcp-flags SYN,RST SYN -s {vip} -j TCPMSS --set-mss {mss}");
+    Remedy::new(
+        server,
+        format!("{tables} -t mangle -A {rule}"),
+        format!("the same rule in the saved rules ({tables}-save), on every real server"),
+        format!("{tables} -t mangle -D {rule}"),
+    )
 }
 
 /// On the director, the tunnel; on the real server, what it asks clients for.
@@ -95,14 +99,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             narrow.server.name,
             narrow.announced
         );
-        let tables = if narrow.headers == 60 { "ip6tables" } else { "iptables" };
-        let clamp = format!("OUTPUT -p tcp --tcp-flags SYN,RST SYN -s {vip} -j TCPMSS --set-mss {fits}");
-        let mended = Remedy::new(
-            &narrow.server.name,
-            format!("{tables} -t mangle -A {clamp}"),
-            format!("the same rule in the saved rules ({tables}-save), on every real server"),
-            format!("{tables} -t mangle -D {clamp}"),
-        );
+        let mended = clamp(&narrow.server.name, narrow.headers, &vip, fits);
         let fact = format!("{} mtu {}, towards {}", narrow.link, narrow.mtu, narrow.rip);
         let found = proven(narrow.director, Severity::Note, summary, fact, format!("ip link show {}", narrow.link)).mend([mended]);
         checks.failed(director, found);

@@ -199,8 +199,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let fate = |host: &Host, hook, iif: Option<&str>, oif: Option<&str>| {
             let protocol = if vip.is_ipv6() { Protocol::Icmp6 } else { Protocol::Icmp };
             let icmp = Some(if vip.is_ipv6() { (2, 0) } else { (3, 4) });
-            let (src, ports) = (Some(vip), (None, None));
-            let packet = Passing { src, dst: narrow.source, protocol, ports, iif, oif, icmp, state: "RELATED", ipvs: false };
+            let packet = Passing { src: Some(vip), iif, oif, icmp, state: "RELATED", ..Passing::to(narrow.source, protocol) };
             match host.netfilter.as_ref().map(|filter| filter.fate(hook, &packet)) {
                 None => Err(format!("its packet filters: {}", host.why_absent("netfilter"))),
                 Some(Fate::Unsure(rule)) => Err(format!("whether this rule holds: {}", rule.text)),

@@ -1,5 +1,6 @@
 //! A filter drops tunnelled packets before the tunnel device sees them.
 
+use super::super::remedy::look;
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Finding, Need, Outcome, Remedy, Severity};
@@ -57,6 +58,16 @@ fn check(facts: &Facts<'_>) -> Outcome {
         );
         found.push(finding.mend([remedy]));
     }
+    for lost in facts.lost_between("TUN007") {
+        let ((from, to), first) = (lost.ends(facts), &lost.pairs[0]);
+        let Some((kind, source, target)) = first.hop.outer else { continue };
+        let summary =
+            format!("The network drops the tunnel ({kind}) from {source} to {target}: it leaves {from}, and does not come to {to}.");
+        let allow = format!("then allow it from {source} to {target} in the security group or firewall between them");
+        let seen = look(&to, format!("tcpdump -eni {} host {source}", facts.device(first.at)), allow);
+        // It is nobody's fault but that of what lies between the two: that their own filters let it in does not clear that.
+        found.push(lost.finding(facts, &format!("{from}, {to}"), summary, &["NET009"]).mend([seen]));
+    }
     if found.is_empty() { Outcome::NotJudged(Need("a snapshot of a real server".to_string())) } else { found.into() }
 }
 
@@ -72,17 +83,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         };
         let director = duty.director.map(|at| site.host(at));
         let from = director.and_then(|d| d.way(&crate::host::Ask::to(rip)).ok()?.source);
-        let packet = Passing {
-            src: from,
-            dst: rip,
-            protocol: Protocol::Other(IPIP),
-            ports: (None, None),
-            iif: duty.arrives(host),
-            oif: None,
-            icmp: None,
-            state: "NEW",
-            ipvs: false,
-        };
+        let packet = Passing { src: from, iif: duty.arrives(host), ..Passing::to(rip, Protocol::Other(IPIP)) };
         match filter.fate(Hook::Input, &packet) {
             Fate::Unsure(rule) => checks.needs(&host.name, format!("whether this rule holds: {}", rule.text)),
             fate @ Fate::Dropped(..) => {
@@ -138,5 +139,22 @@ mod tests {
         w.deny(&NET001);
         // One side of the router proves nothing.
         w.without(&["router.farm", "web1", "web2"]).deny(&TUN007);
+    }
+
+    #[test]
+    fn a_network_drops_the_tunnel() {
+        let mut w = World::new()
+            .plug("client.eth0", "ext", "10.1.0.100")
+            .plug("router.ext", "ext", "10.1.0.1")
+            .plug("router.int", "int", "10.2.0.1")
+            .plug("director.eth0", "int", "10.2.0.100")
+            .plug("web1.eth0", "int", "10.2.0.11")
+            .blind("web1");
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80").tunnel("director", 4, "10.2.0.100", "10.2.0.11");
+        w.syn(&c, "client router director web1", 3);
+        let found = w.expect(&TUN007, Confidence::Likely, "director, web1");
+        assert!(found.summary.starts_with("The network drops the tunnel (ipip) from 10.2.0.100 to 10.2.0.11"), "{}", found.summary);
+        w.without(&["web1"]).deny(&TUN007);
     }
 }
