@@ -314,6 +314,7 @@ mod tests {
             name: "x".into(),
             broken: vec![Saw::Answer, saw],
             found: vec![],
+            others: vec![],
             truth: None,
             by_captures,
             by_hosts,
