@@ -148,3 +148,16 @@ fn a_reader_that_has_enough() {
         assert_eq!(seen, 2);
     }
 }
+
+/// A packed file that ends too early was cut short, and what is there is read.
+#[test]
+fn packed_and_cut() {
+    use std::io::Write;
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    packed.write_all(&pcap((2, 4), 1, &[(60, 60, 60); 100])).expect("memory");
+    let packed = packed.finish().expect("memory");
+    let (found, file) = lengths(&packed[..packed.len() / 2]);
+    let [damage] = file.damage() else { panic!("{:?}", file.damage()) };
+    assert!((10..100).contains(&found.len()) && damage.cut_short, "{} {damage}", found.len());
+    assert!(damage.what.contains("gzip"), "{damage}");
+}

@@ -1,6 +1,6 @@
 //! What belongs together and what only looks so: conversations of a few packets, as captures on both sides of a forwarder show them.
 
-use super::{Options, Source, Trace, Tracer};
+use super::{NoteKind, Options, Source, Trace, Tracer};
 use crate::net::{Endpoint, MacAddr, Timestamp};
 use crate::packet::build::{IpFields, TcpFields, ethernet, ip, syn_options, tcp, udp};
 use crate::packet::{Frame, LinkType, TcpFlags};
@@ -238,4 +238,100 @@ fn a_word_in_common() {
     scene.see(0, (1, 2), "198.51.100.7:40001", "203.0.113.10:53", Word { id: 7, says: b"version", ..PLAIN });
     scene.see(1, (3, 4), "192.0.2.9:40002", "10.0.0.11:53", Word { id: 7, says: b"version", ..PLAIN });
     assert_eq!(scene.flows().len(), 2, "{:?}", scene.flows());
+}
+
+/// What is noted of a connection's packets, and how often.
+fn notes(scene: &Scene) -> Vec<(NoteKind, u32)> {
+    let trace = scene.trace();
+    trace.flows.iter().flat_map(|flow| &flow.notes).map(|note| (note.kind, note.len)).collect()
+}
+
+/// The same packet again on the same wire, two hops later: it goes round. With another IP-ID it was sent again, from further away.
+#[test]
+fn round_in_a_circle() {
+    for (id, kind) in [(7, Some(NoteKind::Loop)), (8, None)] {
+        let mut scene = Scene::new();
+        scene.see(0, (1, 2), CLIENT, VIP, Word { id: 7, ..segment(1000, 0, SYN) });
+        scene.see(0, (1, 2), CLIENT, VIP, Word { id, ttl: 62, ..segment(1000, 0, SYN) });
+        assert_eq!(notes(&scene).iter().any(|(kind, _)| *kind == NoteKind::Loop), kind.is_some(), "{:?}", notes(&scene));
+    }
+}
+
+/// A pause that is longer than some timeouts is noted with its length; a shorter one is none.
+#[test]
+fn after_a_silence() {
+    for (pause, noted) in [(100, false), (150, true)] {
+        let mut scene = Scene::new();
+        scene.see(0, (1, 2), CLIENT, VIP, Word { id: 7, ..segment(1000, 0, SYN) });
+        scene.see(0, (1, 2), CLIENT, VIP, Word { id: 8, ..segment(1001, 77, ACK) });
+        scene.wait(pause);
+        scene.see(0, (1, 2), CLIENT, VIP, Word { id: 9, says: b"still there?", ..segment(1001, 77, ACK | 8) });
+        let silences: Vec<u32> = notes(&scene).into_iter().filter(|(kind, _)| *kind == NoteKind::AfterSilence).map(|(_, ms)| ms).collect();
+        assert_eq!(silences.len(), usize::from(noted), "{pause}");
+        assert!(silences.iter().all(|ms| (149_000..151_000).contains(ms)), "{silences:?}");
+    }
+}
+
+/// A refusal alone tells who had asked, for it acknowledges a SYN.
+#[test]
+fn a_refusal_alone() {
+    let mut scene = Scene::new();
+    scene.see(0, (2, 1), VIP, CLIENT, segment(0, 1001, RST | ACK));
+    let trace = scene.trace();
+    assert_eq!((trace.flows[0].client.to_string(), trace.flows[0].isn.0), (CLIENT.to_string(), Some(1000)));
+}
+
+/// A capture that missed the SYN sees it sent again behind the first data: that is no new connection. A number far off is one.
+#[test]
+fn the_beginning_comes_late() {
+    for (isn, flows) in [(1000, 1), (77_000_000, 2)] {
+        let mut scene = Scene::new();
+        scene.see(0, (1, 2), CLIENT, VIP, Word { id: 7, says: b"data", ..segment(1001, 77, ACK | 8) });
+        scene.wait(1);
+        scene.see(0, (1, 2), CLIENT, VIP, Word { id: 8, ..segment(isn, 0, SYN) });
+        assert_eq!(scene.flows().len(), flows, "{isn}: {:?}", scene.flows());
+    }
+}
+
+/// Of data that is sent again and again the first few are noted, and all are counted.
+#[test]
+fn many_repeats() {
+    let mut scene = Scene::new();
+    scene.see(0, (1, 2), CLIENT, VIP, Word { id: 7, ..segment(1000, 0, SYN) });
+    for id in 0..9 {
+        scene.wait(1);
+        scene.see(0, (1, 2), CLIENT, VIP, Word { id: 100 + id, says: b"again", ..segment(1001, 77, ACK | 8) });
+    }
+    assert_eq!(notes(&scene).iter().filter(|(kind, _)| *kind == NoteKind::DataRepeat).count(), 4);
+    assert_eq!(scene.trace().flows[0].request.hops[0].repeats, 8);
+}
+
+/// One connection by very many ways is an attack on memory: what is too much is counted, and nothing breaks.
+#[test]
+fn a_thousand_ways() {
+    let mut scene = Scene::new();
+    for n in 0..1000u32 {
+        scene.see(0, ((n % 250) as u8 + 1, (n / 250) as u8 + 251), CLIENT, VIP, Word { id: n as u16, ..segment(1000, 0, SYN) });
+    }
+    let trace = scene.trace();
+    assert_eq!((trace.flow_count(), trace.unplaced.values().sum::<u64>()), (1, 800));
+}
+
+/// A capture may say several times what it lost.
+#[test]
+fn losses_add_up() {
+    let mut tracer = Tracer::new(Options::default());
+    let point = tracer.point(&Source {
+        file: 0,
+        file_name: "a.pcap".into(),
+        given: None,
+        interface_name: None,
+        one_of_several: false,
+        part: false,
+        link_type: LinkType::ETHERNET,
+        snap_len: 0,
+    });
+    tracer.dropped(point, 3);
+    tracer.dropped(point, 4);
+    assert_eq!(tracer.finish().points[0].dropped, Some(7));
 }

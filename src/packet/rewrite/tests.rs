@@ -307,3 +307,27 @@ fn what_fits_into_no_tunnel() {
 fn crc32c_check_value() {
     assert_eq!(crc32c(b"123456789"), 0xe306_9283);
 }
+
+/// Of a segment that was cut short nothing can be said, but that its checksum was left to the card.
+#[test]
+fn what_a_cut_segment_tells() {
+    let (src, dst): (Endpoint, Endpoint) = ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+    let mut whole = packet((src, dst), true, &[7; 100]);
+    let cut = |bytes: &[u8]| checksum_state(&dissect(&Frame { wire_len: bytes.len() as u32, ..frame(&bytes[..80]) }));
+    assert_eq!((state(&whole), cut(&whole)), (ChecksumState::Good, ChecksumState::Unknown));
+    let partial = fold(pseudo_sum(src.addr, dst.addr, TCP, 120));
+    whole[36..38].copy_from_slice(&partial.to_be_bytes());
+    assert_eq!((state(&whole), cut(&whole)), (ChecksumState::Partial, ChecksumState::Partial));
+}
+
+/// The address family in front of packets of a loopback device is in the byte order of whoever captured, but for OpenBSD's.
+#[test]
+fn families_in_either_byte_order() {
+    let packet = packet(("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:53".parse().unwrap()), false, b"x");
+    let understood = |link_type, family: [u8; 4]| {
+        let bytes = [&family[..], &packet].concat();
+        dissect(&Frame { link_type, ..frame(&bytes) }).ip().is_some()
+    };
+    assert!(understood(LinkType::NULL, [2, 0, 0, 0]) && understood(LinkType::NULL, [0, 0, 0, 2]));
+    assert!(understood(LinkType::LOOP, [0, 0, 0, 2]) && !understood(LinkType::LOOP, [2, 0, 0, 0]));
+}
