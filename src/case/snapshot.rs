@@ -99,7 +99,7 @@ pub fn host_text(host: &Host) -> String {
 }
 
 /// The sections in their order. A test holds them to the type.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 22] = [
     "schema",
     "tool",
     "name",
@@ -121,6 +121,7 @@ const KEYS: [&str; 21] = [
     "counters",
     "saved",
     "managers",
+    "modules",
 ];
 
 /// Writes a snapshot.

@@ -33,6 +33,10 @@ fn list(out: &mut Output) -> std::io::Result<()> {
     for rule in ALL {
         writeln!(out, "{}  {}", format!("{:<7}", rule.code).bold(), rule.name)?;
     }
+    writeln!(out, "\nIn a few words, for no rule looks for them:\n")?;
+    for cause in rules::CAUSES {
+        writeln!(out, "{}  {}", format!("{:<7}", cause.code).bold(), cause.name)?;
+    }
     Ok(())
 }
 
@@ -65,17 +69,22 @@ fn page(out: &mut Output, rule: &Rule) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A cause that no rule proves has no page, but a word on where to look.
+/// What no rule proves has no page, but a word on where to look.
 fn short(out: &mut Output, cause: &Cause) -> std::io::Result<()> {
     let options = textwrap::Options::new(out.width.min(100)).initial_indent("  ").subsequent_indent("  ");
     writeln!(out, "{} {}\n", cause.code.bold(), cause.name)?;
     writeln!(out, "{}", textwrap::fill(cause.what, &options))?;
-    writeln!(out, "{}", textwrap::fill("Packets alone never prove it; findings name it where they cannot exclude it.", &options))
+    if cause.is_left_open {
+        writeln!(out, "{}", textwrap::fill("Packets alone never prove it; findings name it where they cannot exclude it.", &options))?;
+    }
+    Ok(())
 }
 
 fn unknown(code: &str) -> Failure {
     let family: String = code.chars().take_while(char::is_ascii_alphabetic).collect::<String>().to_ascii_uppercase();
-    let near: Vec<&str> = ALL.iter().map(|rule| rule.code).filter(|c| !family.is_empty() && c.starts_with(&family)).collect();
+    let known = ALL.iter().map(|rule| rule.code).chain(rules::CAUSES.iter().map(|cause| cause.code));
+    let mut near: Vec<&str> = known.filter(|c| !family.is_empty() && c.starts_with(&family)).collect();
+    near.sort_unstable();
     let hint = if near.is_empty() { "`lvscope explain` lists them all".to_string() } else { format!("known: {}", near.join(" ")) };
-    Failure::usage(format!("no rule is called '{code}'; {hint}"))
+    Failure::usage(format!("nothing is called '{code}'; {hint}"))
 }

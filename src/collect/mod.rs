@@ -119,6 +119,10 @@ fn here(wanted: &Wanted) -> Result<Host, String> {
         Ok(found) => host.managers = Some(found),
         Err(why) => host.leave_out("managers", why),
     }
+    match proc::modules() {
+        Ok(found) => host.modules = Some(found),
+        Err(why) => host.leave_out("modules", why),
+    }
     match wanted.netns.is_some() {
         true => host.leave_out("saved", "configuration files belong to the machine, not to this network namespace"),
         false => host.saved = Some(saved(Files::Root(Path::new("/")))),

@@ -63,6 +63,20 @@ pub(super) fn counters() -> Option<BTreeMap<String, u64>> {
     (!found.is_empty()).then_some(found)
 }
 
+/// Modules that matter to a virtual server. Those that are built into the kernel have a folder in /sys alone, and only where they have
+/// settings, as `ip_vs_ftp` has.
+pub(super) fn modules() -> Result<Vec<String>, String> {
+    let loaded = read("/proc/modules").unwrap_or_default();
+    let loaded = loaded.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_string);
+    let mut found: Vec<String> = loaded.chain(names("/sys/module")).filter(|name| crate::host::is_module_of_note(name)).collect();
+    found.sort_unstable();
+    found.dedup();
+    match found.is_empty() && fs::metadata("/proc/modules").is_err() && fs::metadata("/sys/module").is_err() {
+        true => Err("/proc/modules and /sys/module cannot be read".to_string()),
+        false => Ok(found),
+    }
+}
+
 fn pairs(text: &str, into: &mut BTreeMap<String, u64>) {
     let lines: Vec<&str> = text.lines().collect();
     for pair in lines.chunks_exact(2) {

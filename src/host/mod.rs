@@ -22,7 +22,7 @@ pub use arp::Proxy;
 pub use fleet::{Fleet, Member, Observed, Served};
 pub use ipvs::{Connection, Counters, Daemon, Destination, IpvsTable, Service, Timeouts};
 pub use link::{Address, Link, Neighbour, Proxied};
-pub use manager::{MANAGERS, managers_of};
+pub use manager::{MANAGERS, is_module_of_note, managers_of, modules_of};
 pub use netfilter::{ArpQuestion, Chain, Fate, FilterRule, FilterVerdict, Hook, Netfilter, Passing, Ports};
 pub use route::{Answer, Ask, LOCAL, MAIN, NextHop, NoRoute, Route, RouteKind, Rule, RuleAction};
 pub use saved::{NetworkConfig, Saved, SavedSysctl, VrrpInstance};
@@ -99,6 +99,9 @@ pub struct Host {
     /// Programs that run and see to virtual services and their servers: `keepalived`, `ldirectord` …
     #[serde(default)]
     pub managers: Option<Vec<String>>,
+    /// Modules of the kernel that are there, as far as they concern virtual servers: `ip_vs_ftp`, `ipip` …
+    #[serde(default)]
+    pub modules: Option<Vec<String>>,
     /// Sections that are absent or not whole, and why.
     #[serde(default)]
     pub left_out: Vec<LeftOut>,

@@ -43,9 +43,16 @@ pub fn diagnosis(page: &mut Page<'_>, report: &Report<'_>, not_judged: bool) -> 
     if findings.is_empty() && !services.is_empty() {
         let well =
             services.iter().all(|s| report.health(s) != Health::Troubled) && services.iter().any(|s| report.health(s) == Health::Well);
+        // What is no fault may explain all that came to nothing: a test that cannot work.
+        let noted = |id: u32| notes.iter().any(|f| !f.code.starts_with("CAP") && f.flows.binary_search(&id).is_ok());
+        let explained = report.trace.flows.iter().filter(|f| !f.state.is_complete()).all(|f| noted(f.id));
+        let found = match (well, explained) {
+            (true, _) => "no fault found",
+            (false, true) => "no fault found; the note says why",
+            (false, false) => "no rule can prove the cause",
+        };
         let counts = format!(
-            "{} · {} clear, {} not judged{}",
-            if well { "no fault found" } else { "no rule can prove the cause" },
+            "{found} · {} clear, {} not judged{}",
             plural(diagnosis.clear.len() as u64, "rule"),
             diagnosis.not_judged.len(),
             if not_judged || diagnosis.not_judged.is_empty() { "" } else { " (list: --not-judged)" }

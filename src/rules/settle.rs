@@ -19,12 +19,16 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
             continue;
         }
         let concerns = |h: &Finding| h.subject.split(", ").any(|s| subjects.iter().any(|name| name == s));
-        let names = |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code);
+        let names =
+            |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code) || NARROWS.contains(&(h.code, finding.code));
         // Whose fault it is can be another host's: the director's table, a second owner of the address.
         let elsewhere = |code: &str| {
             ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "DR007" | "ARP007" | "ARP012")
         };
         let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code) || tells_of(h));
+        // What a host notes of one of the causes is further proof of it, and decides nothing.
+        let noted = hosts.iter().filter(|h| h.severity == Severity::Note && finding.alternatives.contains(&h.code) && concerns(h));
+        let noted: Vec<Evidence> = noted.flat_map(|h| h.evidence().to_vec()).collect();
         let own = hosts.iter().position(|h| {
             h.code == finding.code && (concerns(h) || subjects.is_empty() || elsewhere(h.code) || speaks_of(&finding, &h.subject, facts))
         });
@@ -32,7 +36,13 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
             take_over(&mut hosts[at], finding);
             continue;
         }
-        diagnosis.findings.push(strike_out(finding, &subjects, diagnosis.checks.as_slice()));
+        let settled = strike_out(finding.and(noted), &subjects, diagnosis.checks.as_slice());
+        // Where no other cause is left before it, the note has become the finding.
+        let is_told = |h: &Finding| {
+            h.severity == Severity::Note && h.code == settled.code && h.subject.split(", ").all(|s| subjects.iter().any(|name| name == s))
+        };
+        hosts.retain(|h| !is_told(h));
+        diagnosis.findings.push(settled);
     }
     diagnosis.findings.extend(hosts);
 }
@@ -50,6 +60,9 @@ fn snapshots_of(finding: &Finding, facts: &Facts<'_>) -> Vec<String> {
 
 /// What packets show to have happened, and what of it a host still shows: the second is no fault beside the first.
 const EXPLAINS: [(&str, &str); 1] = [("HA002", "ARP007")];
+
+/// What a host shows to be the exact form of what packets prove: no device that takes the tunnel, for those that are there wait for another.
+const NARROWS: [(&str, &str); 1] = [("TUN006", "TUN001")];
 
 /// Takes in what hosts show of a story that packets tell about the same address.
 fn explain(finding: &mut Finding, hosts: &mut Vec<Finding>) {

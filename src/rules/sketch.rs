@@ -156,10 +156,15 @@ pub(super) fn drops_state(state: &str) -> FilterRule {
     FilterRule { text, states: Some((vec![state.into()], false)), verdict: FilterVerdict::Drop, ..FilterRule::default() }
 }
 
+/// Their snapshots together.
+pub(super) fn fleet(hosts: &[Sketch]) -> Fleet {
+    Fleet::new(hosts.iter().map(|s| s.0.clone()).collect(), role_of_name, |_| None, &[])
+}
+
 /// What all rules say of hosts.
 pub(super) fn audit(hosts: &[Sketch]) -> Diagnosis {
     let trace = Tracer::new(Options::default()).finish();
-    let fleet = Fleet::new(hosts.iter().map(|s| s.0.clone()).collect(), role_of_name, |_| None, &[]);
+    let fleet = fleet(hosts);
     diagnose(&Facts { trace: &trace, hints: &Hints::default(), fleet: &fleet })
 }
 

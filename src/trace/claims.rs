@@ -146,6 +146,11 @@ pub(super) struct At {
 }
 
 impl Claims {
+    /// MACs that asked or said anything.
+    pub(super) fn speakers(&self) -> impl Iterator<Item = MacAddr> {
+        self.claims.iter().map(|c| c.mac).chain(self.questions.iter().map(|q| q.mac))
+    }
+
     pub(super) fn arp(&mut self, at: At, arp: &Arp, frame_dst: Option<MacAddr>) {
         let (sender, target) = (IpAddr::V4(arp.sender), IpAddr::V4(arp.target));
         let unicast = frame_dst.is_some_and(MacAddr::is_unicast);

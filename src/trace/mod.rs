@@ -251,6 +251,19 @@ impl Trace {
         elsewhere.iter().all(|((_, dst), count)| here.get(dst).copied().unwrap_or(0) * 2 >= *count)
     }
 
+    /// True when anything was heard from a MAC, anywhere.
+    pub fn has_spoken(&self, mac: crate::net::MacAddr) -> bool {
+        self.assembler.topology.has_spoken(mac)
+    }
+
+    /// True when frames for a MAC were seen at several machines that did not send them: a bridge that does not know it floods them.
+    pub fn is_flooded(&self, mac: crate::net::MacAddr) -> bool {
+        let to = |wire: &wire::Wire| wire.dst == Some(mac) && self.mac_at(wire.point) != wire.src;
+        let points = self.assembler.store.wires.iter().map(|(wire, _)| wire).filter(|wire| to(wire)).map(|wire| wire.point);
+        let machines: HashSet<_> = points.map(|p| self.points[p as usize].host.clone().ok_or(p)).collect();
+        machines.len() > 1
+    }
+
     /// The host that a point is on.
     pub fn host_at(&self, point: u32) -> Option<HostId> {
         self.assembler.hosts.of_point(point)

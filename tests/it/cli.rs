@@ -280,5 +280,8 @@ fn help_completions_and_pages() {
             && page.lines().all(|l| l.chars().count() <= 80)
     );
     assert_eq!(text(&run(&["explain", "rs-no-default-route"])), page);
-    assert_eq!(text(&run(&["explain"])).lines().count(), lvscope::rules::ALL.len());
+    let list = text(&run(&["explain"]));
+    let all = lvscope::rules::ALL.iter().map(|rule| rule.name).chain(lvscope::rules::CAUSES.iter().map(|cause| cause.name));
+    assert!(all.clone().all(|name| list.lines().any(|line| line.ends_with(&format!("  {name}")))), "{list}");
+    assert_eq!(list.lines().filter(|line| line.contains("  ")).count(), all.count());
 }

@@ -37,6 +37,10 @@ fn a_page_for_each_rule() {
         hold(&folder.join(format!("{}.md", rule.code)), &page(rule));
         list += &format!("- [{} {}]({}.md)\n", rule.code, rule.name, rule.code);
     }
+    list += "\nWithout a page, for no rule looks for them: what findings leave open, what neither packets nor snapshots prove, and what is no fault.\n\n";
+    for cause in lvscope::rules::CAUSES {
+        list += &format!("- {} {}: {}\n", cause.code, cause.name, cause.what);
+    }
     hold(&folder.join("README.md"), &list);
     let pages = fs::read_dir(&folder).expect("docs/rules").count();
     assert_eq!(pages, lvscope::rules::ALL.len() + 1, "a page of a rule that is no more");

@@ -200,6 +200,16 @@ fn every_code_in_the_source_is_known() {
     }
 }
 
+/// Of a code without a rule it is said that findings name it where they do, and only there.
+#[test]
+fn what_is_left_open_is_named_by_rules() {
+    let texts: Vec<String> = files_of("rules").iter().filter(|file| !file.ends_with("catalogue.rs")).map(|file| code(file)).collect();
+    for cause in lvscope::rules::CAUSES {
+        let quoted = format!("\"{}\"", cause.code);
+        assert_eq!(texts.iter().any(|text| text.contains(&quoted)), cause.is_left_open, "{}", cause.code);
+    }
+}
+
 #[test]
 fn nothing_unfinished_is_left_behind() {
     let marks = ["todo!(", "unimplemented!(", "#[ignore", "FIXME", "XXX", "dbg!("];

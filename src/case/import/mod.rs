@@ -41,6 +41,7 @@ pub const KNOWN: &[(&str, &str)] = &[
     ("nstat.txt", "nstat -az"),
     ("conntrack.txt", "conntrack -L"),
     ("uname.txt", "uname -r"),
+    ("lsmod.txt", "lsmod"),
 ];
 
 /// Connections that a snapshot keeps: enough for every client network.
@@ -145,6 +146,7 @@ fn host(name: &str, texts: &BTreeMap<&str, String>, notes: &mut Vec<String>) -> 
         }
     }
     host.managers = get("processes.txt").map(crate::host::managers_of);
+    host.modules = get("lsmod.txt").map(crate::host::modules_of);
     for (what, v6) in [("rule.txt", false), ("rule6.txt", true)] {
         if let Some(text) = get(what) {
             host.rules.get_or_insert_default().extend(text::rules(text, v6));
@@ -195,6 +197,9 @@ fn table<'a>(get: &impl Fn(&str) -> Option<&'a str>, bad: &mut impl FnMut(&str, 
     }
     if let Some(text) = get("ipvsadm-ln.txt") {
         text::connections_of(text, &mut table);
+        // `IP Virtual Server version 1.2.1 (size=4096)`
+        let size = text.lines().next().and_then(|line| line.split_once("(size="));
+        table.size = size.and_then(|(_, rest)| rest.split(')').next()?.trim().parse().ok());
     }
     table.timeouts = get("ipvsadm-timeout.txt").and_then(text::timeouts);
     if let Some(text) = get("proc-ip_vs_conn.txt").or_else(|| get("ipvsadm-lnc.txt")) {
@@ -215,6 +220,7 @@ fn leave_out(host: &mut Host) {
         ("neighbours", host.neighbours.is_none(), "ip -j neigh"),
         ("proxies", host.proxies.is_none(), "ip -j neigh show proxy, ip -j -6 neigh show proxy"),
         ("managers", host.managers.is_none(), "ps -eo comm"),
+        ("modules", host.modules.is_none(), "lsmod"),
         ("sockets", host.sockets.is_none(), "ss -ltn, ss -lun"),
         ("sysctls", host.sysctls.is_none(), "sysctl -a"),
         ("ipvs", host.ipvs.is_none(), "ipvsadm -Sn"),

@@ -212,7 +212,7 @@ fn without_link(
 #[cfg(test)]
 mod tests {
     use super::super::super::dr::dr008::DR008;
-    use super::super::super::testing::World;
+    use super::super::super::testing::{SYN, World};
     use super::*;
 
     fn world(answers: &[&str]) -> World {
@@ -297,5 +297,21 @@ mod tests {
         let found = w.finding(&ARP011);
         assert!(found.summary.contains("2001:db8:2::12"), "{}", found.summary);
         w.deny(&super::super::arp006::ARP006);
+    }
+
+    #[test]
+    fn a_client_that_is_taken_for_a_neighbour() {
+        let mut w = World::dr();
+        w.announce("client", "ext", "10.1.0.100");
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        for _ in 0..3 {
+            w.carry(&c, false, SYN, b"", "client router director web1");
+            w.who_has("web1", "int", "10.1.0.100", &[]);
+            w.wait(1.0);
+        }
+        let found = w.expect(&ARP011, Confidence::Likely, "web1");
+        assert!(found.summary.starts_with("web1 takes 10.1.0.100 for a neighbour"), "{}", found.summary);
+        assert!(w.diagnose().findings.iter().all(|f| !f.code.starts_with("DR0")));
     }
 }

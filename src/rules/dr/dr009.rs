@@ -6,7 +6,7 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::net::MacAddr;
-use crate::trace::{Claim, Flow, Hop, HostId, Method};
+use crate::trace::{Claim, Flow, Hop, HostId, Method, NoteKind, Way};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -63,7 +63,62 @@ fn check(facts: &Facts<'_>) -> Outcome {
             )])
             .on(ids(&flows))
     };
-    stale.into_iter().map(finding).chain(shortcuts(facts)).collect::<Vec<_>>().into()
+    stale.into_iter().map(finding).chain(shortcuts(facts)).chain(nobodys(facts)).collect::<Vec<_>>().into()
+}
+
+/// What goes to a MAC from which nothing was ever heard, and which no bridge knows: it floods such frames.
+fn nobodys(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut lost: BTreeMap<(MacAddr, HostId, Way), (Vec<&Flow>, &Hop)> = BTreeMap::new();
+    for flow in facts.flows().filter(|f| !f.state.is_complete()) {
+        // What a director hands on may be for a server that is silent: that is a story of its own, and names this one beside others.
+        let request = flow.request.last().filter(|hop| !flow.is_answered() && (flow.director.is_none() || hop.from != flow.director));
+        let ways = [(Way::Request, request), (Way::Reply, flow.reply.last())];
+        for (way, hop) in ways.into_iter().filter_map(|(way, hop)| Some((way, hop?))) {
+            let mac = hop.dst_mac.filter(|mac| mac.is_unicast() && mac.vrid().is_none() && !facts.trace.has_spoken(*mac));
+            // Nearest to the sender.
+            let hops = if way == Way::Request { &flow.request.hops } else { &flow.reply.hops };
+            let hop = hops.iter().find(|h| h.transit == hop.transit && h.at_sender == Some(true)).unwrap_or(hop);
+            if let (Some(mac), Some(from)) = (mac.filter(|mac| facts.waited(flow, hop) && facts.trace.is_flooded(*mac)), hop.from) {
+                lost.entry((mac, from, way)).or_insert_with(|| (Vec::new(), hop)).0.push(flow);
+            }
+        }
+    }
+    lost.into_iter().map(|((mac, _, way), (flows, hop))| nobody(facts, mac, way, &flows, hop)).collect()
+}
+
+fn nobody(facts: &Facts<'_>, mac: MacAddr, way: Way, flows: &[&Flow], hop: &Hop) -> Finding {
+    let (name, flow) = (facts.name(hop.from), flows[0]);
+    // Others send the same to somebody who is there.
+    let alike = |f: &&Flow| f.id != flow.id && f.vip == flow.vip && f.state.is_complete();
+    let right =
+        facts.flows().filter(alike).filter_map(|f| if way == Way::Reply { f.reply.first() } else { None }).find(|h| h.dst_mac.is_some());
+    let (what, addr) = match way {
+        Way::Request => (format!("requests for {}", hop.dst), hop.dst.addr.to_string()),
+        Way::Reply => {
+            let handed = flow.request.hops.iter().find(|h| h.to == flow.director && h.src_mac.is_some());
+            let not = [flow.client.addr, flow.service.addr, hop.src.addr];
+            let gateway = handed.map_or_else(|| "GATEWAY".to_string(), |h| facts.address_on(h.from, h.src_mac, &not, "GATEWAY"));
+            (format!("answers from {}", hop.src), gateway)
+        }
+    };
+    let confidence = if right.is_some() { Confidence::Likely } else { Confidence::Possible };
+    let others: &[&'static str] = if way == Way::Reply { &["DR005"] } else { &["ARP007", "SVC001", "NAT008"] };
+    let summary =
+        format!("{name} sends {what} to {mac}, from which nothing was ever heard: the network floods them, and nobody takes them.");
+    let (severity, device) =
+        (if facts.others_serve(flow) { Severity::Degraded } else { Severity::Broken }, facts.device(hop.point).to_string());
+    let ip = super::super::remedy::ip_for(&addr);
+    Finding::new(name, severity, confidence, summary, facts.seen_with(hop, &format!("to {mac}")))
+        .and(facts.repeats(flow, hop, if way == Way::Reply { NoteKind::SynAckRepeat } else { NoteKind::SynRepeat }))
+        .and(right.map(|hop| facts.seen_with(hop, &facts.to_whom(hop))))
+        .unless(others, format!("on {name}: `{ip} neigh show {addr}` says PERMANENT? Is {mac} a card of anybody's?"))
+        .mend([Remedy::new(
+            name,
+            format!("{ip} neigh del {addr} dev {device}"),
+            "remove the static entry from the start-up files",
+            format!("{ip} neigh replace {addr} lladdr {mac} nud permanent dev {device}"),
+        )])
+        .on(ids(flows))
 }
 
 /// Requests that somebody hands to a real server himself, while others come to it by the director.
@@ -152,7 +207,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::World;
+    use super::super::super::testing::{SYN, SYN_ACK, World};
     use super::*;
 
     #[test]
@@ -179,6 +234,46 @@ mod tests {
         // The server said so itself: that is a leak.
         w.announce("web2", "int", "10.2.0.100");
         w.deny(&DR009);
+    }
+
+    /// A router, a director, two real servers on one segment, where what is for `gone` is flooded to all.
+    fn flooded() -> World {
+        let mut w = World::dr().plug("gone.eth0", "int", "10.2.0.99").flooding("int").without(&["gone"]);
+        for (host, addr) in [("router", "10.2.0.1"), ("director", "10.2.0.100"), ("web1", "10.2.0.11"), ("web2", "10.2.0.12")] {
+            w.announce(host, "int", addr);
+        }
+        w
+    }
+
+    fn dialled(port: u16) -> super::super::super::testing::Conn {
+        World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("router", "10.2.0.100:80")
+    }
+
+    #[test]
+    fn answers_go_to_nobody() {
+        let mut w = flooded();
+        w.talk(&dialled(40001), "client router director web2", "web2 router client");
+        for _ in 0..3 {
+            w.carry(&dialled(40002), false, SYN, b"", "client router director web1");
+            w.carry(&dialled(40002), true, SYN_ACK, b"", "web1 gone");
+            w.wait(1.0);
+        }
+        let found = w.finding(&DR009);
+        assert_eq!(found.confidence, Confidence::Likely);
+        assert_eq!((found.flows.as_slice(), found.alternatives.as_slice()), (&[2][..], &["DR005"][..]));
+        assert!(found.remedy[0].command.starts_with("ip neigh del 10.2.0.1 dev "), "{:?}", found.remedy);
+        // Whoever speaks is somebody: another router, say.
+        w.announce("gone", "int", "10.2.0.99");
+        w.deny(&DR009);
+    }
+
+    #[test]
+    fn requests_go_to_nobody() {
+        let mut w = flooded();
+        w.syn(&World::tcp("10.1.0.100:40001", "10.2.0.100:80"), "client router gone", 3);
+        let found = w.expect(&DR009, Confidence::Possible, "router");
+        assert_eq!(found.remedy[0].command, "ip neigh del 10.2.0.100 dev int");
+        assert!(found.summary.contains("requests for 10.2.0.100:80 to 52:54:00:00:00:07"), "{}", found.summary);
     }
 
     #[test]

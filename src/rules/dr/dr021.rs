@@ -94,8 +94,8 @@ mod tests {
         w
     }
 
-    fn requests(blind: &[&str]) -> World {
-        let mut w = neighbours(blind.iter().fold(World::dr(), |w, host| w.blind(host)));
+    fn requests(cut_off: &[&str]) -> World {
+        let mut w = neighbours(cut_off.iter().fold(World::dr(), |w, host| w.cut_off(&format!("{host}.eth0"))));
         w.syn(&conn(40001), "client router director web1", 3);
         w.syn(&conn(40002), "client router director web2", 3);
         w
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn answers_leave_and_do_not_arrive() {
-        let mut w = neighbours(World::dr().blind("router"));
+        let mut w = neighbours(World::dr().cut_off("router.int"));
         for (n, web) in ["web1", "web2"].iter().enumerate() {
             let c = conn(40001 + n as u16);
             for _ in 0..3 {
@@ -137,7 +137,7 @@ mod tests {
         w.talk(&conn(40001), "client router director web1", "web1 router client");
         w.syn(&conn(40002), "client router director", 3);
         w.deny(&DR021);
-        let mut once = neighbours(World::dr().blind("web1"));
+        let mut once = neighbours(World::dr().cut_off("web1.eth0"));
         once.syn(&conn(40001), "client router director web1", 1);
         once.wait(3.0);
         once.deny(&DR021);

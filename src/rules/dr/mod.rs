@@ -13,12 +13,14 @@ pub(super) mod dr010;
 pub(super) mod dr011;
 pub(super) mod dr012;
 pub(super) mod dr013;
+pub(super) mod dr014;
 pub(super) mod dr016;
 pub(super) mod dr017;
 pub(super) mod dr018;
 pub(super) mod dr019;
 pub(super) mod dr020;
 pub(super) mod dr021;
+pub(super) mod dr022;
 
 use super::facts::{ids, list};
 use super::{Facts, Site};

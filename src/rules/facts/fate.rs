@@ -91,7 +91,10 @@ impl<'a> Facts<'a> {
     /// a neighbour through which it could answer.
     pub fn silent_server(&self, flow: &'a Flow) -> Option<&'a Hop> {
         let server = flow.server_host.filter(|server| Some(*server) != flow.director)?;
-        let answered = flow.is_answered() || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
+        // Its own address as a source is all that it needs to drop a packet (DR014).
+        let answered = flow.is_answered()
+            || self.from_itself(flow).is_some()
+            || flow.errors.iter().any(|e| e.from == Some(server) || e.kind == IcmpKind::Unreachable);
         if answered || flow.state != FlowState::Unanswered {
             return None;
         }
@@ -102,6 +105,14 @@ impl<'a> Facts<'a> {
         let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
         let silent = self.answer_of_its_own_address(flow).is_none() && self.waited(flow, hop) && !hands_on();
         (silent && !self.wants_to_answer(server, flow, hop)).then_some(hop)
+    }
+
+    /// Where a request whose source is the very address that it asks for was sent over a link: made by the host that has this address, and
+    /// dropped by every other one that has it, too.
+    pub(in crate::rules) fn from_itself(&self, flow: &'a Flow) -> Option<&'a Hop> {
+        let inside = |hop: &Hop| hop.dst_mac == Some(crate::net::MacAddr::ZERO);
+        let own = flow.client.addr == flow.service.addr;
+        flow.request.hops.iter().find(|hop| own && hop.src.addr == hop.dst.addr && !inside(hop))
     }
 
     /// True when a host that received a packet asks for a neighbour: it has an answer to send.

@@ -27,7 +27,7 @@ impl<'a> Facts<'a> {
 
     fn lone(&self, flow: &'a Flow) -> Option<Lone<'a>> {
         // Where its server is known, so is what its silence may mean.
-        let open = flow.server_host.is_none() || flow.is_answered();
+        let open = (flow.server_host.is_none() || flow.is_answered()) && self.from_itself(flow).is_none();
         let lost =
             open && flow.from_start && flow.state == FlowState::Unanswered && flow.errors.is_empty() && flow.request.links().count() == 1;
         // What comes with a TTL that hosts set was sent by the client itself.

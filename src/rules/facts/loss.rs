@@ -58,8 +58,10 @@ impl<'a> Facts<'a> {
         let mut stories: BTreeMap<(HostId, Vec<&'static str>, Severity, Confidence), Loss> = BTreeMap::new();
         for flow in self.flows() {
             let Some((host, hop, watched, refusal)) = self.ended_at(flow) else { continue };
-            // A router translates for those outside; a test from inside proves nothing (NET005).
-            if (flow.director.is_none() && self.is_contested(host, hop)) || self.tested_from_inside(flow).is_some() {
+            // A router translates for those outside; a test from inside (NET005), or from the director (DR014), proves nothing. Data
+            // connections of FTP have their own story (NAT012).
+            let is_test = self.tested_from_inside(flow).is_some() || self.from_itself(flow).is_some() || self.ftp_control(flow).is_some();
+            if (flow.director.is_none() && self.is_contested(host, hop)) || is_test {
                 continue;
             }
             let verdict = match (refusal, flow.director) {
@@ -70,7 +72,9 @@ impl<'a> Facts<'a> {
             };
             let Some((_, others, mut confidence)) = verdict.filter(|(cause, ..)| *cause == code) else { continue };
             let mut severity = Severity::Broken;
-            if !self.concerns_a_service(flow, hop) {
+            if code == "DR022" {
+                severity = Severity::Degraded; // others are served
+            } else if !self.concerns_a_service(flow, hop) {
                 (severity, confidence) = (Severity::Note, Confidence::Possible);
             } else if matches!(code, "NET002" | "NET008" | "SVC027") && self.serves_other_port(flow, hop) {
                 (severity, confidence) = (Severity::Risky, Confidence::Possible);
@@ -146,6 +150,7 @@ impl<'a> Facts<'a> {
         let verdict = match self.role_in(host, hop) {
             Role::RealServer | Role::Client => return None,
             Role::Router => ("NET002", vec!["SVC027"], Confidence::Likely),
+            Role::Director if self.refuses_some(host, flow, hop) => ("DR022", vec!["SVC027", "SVC005"], Confidence::Likely),
             // A router in front may translate to a port that was never meant.
             Role::Director if translated => ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             Role::Director => ("SVC027", vec!["SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
@@ -159,6 +164,18 @@ impl<'a> Facts<'a> {
             }
         };
         Some(verdict)
+    }
+
+    /// True when a director refused some connections for an address and port itself, more than once, and handed on others in between, which were
+    /// served: no service that came late, or went, or was loaded anew meanwhile.
+    fn refuses_some(&self, director: HostId, flow: &Flow, hop: &Hop) -> bool {
+        let served = |f: &Flow| f.director == Some(director) && f.vip == Some(hop.dst) && f.state.is_complete();
+        let own = |f: &Flow| f.reply.first().is_some_and(|r| r.first == PacketKind::Reset && r.from == Some(director) && r.src == hop.dst);
+        let refused = |f: &Flow| f.director.is_none() && f.state == FlowState::Refused && own(f);
+        let same = self.flows().filter(|f| f.protocol == flow.protocol);
+        // In the order in which they began.
+        let turns: Vec<bool> = same.filter_map(|f| if served(f) { Some(true) } else { refused(f).then_some(false) }).collect();
+        turns.windows(2).filter(|pair| pair[0] && !pair[1]).count() >= 2
     }
 
     /// What a host is with regard to a service: the user's word, then what it did, then its name.

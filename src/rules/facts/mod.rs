@@ -2,6 +2,7 @@
 
 mod between;
 mod fate;
+mod ftp;
 mod lone;
 mod loss;
 mod neighbours;

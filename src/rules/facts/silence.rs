@@ -54,7 +54,9 @@ impl<'a> Facts<'a> {
     /// What a rule about silent servers lacks: a server that requests were handed to by one of these methods, without an answer, and on
     /// which nobody looked.
     pub(in crate::rules) fn unwatched_server(&self, methods: &[Method]) -> Option<String> {
-        let open = |f: &&Flow| methods.contains(&f.method) && f.state == FlowState::Unanswered && !f.is_answered();
+        let open = |f: &&Flow| {
+            methods.contains(&f.method) && f.state == FlowState::Unanswered && !f.is_answered() && self.from_itself(f).is_none()
+        };
         let unseen = self.flows().filter(open).find(|f| f.server_host.is_some_and(|s| self.reached(&f.request, s).is_none()));
         let unseen = unseen.map(|f| format!("a capture on {}, or a snapshot of it", self.name(f.server_host)));
         unseen.or_else(|| self.unexplained_server())
@@ -83,7 +85,7 @@ impl<'a> Facts<'a> {
         for (flow, hop) in silent {
             let (cause, mut others, serves_others) = self.cause(flow, hop, &servers);
             // Switches flood what they have never heard from: the MAC may be nobody's.
-            if hop.dst_mac.is_some_and(|mac| !self.spoke(mac)) && !others.contains(&"DR009") {
+            if hop.dst_mac.is_some_and(|mac| !self.trace.has_spoken(mac)) && !others.contains(&"DR009") {
                 others.push("DR009");
             }
             if cause != code {
@@ -95,13 +97,6 @@ impl<'a> Facts<'a> {
             story.flows.push(flow);
         }
         stories.into_values().chain(self.lone_silences(code)).collect()
-    }
-
-    /// True when anything was seen from a MAC.
-    fn spoke(&self, mac: crate::net::MacAddr) -> bool {
-        let mut hops = self.flows().flat_map(|f| f.request.hops.iter().chain(&f.reply.hops));
-        let claims = &self.trace.claims;
-        claims.claims.iter().any(|c| c.mac == mac) || claims.questions.iter().any(|q| q.mac == mac) || hops.any(|h| h.src_mac == Some(mac))
     }
 
     /// Hosts that quarrel over an address that is no service's: either may have been handed what was meant for the other (ARP012).

@@ -11,7 +11,9 @@ pub(super) mod nat008;
 pub(super) mod nat009;
 pub(super) mod nat010;
 pub(super) mod nat011;
+pub(super) mod nat012;
 pub(super) mod nat013;
+pub(super) mod nat014;
 
 use super::Facts;
 use super::facts::list;

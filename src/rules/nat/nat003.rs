@@ -134,7 +134,9 @@ fn no_redirects(site: &Site<'_>, server: &Host, duty: &Duty, client: IpAddr) -> 
 #[cfg(test)]
 mod tests {
     use super::super::super::sketch::{self, Sketch};
-    use super::super::super::testing::{RST, SYN_ACK, World};
+    use super::super::super::testing::{RST, SYN, SYN_ACK, World};
+    use super::super::nat001::NAT001;
+    use super::super::nat002::NAT002;
     use super::*;
 
     fn flat() -> World {
@@ -198,5 +200,22 @@ mod tests {
         }
         w.deny(&NAT003);
         w.healthy();
+    }
+
+    #[test]
+    fn a_client_that_is_taken_for_a_neighbour() {
+        let mut w = World::nat();
+        w.announce("client", "ext", "10.1.0.100");
+        w.who_has("web1", "int", "10.2.0.1", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        for _ in 0..3 {
+            w.carry(&c, false, SYN, b"", "client director web1");
+            w.who_has("web1", "int", "10.1.0.100", &[]);
+            w.wait(1.0);
+        }
+        let found = w.expect(&NAT003, Confidence::Likely, "web1");
+        assert_eq!(found.remedy[0].command, "ip route replace 10.1.0.100 via 10.2.0.1");
+        w.deny(&NAT002);
+        w.deny(&NAT001);
     }
 }

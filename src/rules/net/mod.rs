@@ -11,6 +11,7 @@ pub(super) mod net008;
 pub(super) mod net009;
 pub(super) mod net010;
 pub(super) mod net011;
+pub(super) mod net013;
 pub(super) mod net014;
 pub(super) mod net015;
 pub(super) mod net016;

@@ -58,7 +58,7 @@ mod tests {
 
     /// web1 hears its neighbour, and never the director, which has its MAC from somebody.
     fn world(director_is_heard: bool) -> World {
-        let mut w = World::nat().blind("web1");
+        let mut w = World::nat().cut_off("web1.eth0");
         w.who_has("web2", "int", "10.2.0.1", &["director"]);
         w.who_has("web1", "int", "10.2.0.12", &["web2"]);
         if director_is_heard {

@@ -58,7 +58,9 @@ fn check(facts: &Facts<'_>) -> Outcome {
         // Outside knows the way back to this network.
         let routed = || all.iter().any(|other| other.director == o.director && returns(other));
         let lost_way = o.flow.state == FlowState::Unanswered || !o.flow.reply.is_empty();
-        if !returns(o) && lost_way && !o.flow.state.is_complete() && o.flow.errors.is_empty() && !routed() {
+        // Active FTP is another story (NAT012).
+        let is_data = facts.ftp_control(o.flow).is_some();
+        if !is_data && !returns(o) && lost_way && !o.flow.state.is_complete() && o.flow.errors.is_empty() && !routed() {
             lost.entry(o.director).or_default().push(o);
         }
     }

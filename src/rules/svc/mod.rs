@@ -16,8 +16,11 @@ pub(super) mod svc012;
 pub(super) mod svc013;
 pub(super) mod svc014;
 pub(super) mod svc015;
+pub(super) mod svc016;
 pub(super) mod svc018;
 pub(super) mod svc019;
+pub(super) mod svc020;
+pub(super) mod svc021;
 pub(super) mod svc022;
 pub(super) mod svc027;
 
@@ -74,7 +77,7 @@ fn turned_away<'a>(facts: &Facts<'a>) -> Vec<TurnedAway<'a>> {
         let error = flow.errors.iter().find(own)?;
         // A director passes on what a real server says of its tunnel, in its own name (kernel ip_vs_core.c, ip_vs_in_icmp).
         let tunnels = |f: &Flow| f.vip == Some(hop.dst) && f.method == Method::Tunnel;
-        if facts.is_contested(host, hop) || facts.flows().any(tunnels) {
+        if facts.is_contested(host, hop) || facts.flows().any(tunnels) || facts.ftp_control(flow).is_some() {
             return None;
         }
         let role = facts.role_in(host, hop);
@@ -103,6 +106,11 @@ fn rule_for<'a>(facts: &Facts<'a>, protocol: Protocol, vip: Endpoint) -> Option<
 /// What the user's rules say, as evidence.
 fn stated(what: String) -> Evidence {
     Evidence::Statement { by: "--ipvs".to_string(), what }
+}
+
+/// The same for TCP.
+pub(super) fn option_of(vip: Endpoint) -> String {
+    service_option(Protocol::Tcp, vip)
 }
 
 /// `-t 192.0.2.1:80`: a virtual service as ipvsadm(8) takes it.

@@ -1,7 +1,7 @@
 //! What a test has of captures: of which interfaces, and how they differ from plain and complete ones.
 
 use super::World;
-use crate::net::Timestamp;
+use crate::net::{MacAddr, Timestamp};
 use crate::packet::{Frame, LinkType};
 use crate::trace::{Options, Source, Trace, Tracer};
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ pub(super) struct Quirk {
     pub(super) tag: Option<u16>,
     /// Only broadcasts are captured.
     pub(super) blind: bool,
+    /// The network does not carry packets for this MAC, the interface's own; ARP it does.
+    pub(super) cut_off: Option<MacAddr>,
 }
 
 impl World {
@@ -85,6 +87,12 @@ impl World {
         interfaces.iter().fold(self, |world, interface| world.quirk(interface, |q| q.blind = true))
     }
 
+    /// The network drops packets on their way to an interface, and carries ARP.
+    pub(in crate::rules) fn cut_off(self, interface: &str) -> Self {
+        let mac = self.interfaces.iter().find(|i| i.full_name() == interface).map(|i| i.mac);
+        self.quirk(interface, |q| q.cut_off = mac)
+    }
+
     /// The trace of everything captured.
     pub(in crate::rules) fn trace(&self) -> Trace {
         let mut tracer = Tracer::new(Options { hints: self.hints.clone(), ..Options::default() });
@@ -109,7 +117,8 @@ impl World {
             if quirk.lost > 0 {
                 tracer.dropped(point, quirk.lost);
             }
-            let shown = |bytes: &[u8]| !quirk.blind || bytes.get(12..14) == Some(&[8, 6]);
+            let lost = |bytes: &[u8]| quirk.blind || quirk.cut_off.is_some_and(|mac| bytes.starts_with(&mac.0));
+            let shown = |bytes: &[u8]| !lost(bytes) || bytes.get(12..14) == Some(&[8, 6]);
             all.extend(frames.iter().filter(|(_, bytes)| shown(bytes)).enumerate().map(|(n, (time, bytes))| {
                 let whole = captured(bytes, quirk);
                 let kept = quirk.snap.unwrap_or(whole.len()).min(whole.len());

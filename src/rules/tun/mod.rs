@@ -5,6 +5,7 @@ pub(super) mod tun002;
 pub(super) mod tun003;
 pub(super) mod tun004;
 pub(super) mod tun005;
+pub(super) mod tun006;
 pub(super) mod tun007;
 pub(super) mod tun009;
 pub(super) mod tun011;

@@ -149,7 +149,7 @@ mod tests {
             .plug("router.int", "int", "10.2.0.1")
             .plug("director.eth0", "int", "10.2.0.100")
             .plug("web1.eth0", "int", "10.2.0.11")
-            .blind("web1");
+            .cut_off("web1.eth0");
         w.who_has("director", "int", "10.2.0.11", &["web1"]);
         let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80").tunnel("director", 4, "10.2.0.100", "10.2.0.11");
         w.syn(&c, "client router director web1", 3);

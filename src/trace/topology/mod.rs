@@ -26,6 +26,7 @@ use crate::net::MacAddr;
 use crate::packet::Heading;
 use candidates::{candidates, heed_siblings};
 use frames::Frames;
+use hashbrown::HashSet;
 use machines::Machines;
 use nearness::Nearness;
 use std::cmp::Ordering;
@@ -36,6 +37,8 @@ pub(super) struct Topology {
     own: Vec<Option<MacAddr>>,
     pub(super) machines: Machines,
     nearness: Nearness,
+    /// MACs from which anything was heard.
+    spoken: HashSet<MacAddr>,
     pub(super) clocks: Clocks,
 }
 
@@ -67,6 +70,7 @@ impl Topology {
             own: vec![None; points.len()],
             machines: Machines::default(),
             nearness: Nearness::new(store, &sample, claims),
+            spoken: store.wires.iter().filter_map(|(wire, _)| wire.src).chain(claims.speakers()).collect(),
             clocks: Clocks::default(),
         };
         let frames = Frames::count(store, points.len());
@@ -92,6 +96,11 @@ impl Topology {
     /// The MAC that a point belongs to.
     pub(super) fn own(&self, point: u32) -> Option<MacAddr> {
         self.own.get(point as usize).copied().flatten()
+    }
+
+    /// True when anything was heard from a MAC.
+    pub(super) fn has_spoken(&self, mac: MacAddr) -> bool {
+        self.spoken.contains(&mac)
     }
 
     /// True when the point's interface received or sent nothing of this: a learning bridge flooded the frame, or the interface was

@@ -41,6 +41,11 @@ impl Topology {
             (0..points.len()).any(same)
         };
         match open[..] {
+            // What nobody ever heard from, a bridge floods to all: whose it is, if anybody's, cannot be told by who sees it.
+            [only] if !self.spoken.contains(&only) => {
+                let others = |p: usize| self.own[p].is_none() && p != at && !points[p].is_beside(here) && candidates[p].contains(&only);
+                (!(0..points.len()).any(others)).then_some(only)
+            }
             [only] => Some(only),
             [..] => open.iter().find(sibling).copied().or_else(|| {
                 // Two interfaces of one machine, neither of them settled: what came for one of these MACs went on from one of those.

@@ -1,0 +1,115 @@
+//! A server whose queue of connections ran over.
+
+use super::super::remedy::look;
+use super::super::{Checks, Facts, Site, rule};
+use crate::finding::{Confidence, Evidence, Finding, Outcome, Severity};
+use crate::net::Protocol;
+
+rule! {
+    /// # What it sees
+    /// A real server of a TCP service that has counted connections for which its listening sockets had no room.
+    ///
+    /// # Why it breaks
+    /// A program that does not take its connections quickly enough lets the queue of its listening socket run full (its backlog, at most
+    /// `net.core.somaxconn`). Then the kernel drops SYNs, and ACKs that would end a handshake, without a word: clients repeat them after one
+    /// second and more, and see a server that is slow or silent at times. A flood of SYNs does the same.
+    ///
+    /// # Confirm it by hand
+    /// On the real server: `nstat -az TcpExtListenOverflows TcpExtListenDrops`, twice: do they still grow? `ss -ltn`: Recv-Q against Send-Q of
+    /// the listening socket.
+    ///
+    /// # Remedy
+    /// A longer backlog in the program, and `net.core.somaxconn` no smaller than that; more workers; a lower weight.
+    ///
+    /// # When it is not a fault
+    /// The counters count since the machine was started: one rush, long ago, is no fault of today.
+    ///
+    /// # Reproduce
+    /// A program that listens with a backlog of 1 and accepts nothing; three clients.
+    ///
+    /// # References
+    /// kernel `net/ipv4/tcp_input.c`, `tcp_conn_request`; listen(2); `Documentation/networking/ip-sysctl.rst`, somaxconn.
+    NET013 "listen-overflow-or-synflood" check hosts
+}
+
+/// In packets it is a server that is silent at times (NET008), with this among its causes.
+fn check(facts: &Facts<'_>) -> Outcome {
+    let open = facts.silences("NET008").into_iter().find(|silence| silence.others.contains(&"NET013"));
+    Outcome::or_need(Vec::new(), open.map(|silence| format!("`nstat -az TcpExtListenDrops` on {}, or a snapshot", silence.names(facts))))
+}
+
+const COUNTERS: [&str; 2] = ["TcpExtListenOverflows", "TcpExtListenDrops"];
+
+/// In counters, of which nobody knows when they counted.
+fn hosts(site: &Site<'_>, checks: &mut Checks) {
+    for duty in site.duties.iter().filter(|d| d.accepts.is_none_or(|(protocol, _)| protocol == Protocol::Tcp)) {
+        let host = site.host(duty.member);
+        if host.counters.is_none() {
+            checks.needs(&host.name, format!("its counters: {}", host.why_absent("counters")));
+            continue;
+        }
+        let mut proofs = site.counted(host, &COUNTERS).into_iter();
+        let Some(first) = proofs.next() else {
+            checks.passed(&host.name, "no listening socket ran over");
+            continue;
+        };
+        let summary = "At some time since its start there was no room for new connections in the queue of a listening socket.";
+        let then = "where they grow: a longer backlog in the program, net.core.somaxconn no smaller, more workers";
+        let found = Finding::new(&host.name, Severity::Note, Confidence::Possible, summary, first)
+            .and(proofs)
+            .and(listeners(host, duty).map(|what| Evidence::host(&host.name, what, "ss -ltn")))
+            .mend([look(&host.name, format!("nstat -az {}; ss -ltn", COUNTERS.join(" ")), then)]);
+        checks.failed(&host.name, found);
+    }
+}
+
+/// Which socket it may have been, where there is but one.
+fn listeners(host: &crate::host::Host, duty: &super::super::site::Duty) -> Option<String> {
+    let (protocol, at) = duty.accepts?;
+    let mut tcp = host.sockets.iter().flatten().filter(|s| s.protocol == protocol);
+    let only = tcp.next().filter(|s| s.accepts(protocol, at))?;
+    tcp.next().is_none().then(|| format!("{} is its only listening socket", only.local))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sketch::{self, Sketch, dr, dr_with};
+    use super::super::super::testing::World;
+    use super::super::net008::NET008;
+    use super::*;
+
+    #[test]
+    fn queues_that_ran_over() {
+        let counted = dr_with("web1", |s| {
+            s.with(|h| {
+                h.counters.get_or_insert_default().insert("TcpExtListenDrops".into(), 17);
+            })
+        });
+        let found = sketch::expect(&counted, &NET013, Severity::Note, Confidence::Possible, "web1");
+        assert!(found.evidence().iter().any(|e| matches!(e, Evidence::Host { fact, .. } if fact == "TcpExtListenDrops 17")));
+        sketch::passes(&dr(), &NET013, "web1");
+        sketch::cannot_judge(&dr_with("web1", |s| s.with(|h| h.counters = None)), &NET013, "web1");
+    }
+
+    /// Beside silence at times, the counter is a proof for that cause; here the snapshot excludes the others, too.
+    #[test]
+    fn silent_at_times() {
+        let mut w = World::nat();
+        let nat = |port: u16| World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.talk(&nat(40001), "client director web1", "web1 director client");
+        w.syn(&nat(40002), "client director web1", 3);
+        assert!(w.cannot_judge(&NET013) && w.finding(&NET008).alternatives.contains(&"NET013"));
+        let counted = |h: &mut crate::host::Host| h.counters = Some([("TcpExtListenOverflows".to_string(), 3)].into());
+        let web1 = Sketch::new("web1").card("eth0", "10.2.0.11/24").via("default", "10.2.0.1", "eth0").listens("0.0.0.0:80").with(counted);
+        let director = Sketch::new("director").card("ext", "10.1.0.1/24").card("int", "10.2.0.1/24");
+        let rules = "-A -t 10.1.0.1:80 -s rr\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m\n";
+        w.fleet = sketch::fleet(&[web1, director.set("net.ipv4.conf.int.forwarding", "1").ipvs(rules)]);
+        w.deny(&NET008);
+        let found = w.expect(&NET013, Confidence::Possible, "web1");
+        assert_eq!((found.severity, found.flows.as_slice()), (Severity::Broken, &[2][..]));
+        assert!(
+            found.evidence().iter().any(|e| matches!(e, Evidence::Host { fact, .. } if fact == "TcpExtListenOverflows 3")),
+            "{found:#?}"
+        );
+    }
+}
