@@ -211,11 +211,15 @@ mod tests {
     #[test]
     fn what_settles_nothing() {
         let packets = || found("NAT001", "web1", Broken, Likely).unless(&["NET008"], "a look");
-        for host in
-            [found("NET008", "web1", Note, Certain), found("NET008", "web2", Broken, Certain), found("NET016", "web1", Broken, Certain)]
-        {
+        for (host, proof) in [
+            // A note is a proof more for those who name its cause, and no cause itself.
+            (found("NET008", "web1", Note, Certain), true),
+            (found("NET008", "web2", Broken, Certain), false),
+            (found("NET016", "web1", Broken, Certain), false),
+        ] {
             let both = settled(vec![packets()], vec![host.clone()], vec![]);
-            assert_eq!(both, [packets(), host]);
+            let shown = packets().and(proof.then(|| host.evidence().to_vec()).into_iter().flatten());
+            assert_eq!(both, [shown, host]);
         }
         // A director's table is about another host's packets.
         let table = found("SVC003", "web2", Degraded, Certain);
