@@ -10,6 +10,8 @@ mod input;
 #[cfg(feature = "live")]
 mod live;
 mod merge;
+#[cfg(test)]
+mod oddities;
 mod pcap;
 mod pcapng;
 mod place;

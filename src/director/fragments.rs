@@ -131,4 +131,49 @@ mod tests {
             assert!(fragments.bytes < 1400);
         }
     }
+
+    fn parts(flags: u16, id: u16, len: usize) -> Vec<Vec<u8>> {
+        let (src, dst): (crate::net::Endpoint, crate::net::Endpoint) = ("10.0.0.1:5".parse().unwrap(), "10.0.0.2:6".parse().unwrap());
+        let whole = ip(src.addr, dst.addr, 17, IpFields { flags, id, ..IpFields::default() }, &udp(src, dst, &vec![7; len]));
+        fragment(&whole, 1400, id.into())
+    }
+
+    #[test]
+    fn the_oldest_make_room() {
+        let mut fragments = Fragments::default();
+        let mut take = |part: &Vec<u8>, now| fragments.take(part, &IpHeader::read(part).unwrap(), Timestamp(now)).is_some();
+        for id in 0..4000 {
+            assert!(!take(&parts(0, id, 3000)[0], i64::from(id)));
+        }
+        assert!(!take(&parts(0, 1, 3000)[1], 5000) && !take(&parts(0, 1, 3000)[2], 5000), "its first part had to go");
+        assert!(!take(&parts(0, 3999, 3000)[1], 5000) && take(&parts(0, 3999, 3000)[2], 5000));
+        assert!(fragments.bytes <= HIGH + 1400 && fragments.bytes > HIGH / 2, "{}", fragments.bytes);
+    }
+
+    /// Parts that overlap are an attack (RFC 5722): the whole packet goes.
+    #[test]
+    fn parts_that_overlap() {
+        let mut fragments = Fragments::default();
+        let mut take = |part: &Vec<u8>| fragments.take(part, &IpHeader::read(part).unwrap(), Timestamp(0)).is_some();
+        let whole = parts(0, 9, 3000);
+        let mut moved = whole[1].clone();
+        let offset = u16::from_be_bytes([moved[6], moved[7]]) - 1;
+        moved[6..8].copy_from_slice(&offset.to_be_bytes());
+        assert!(!take(&whole[0]) && !take(&moved) && !take(&whole[1]) && !take(&whole[2]), "the first part is gone");
+        assert!(take(&whole[0]), "and comes again");
+    }
+
+    /// Only what came in parts that must not be cut further must not be cut when it is whole: the longest of them decides.
+    #[test]
+    fn whether_the_whole_may_be_cut() {
+        for (first, others, kept) in [(0x4000, 0x4000, true), (0, 0x4000, false), (0x4000, 0, true), (0, 0, false)] {
+            let mut fragments = Fragments::default();
+            let (free, fixed) = (parts(0, 9, 2000), parts(0x4000, 9, 2000));
+            let of = |flags, at: usize| if flags == 0 { free[at].clone() } else { fixed[at].clone() };
+            let mut take = |part: Vec<u8>| fragments.take(&part, &IpHeader::read(&part).unwrap(), Timestamp(0));
+            assert!(take(of(first, 0)).is_none());
+            let whole = take(of(others, 1)).expect("two parts");
+            assert_eq!(IpHeader::read(&whole.bytes).unwrap().dont_fragment, kept, "{first:x} {others:x}");
+        }
+    }
 }

@@ -142,6 +142,8 @@ mod tests {
         }
         assert_eq!(answers("10.0.0.13/32", "lo", "host", ["3", "0"]), Some(false));
         assert_eq!(answers("10.0.0.13/32", "eth0", "global", ["2", "0"]), Some(true), "the RIP's network has both");
+        let far = host("10.0.0.13/32", "eth0", "global", ["2", "0"], ["0", "0"]).answers_arp(ip("10.0.0.13"), ip("10.9.0.1"), "eth0");
+        assert_eq!(far, Some(false), "who asks is not in that network");
         assert_eq!(Host::new("a").answers_arp(ip("10.0.0.13"), ip("10.0.0.1"), "eth0"), None);
     }
 

@@ -235,3 +235,111 @@ impl Host {
         self.addresses().iter().filter(|a| a.is_global() && self.link(&a.link).is_some_and(|l| !l.speaks_arp()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Address, Chain, FilterRule, IpvsTable, Link, Netfilter};
+    use super::*;
+
+    /// A host with a card and its MAC's last byte; the addresses each with their device.
+    fn host(name: &str, mac: u8, addresses: &[(&str, &str)]) -> Host {
+        let link = |name: &str, hardware: &str, mac: Option<u8>| Link {
+            name: name.into(),
+            hardware: hardware.into(),
+            mac: mac.map(|last| MacAddr([2, 0, 0, 0, 0, last])),
+            flags: vec!["UP".into(), if hardware == "loopback" { "LOOPBACK" } else { "BROADCAST" }.into()],
+            mtu: 1500,
+            ..Link::default()
+        };
+        let address = |(link, addr): &(&str, &str)| Address {
+            link: (*link).into(),
+            addr: addr.parse().unwrap(),
+            scope: "global".into(),
+            flags: vec![],
+            label: None,
+        };
+        let mut host = Host::new(name);
+        host.links = Some(vec![link("lo", "loopback", None), link("eth0", "ether", Some(mac))]);
+        host.addresses = Some(addresses.iter().map(address).collect());
+        host
+    }
+
+    fn balancing(mut host: Host, vip: &str) -> Host {
+        let service = Service { protocol: Some(Protocol::Tcp), address: Some(vip.parse().unwrap()), ..Service::default() };
+        host.ipvs = Some(IpvsTable { services: vec![service], ..IpvsTable::default() });
+        host
+    }
+
+    fn translating(mut host: Host, verdict: FilterVerdict) -> Host {
+        let rules = vec![FilterRule { verdict, ..FilterRule::default() }];
+        let chain = Chain {
+            family: "ip".into(),
+            table: "nat".into(),
+            name: "POSTROUTING".into(),
+            hook: Some(Hook::Postrouting),
+            priority: 100,
+            kind: "nat".into(),
+            drops: false,
+            rules,
+        };
+        host.netfilter = Some(Netfilter { chains: vec![chain], unread: vec![] });
+        host
+    }
+
+    fn fleet(hosts: Vec<Host>) -> Fleet {
+        let named = |name: &str| match name {
+            "client" => Role::Client,
+            "router" => Role::Router,
+            _ => Role::Unknown,
+        };
+        Fleet::new(hosts, named, |_| None, &[])
+    }
+
+    /// Two snapshots of one machine are one owner of its addresses, and one director.
+    #[test]
+    fn the_same_machine_twice() {
+        let director = || balancing(host("director", 1, &[("eth0", "10.0.0.10/24"), ("eth0", "10.0.0.100/32")]), "10.0.0.100:80");
+        let both = fleet(vec![director(), Host { name: "director-later".into(), ..director() }]);
+        assert_eq!(both.members[1].same_as, Some(0));
+        assert_eq!((both.owners("10.0.0.100".parse().unwrap()), both.services.len()), (vec![0], 1));
+        let other = fleet(vec![director(), host("backup", 2, &[("eth0", "10.0.0.100/32")])]);
+        assert_eq!(other.owners("10.0.0.100".parse().unwrap()), [0, 1]);
+    }
+
+    /// An address beside the cards makes a real server: whatever it is as long as no service is known, else that of a service.
+    #[test]
+    fn who_holds_a_virtual_address() {
+        let server = || host("x", 3, &[("eth0", "10.0.0.11/24"), ("lo", "10.0.0.100/32")]);
+        let role = |vip: Option<&str>| {
+            let mut hosts = vec![server()];
+            hosts.extend(vip.map(|vip| balancing(host("director", 1, &[("eth0", "10.0.0.10/24")]), vip)));
+            fleet(hosts).members[0].role
+        };
+        assert_eq!(role(None), Role::RealServer);
+        assert_eq!(role(Some("10.0.0.100:80")), Role::RealServer);
+        assert_eq!(role(Some("10.9.9.9:80")), Role::Unknown);
+        assert_eq!(fleet(vec![host("x", 3, &[("eth0", "10.0.0.11/24")])]).members[0].role, Role::Unknown);
+    }
+
+    /// Where requests seem to come from: the client, unless a router hides it; and then behind what, as far as that is known.
+    #[test]
+    fn whom_real_servers_see() {
+        let seen = |router: Option<Host>| {
+            let mut hosts = vec![
+                balancing(host("director", 1, &[("eth0", "10.0.0.10/24"), ("eth0", "10.0.0.100/32")]), "10.0.0.100:80"),
+                host("client", 4, &[("eth0", "192.0.2.7/24")]),
+            ];
+            hosts.extend(router);
+            let fleet = fleet(hosts);
+            fleet.sources(&fleet.services[0]).into_iter().map(|o| format!("{} {}", o.addr, o.by)).collect::<Vec<_>>()
+        };
+        let router = |inner: &str| host("router", 5, &[("eth0", inner)]);
+        assert_eq!(seen(None), ["192.0.2.7 address of client"]);
+        assert_eq!(seen(Some(router("10.0.0.1/24"))), ["192.0.2.7 address of client"]);
+        let snat = translating(router("10.0.0.1/24"), FilterVerdict::Snat(Some("10.0.0.2".parse().unwrap())));
+        assert_eq!(seen(Some(snat)), ["10.0.0.2 SNAT rule of router"]);
+        assert_eq!(seen(Some(translating(router("10.0.0.1/24"), FilterVerdict::Masquerade))), ["10.0.0.1 MASQUERADE rule of router"]);
+        // It hides them behind an address that nobody knows: then nothing is claimed.
+        assert_eq!(seen(Some(translating(router("172.16.0.1/24"), FilterVerdict::Masquerade))), [""; 0]);
+    }
+}

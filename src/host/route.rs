@@ -493,4 +493,29 @@ mod tests {
         let rule = Rule { priority: 5, table: 7, unknown: Some("uidrange".into()), ..Rule::default() };
         assert!(matches!(host(vec![], vec![rule]).way(&Ask::to(ip("10.0.0.1"))), Err(NoRoute::Unknown(_))));
     }
+
+    /// Which address a host writes into what it sends out of a device by itself.
+    #[test]
+    fn the_first_address_that_fits() {
+        let address = |link: &str, addr: &str, scope: &str, flag: &str| super::super::Address {
+            link: link.into(),
+            addr: addr.parse().unwrap(),
+            scope: scope.into(),
+            flags: vec![flag.into()],
+            label: None,
+        };
+        let addresses = vec![
+            address("lo", "127.0.0.1/8", "host", ""),
+            address("eth0", "10.0.0.50/24", "global", "secondary"),
+            address("eth0", "10.0.0.11/24", "global", ""),
+            address("eth0", "10.7.0.11/24", "global", ""),
+        ];
+        let host = Host { addresses: Some(addresses), ..Host::new("web1") };
+        let source = |link: &str, towards: &str| host.source_on(link, ip(towards)).map(|a| a.to_string());
+        assert_eq!(source("eth0", "10.0.0.1").as_deref(), Some("10.0.0.11"), "a secondary one is none");
+        assert_eq!(source("eth0", "10.7.0.1").as_deref(), Some("10.7.0.11"), "on the network of the next hop");
+        assert_eq!(source("eth0", "192.0.2.1").as_deref(), Some("10.0.0.11"), "the first one else");
+        assert_eq!(source("eth1", "192.0.2.1").as_deref(), Some("10.0.0.11"), "a device without one borrows it");
+        assert_eq!(source("eth0", "2001:db8::1"), None);
+    }
 }

@@ -257,11 +257,86 @@ fn mend(stage: &mut Stage<'_>, guilty: &[&Finding], folder: &Path) -> io::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::finding::{Confidence, Evidence, Severity};
 
     #[test]
     fn blanks_are_whole_words() {
         let scenario = Scenario { blanks: [("RIP".to_string(), "10.0.0.1".to_string())].into(), ..Scenario::default() };
         assert_eq!(filled("ipvsadm -a -r RIP:80 -m # TRIP", &scenario), "ipvsadm -a -r 10.0.0.1:80 -m # TRIP");
         assert_eq!(filled("", &scenario), "");
+    }
+
+    fn found(code: &'static str, severity: Severity, others: &[&'static str]) -> Finding {
+        let proof = Evidence::host("web1", "a fact", "a command");
+        let mut finding = Finding::new("web1", severity, Confidence::Likely, "What it is.", proof).unless(others, "a look");
+        finding.code = code;
+        finding
+    }
+
+    /// What a diagnosis comes to, beside what the scenario says it should.
+    #[test]
+    fn what_was_found_and_what_is_true() {
+        let scenario = |codes: &[&str], may: &[&str]| Scenario {
+            codes: codes.iter().map(|c| c.to_string()).collect(),
+            may: may.iter().map(|c| c.to_string()).collect(),
+            ..Scenario::default()
+        };
+        let broken = |code, others: &[&'static str]| found(code, Severity::Broken, others);
+        let cases = [
+            (scenario(&[], &[]), vec![], Cause::Healthy),
+            (scenario(&[], &[]), vec![found("CAP001", Severity::Note, &[])], Cause::Healthy),
+            (scenario(&[], &[]), vec![broken("NAT001", &[])], Cause::Wrong),
+            (scenario(&[], &["NAT001"]), vec![broken("NAT001", &[])], Cause::Healthy),
+            (scenario(&["NAT001"], &[]), vec![broken("NAT001", &[]), broken("DR001", &[])], Cause::First),
+            (scenario(&["NAT001"], &[]), vec![broken("CAP009", &[]), broken("NAT001", &[])], Cause::First),
+            (scenario(&["NAT001"], &[]), vec![broken("DR001", &[]), broken("NAT001", &[])], Cause::Found),
+            (scenario(&["NAT001"], &[]), vec![broken("NET008", &["NAT001"])], Cause::Open),
+            (scenario(&["NAT001"], &[]), vec![broken("NET008", &[])], Cause::Wrong),
+            (scenario(&["NAT001"], &["NET008"]), vec![broken("NET008", &[])], Cause::Unseen),
+            (scenario(&["NAT001"], &[]), vec![found("NET008", Severity::Risky, &[])], Cause::Unseen),
+            (scenario(&["NAT001"], &[]), vec![], Cause::Unseen),
+        ];
+        for (scenario, findings, expect) in cases {
+            assert_eq!(
+                cause(&scenario, &findings),
+                expect,
+                "{:?} of {:?}",
+                findings.iter().map(|f| f.code).collect::<Vec<_>>(),
+                scenario.codes
+            );
+        }
+    }
+
+    /// When a proof holds: none of the senses accuses wrongly, what is healthy works, and a remedy that is printed mends.
+    #[test]
+    fn proofs_that_hold() {
+        let proof = |by_captures, by_hosts, by_both, remedy, saw| Proof {
+            name: "x".into(),
+            broken: vec![Saw::Answer, saw],
+            found: vec![],
+            others: vec![],
+            truth: None,
+            by_captures,
+            by_hosts,
+            by_both,
+            remedy,
+            diagnosed: Duration::ZERO,
+        };
+        use Cause::{First, Found, Healthy, Open, Unseen, Wrong};
+        let mended = || Remedied::Green;
+        for (proof, holds) in [
+            (proof(Healthy, Healthy, Healthy, Remedied::Nothing, Saw::Answer), true),
+            (proof(Healthy, Healthy, Healthy, Remedied::Nothing, Saw::NoConnection), false),
+            (proof(Unseen, First, First, mended(), Saw::NoConnection), true),
+            (proof(Found, Open, Found, Remedied::NotHere, Saw::NoConnection), true),
+            (proof(Wrong, First, First, mended(), Saw::NoConnection), false),
+            (proof(First, Wrong, First, mended(), Saw::NoConnection), false),
+            (proof(First, First, First, Remedied::StillBroken("1 of 2".into()), Saw::NoConnection), false),
+            (proof(First, First, First, Remedied::NotTried, Saw::NoConnection), false),
+            (proof(Open, Unseen, Open, Remedied::NotTried, Saw::NoConnection), true),
+            (proof(Unseen, Unseen, Unseen, Remedied::NotTried, Saw::NoConnection), false),
+        ] {
+            assert_eq!(proof.holds(), holds, "{proof:?}");
+        }
     }
 }

@@ -14,6 +14,8 @@ mod site;
 #[cfg(test)]
 mod sketch;
 #[cfg(test)]
+mod stories;
+#[cfg(test)]
 mod testing;
 
 mod arp;

@@ -151,3 +151,117 @@ fn strike_out(mut finding: Finding, subjects: &[String], checks: &[super::Check]
     }
     finding.and(proofs(&out))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Check;
+    use super::*;
+    use crate::host::{Fleet, Host};
+    use crate::ipvs::Role;
+    use crate::trace::{Hints, Options, Tracer};
+
+    fn found(code: &'static str, subject: &str, severity: Severity, confidence: Confidence) -> Finding {
+        let proof = Evidence::host(subject, format!("the fact of {code}"), "a command");
+        let mut finding = Finding::new(subject, severity, confidence, format!("The words of {code}."), proof);
+        finding.code = code;
+        finding
+    }
+
+    fn proofs(finding: &Finding) -> usize {
+        finding.evidence().len()
+    }
+
+    /// Packets and hosts together, of web1 and web2.
+    fn settled(packets: Vec<Finding>, hosts: Vec<Finding>, checks: Vec<Check>) -> Vec<Finding> {
+        let trace = Tracer::new(Options::default()).finish();
+        let fleet = Fleet::new(vec![Host::new("web1"), Host::new("web2")], |_| Role::Unknown, |_| None, &[]);
+        let mut diagnosis = Diagnosis { findings: packets, checks, ..Diagnosis::default() };
+        settle(&mut diagnosis, hosts, &Facts { trace: &trace, hints: &Hints::default(), fleet: &fleet });
+        diagnosis.findings
+    }
+
+    fn passed(code: &'static str, host: &str) -> Check {
+        Check { code, name: "", host: host.to_string(), verdict: Verdict::Passed("as it should be".to_string()) }
+    }
+
+    use Confidence::{Certain, Likely, Possible};
+    use Severity::{Broken, Degraded, Note, Risky};
+
+    /// How sure and how bad it is, when packets and a host say the same, and when the host shows what packets only named among others.
+    #[test]
+    fn who_has_the_last_word() {
+        let open = |f: Finding| f.unless(&["NET008"], "a look");
+        for (host, packets, confidence, severity, kept) in [
+            (found("NAT001", "web1", Broken, Likely), found("NAT001", "web1", Degraded, Likely), Certain, Degraded, 0),
+            (open(found("NAT001", "web1", Risky, Possible)), found("NAT001", "web1", Broken, Likely), Certain, Broken, 0),
+            (found("NET008", "web1", Broken, Certain), open(found("NAT001", "web1", Degraded, Likely)), Certain, Broken, 0),
+            (found("NET008", "web1", Degraded, Certain), open(found("NAT001", "web1", Broken, Likely)), Certain, Broken, 0),
+            (open(found("NET008", "web1", Risky, Possible)), open(found("NAT001", "web1", Broken, Likely)), Likely, Broken, 1),
+        ] {
+            // The same proof counts once.
+            let (code, both) = (host.code, proofs(&host) + usize::from(host.code != packets.code));
+            let found = settled(vec![packets], vec![host], vec![]);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert_eq!((found[0].code, found[0].confidence, found[0].severity), (code, confidence, severity), "{}", found[0].summary);
+            assert_eq!((found[0].alternatives.len(), proofs(&found[0])), (kept, both));
+        }
+    }
+
+    /// What a host shows is no cause if it does no harm, is another host's own, or was never among the causes.
+    #[test]
+    fn what_settles_nothing() {
+        let packets = || found("NAT001", "web1", Broken, Likely).unless(&["NET008"], "a look");
+        for (host, proof) in [
+            // A note is a proof more for those who name its cause, and no cause itself.
+            (found("NET008", "web1", Note, Certain), true),
+            (found("NET008", "web2", Broken, Certain), false),
+            (found("NET016", "web1", Broken, Certain), false),
+        ] {
+            let both = settled(vec![packets()], vec![host.clone()], vec![]);
+            let shown = packets().and(proof.then(|| host.evidence().to_vec()).into_iter().flatten());
+            assert_eq!(both, [shown, host]);
+        }
+        // A director's table is about another host's packets.
+        let table = found("SVC003", "web2", Degraded, Certain);
+        let one = settled(vec![found("NAT001", "web1", Broken, Likely).unless(&["SVC003"], "a look")], vec![table], vec![]);
+        assert_eq!((one.len(), one[0].code), (1, "SVC003"));
+    }
+
+    /// A cause is struck out when all hosts concerned were looked at and do not have it; what is certain stays.
+    #[test]
+    fn causes_that_are_none() {
+        let open = |subject: &str, confidence| found("NAT001", subject, Broken, confidence).unless(&["NET008", "DR001"], "a look");
+        let alone = |finding: Finding, checks: Vec<Check>| settled(vec![finding], vec![], checks).remove(0);
+        let one = alone(open("web1", Likely), vec![passed("NET008", "web1")]);
+        assert_eq!((one.code, one.alternatives.as_slice(), proofs(&one)), ("NAT001", &["DR001"][..], 2));
+        let half = alone(open("web1, web2", Likely), vec![passed("NET008", "web1")]);
+        assert_eq!((half.alternatives.as_slice(), proofs(&half)), (&["NET008", "DR001"][..], 1));
+        let whole = alone(open("web1, web2", Likely), vec![passed("NET008", "web1"), passed("NET008", "web2")]);
+        assert_eq!((whole.alternatives.as_slice(), proofs(&whole)), (&["DR001"][..], 3));
+        let sure = alone(open("web1", Certain), vec![passed("NET008", "web1")]);
+        assert_eq!(sure, open("web1", Certain));
+        let stranger = alone(open("web9", Likely), vec![passed("NET008", "web9")]);
+        assert_eq!(stranger, open("web9", Likely), "no snapshot of it");
+        // The likeliest cause is none: the next one takes its place. When all are none, nothing is sure any more.
+        let next = alone(open("web1", Likely), vec![passed("NAT001", "web1")]);
+        assert_eq!((next.code, next.alternatives.as_slice(), next.confidence), ("NET008", &["DR001"][..], Likely));
+        assert!(next.summary.ends_with("The snapshot excludes NAT001."), "{}", next.summary);
+        let none = alone(open("web1", Likely), ["NAT001", "NET008", "DR001"].map(|code| passed(code, "web1")).to_vec());
+        assert_eq!((none.code, none.confidence), ("NAT001", Possible));
+    }
+
+    /// A duel of masters explains the neighbour table that it left behind, for the same address.
+    #[test]
+    fn what_a_story_explains() {
+        let duel = || found("HA002", "10.0.0.100", Broken, Likely);
+        let stale = |addr: &str| {
+            let mut entry = found("ARP007", "web1", Broken, Certain);
+            entry.summary = format!("It remembers {addr} at another card.");
+            entry
+        };
+        let one = settled(vec![duel()], vec![stale("10.0.0.100")], vec![]);
+        assert_eq!((one.len(), one[0].code, one[0].confidence, proofs(&one[0])), (1, "HA002", Certain, 2));
+        let two = settled(vec![duel()], vec![stale("10.0.0.101")], vec![]);
+        assert_eq!(two, [duel(), stale("10.0.0.101")]);
+    }
+}

@@ -32,6 +32,8 @@ mod flow;
 mod group;
 mod heard;
 mod host;
+#[cfg(test)]
+mod joins;
 mod journal;
 mod journey;
 mod live;

@@ -347,4 +347,15 @@ mod tests {
             assert!(!is_interface(no), "{no}");
         }
     }
+
+    #[test]
+    fn names_are_made_to_differ() {
+        let mut points = Points::default();
+        for file in 0..3 {
+            points.add(&Source { file, ..source("web1.pcap", None, false) });
+        }
+        points.settle();
+        let names: Vec<&str> = points.points.iter().map(|p| p.name.as_str()).collect();
+        assert_eq!(names, ["web1", "web1#2", "web1#3"]);
+    }
 }

@@ -254,6 +254,140 @@ fn marks_find_their_service() {
 }
 
 #[test]
+fn the_later_mark_counts() {
+    let mut engine = engine("-A -f 7 -s rr\n-a -f 7 -r 192.168.224.11 -m\n-A -f 8 -s rr\n-a -f 8 -r 192.168.224.12 -m\n");
+    for mark in [7, 8] {
+        engine.marks.push(MarkRule { mark, protocol: None, to: "192.168.2.59".parse().unwrap(), ports: (0, 65_535) });
+    }
+    let to = forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START)).to;
+    assert_eq!(to.to_string(), "192.168.224.12", "as of two `-j MARK --set-mark` in one chain");
+}
+
+#[test]
+fn ftp_has_two_ports() {
+    let mut engine = engine("-A -t 192.168.2.59:21 -s rr -p 60\n-a -t 192.168.2.59:21 -r 192.168.224.11 -m\n");
+    let mut to = |client: &str, dst: &str| match engine.packet(&Arrived::plain(&tcp(client, dst, 2, b"")), START) {
+        Verdict::Forward(f) => Ok(ends(&f.bytes).1),
+        other => Err(other),
+    };
+    assert_eq!(to(CLIENT, "192.168.2.59:21").as_deref(), Ok("192.168.224.11:21"));
+    for data in [20, 1024, 50_000] {
+        let port = format!("192.168.2.59:{data}");
+        assert_eq!(to(CLIENT, &port), Ok(format!("192.168.224.11:{data}")), "data, to where the control connection went");
+    }
+    assert_eq!(to(CLIENT, "192.168.2.59:80"), Err(Verdict::Local));
+    assert_eq!(to("192.168.2.100:20", "192.168.2.59:21"), Err(Verdict::Pass), "a server that opens its data connection");
+}
+
+#[test]
+fn only_datagrams_are_scheduled_one_by_one() {
+    let mut engine =
+        engine("-A -t 192.168.2.59:80 -s rr -o\n-a -t 192.168.2.59:80 -r 192.168.224.11 -m\n-a -t 192.168.2.59:80 -r 192.168.224.12 -m\n");
+    let mut to = |flags| forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, flags, b"")), START)).to.to_string();
+    assert_eq!([to(2), to(0x10), to(0x18)], ["192.168.224.12"; 3]);
+    assert_eq!(engine.balancer.table().len(), 1);
+}
+
+#[test]
+fn what_a_weight_of_zero_ends() {
+    let rules =
+        "-A -t 192.168.2.59:80 -s rr -p 60\n-a -t 192.168.2.59:80 -r 192.168.224.11 -m\n-a -t 192.168.2.59:80 -r 192.168.224.12 -m\n";
+    for (expires, next) in [(false, "192.168.224.12"), (true, "192.168.224.11")] {
+        let mut engine = engine(rules);
+        engine.balancer.settings.expire_quiescent_template = expires;
+        let to = |engine: &mut Engine, port: u16| {
+            let syn = tcp(&format!("192.168.2.100:{port}"), VIP, 2, b"");
+            forwarded(engine.packet(&Arrived::plain(&syn), START)).to.to_string()
+        };
+        assert_eq!(to(&mut engine, 1000), "192.168.224.12");
+        let matches = engine.balancer.services()[0].rule().matches;
+        let mut idle = engine.balancer.rules()[0].real_servers[1].clone();
+        assert_eq!(idle.addr.to_string(), "192.168.224.12");
+        idle.weight = 0;
+        engine.balancer.edit_server(&matches, idle).unwrap();
+        assert_eq!(to(&mut engine, 1001), next, "expire_quiescent_template={expires}");
+    }
+    // Without persistence: a client that opens the same connection anew, to a server that is to get none.
+    for (expires, next) in [(false, "192.168.224.12"), (true, "192.168.224.11")] {
+        let mut engine = engine(&rules.replace(" -p 60", ""));
+        engine.balancer.settings.expire_nodest_conn = expires;
+        let syn = tcp(CLIENT, VIP, 2, b"");
+        assert_eq!(forwarded(engine.packet(&Arrived::plain(&syn), START)).to.to_string(), "192.168.224.12");
+        let matches = engine.balancer.services()[0].rule().matches;
+        let mut idle = engine.balancer.rules()[0].real_servers[1].clone();
+        idle.weight = 0;
+        engine.balancer.edit_server(&matches, idle).unwrap();
+        assert_eq!(forwarded(engine.packet(&Arrived::plain(&syn), START)).to.to_string(), next, "expire_nodest_conn={expires}");
+    }
+}
+
+#[test]
+fn connections_of_a_removed_server_by_kernel() {
+    for (kernel, left) in [((5, 8), 1), ((5, 9), 0)] {
+        let mut engine = engine(&rules("-m"));
+        engine.balancer.settings.expire_nodest_conn = true;
+        engine.balancer.settings.kernel = crate::director::Kernel::new(kernel.0, kernel.1);
+        forwarded(engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START));
+        let matches = engine.balancer.services()[0].rule().matches;
+        engine.balancer.delete_server(&matches, "192.168.224.11:8080".parse().unwrap()).unwrap();
+        assert_eq!(engine.balancer.table().len(), left, "{kernel:?}");
+        if left > 0 {
+            // Its answers are still translated, and counted for nobody.
+            let before = engine.balancer.totals().counters;
+            forwarded(engine.packet(&Arrived::plain(&tcp("192.168.224.11:8080", CLIENT, 0x12, b"")), START));
+            assert_eq!(engine.balancer.totals().counters, before);
+        }
+    }
+}
+
+#[test]
+fn a_used_port_that_is_still_held() {
+    // A closed connection that belongs to a template stays with its server.
+    let rules =
+        "-A -t 192.168.2.59:80 -s rr -p 60\n-a -t 192.168.2.59:80 -r 192.168.224.11 -m\n-a -t 192.168.2.59:80 -r 192.168.224.12 -m\n";
+    let mut held = engine(rules);
+    let mut to = |flags| forwarded(held.packet(&Arrived::plain(&tcp(CLIENT, VIP, flags, b"")), START)).to.to_string();
+    assert_eq!([to(2), to(0x10), to(4)], ["192.168.224.12"; 3]);
+    to(2);
+    assert_eq!(held.balancer.table().ever(), 2, "the connection and its template, and none beside them");
+    // FIN_WAIT: with mode 2, and only where the director sees no answers.
+    for (method, mode, anew) in [("-g", 2, true), ("-g", 1, false), ("-m", 2, false)] {
+        let mut engine = engine(&self::rules(method));
+        engine.balancer.settings.conn_reuse_mode = mode;
+        let answers = method == "-m";
+        engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START);
+        if answers {
+            engine.packet(&Arrived::plain(&tcp("192.168.224.11:8080", CLIENT, 0x12, b"")), START);
+        }
+        engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 0x10, b"")), START);
+        // Whoever ends it first puts it into FIN_WAIT: the client where answers are not seen, else the server.
+        let end = if answers { tcp("192.168.224.11:8080", CLIENT, 0x11, b"") } else { tcp(CLIENT, VIP, 0x11, b"") };
+        engine.packet(&Arrived::plain(&end), START);
+        assert_eq!(engine.balancer.table().iter().next().map(crate::director::Conn::state_name), Some("FIN_WAIT"));
+        engine.packet(&Arrived::plain(&tcp(CLIENT, VIP, 2, b"")), START);
+        assert_eq!(engine.balancer.table().ever(), if anew { 2 } else { 1 }, "{method} mode {mode}");
+    }
+}
+
+#[test]
+fn strangers_are_told_so_but_not_when_they_hang_up() {
+    let mut engine = engine(&rules("-m"));
+    let stray = |flags| tcp("192.168.224.11:8080", "198.51.100.1:5000", flags, b"");
+    assert_eq!(engine.packet(&Arrived::plain(&stray(0x10)), START), Verdict::Pass);
+    engine.balancer.settings.nat_icmp_send = true;
+    assert!(matches!(engine.packet(&Arrived::plain(&stray(0x10)), START), Verdict::Answer(_, Reason::UnknownAnswer)));
+    assert_eq!(engine.packet(&Arrived::plain(&stray(4)), START), Verdict::Pass);
+}
+
+#[test]
+fn a_wrong_header_checksum_goes_nowhere() {
+    let mut engine = engine(&rules("-m"));
+    let mut syn = tcp(CLIENT, VIP, 2, b"");
+    syn[10] ^= 1;
+    assert_eq!(engine.packet(&Arrived::plain(&syn), START), Verdict::Drop(Reason::BadHeaderChecksum));
+}
+
+#[test]
 fn faults_break_what_they_say() {
     let syn = tcp(CLIENT, VIP, 2, b"");
     let syn_ack = tcp("192.168.224.11:8080", CLIENT, 0x12, b"");

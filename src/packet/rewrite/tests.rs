@@ -165,13 +165,20 @@ fn merged_datagrams_are_cut_too() {
         assert_eq!((segments(&whole, 0), segments(&parts[2], usize::MAX)), (vec![whole.clone()], vec![parts[2].clone()]));
         assert_eq!(segment_len(&whole[..30], 1000), 30);
     }
+    // A piece whose checksum comes out as zero has ones instead, for zero means that there is none.
+    let (src, dst): (Endpoint, Endpoint) = ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:53".parse().unwrap());
+    let ones = |word: &u16| build::udp(src, dst, &word.to_be_bytes())[6..8] == [0xff, 0xff];
+    let word = (0..=u16::MAX).find(ones).expect("a payload whose checksum is zero");
+    let both = [word.to_be_bytes(), [0; 2]].concat();
+    let parts = segments(&build::ip(src.addr, dst.addr, UDP, IpFields::default(), &build::udp(src, dst, &both)), 2);
+    assert_eq!((parts.len(), &parts[0][26..28]), (2, &[0xff, 0xff][..]));
 }
 
 #[test]
 fn merged_packets_are_cut_as_a_card_cuts_them() {
     let (src, dst): (Endpoint, Endpoint) = ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
     let data: Vec<u8> = (0..3000u32).map(|n| n as u8).collect();
-    let fields = TcpFields { seq: u32::MAX - 99, flags: crate::packet::TcpFlags(0x19), ..TcpFields::default() };
+    let fields = TcpFields { seq: u32::MAX - 99, flags: crate::packet::TcpFlags(0x99), ..TcpFields::default() };
     let whole = build::ip(src.addr, dst.addr, TCP, IpFields { id: 7, ..IpFields::default() }, &build::tcp(src, dst, &fields, &data));
     let parts = segments(&whole, 1400);
     assert_eq!(parts.len(), 3);
@@ -180,7 +187,8 @@ fn merged_packets_are_cut_as_a_card_cuts_them() {
         let seen = dissect(&frame(part));
         let Transport::Tcp(tcp) = &seen.transport else { panic!() };
         assert_eq!(tcp.seq, (u32::MAX - 99).wrapping_add(at as u32 * 1400));
-        assert_eq!((tcp.flags.0, seen.ip().unwrap().id), (if at == 2 { 0x19 } else { 0x10 }, 7 + at as u32));
+        // The window was reduced once: the first says so. The end and the push come last.
+        assert_eq!((tcp.flags.0, seen.ip().unwrap().id), ([0x90, 0x10, 0x19][at], 7 + at as u32));
         assert_eq!(checksum_state(&seen), ChecksumState::Good);
         joined.extend(seen.payload);
     }
@@ -188,6 +196,138 @@ fn merged_packets_are_cut_as_a_card_cuts_them() {
 }
 
 #[test]
+fn fragments_are_cut_once_more() {
+    for flags in [0, 0x4000] {
+        let (src, dst): (Endpoint, Endpoint) = ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:53".parse().unwrap());
+        let whole = build::ip(src.addr, dst.addr, UDP, IpFields { flags, ..IpFields::default() }, &build::udp(src, dst, &[7; 1400]));
+        let parts: Vec<Vec<u8>> = fragment(&whole, 700, 9).iter().flat_map(|part| fragment(part, 300, 9)).collect();
+        let mut end = 0;
+        for (at, part) in parts.iter().enumerate() {
+            let header = IpHeader::read(part).unwrap();
+            assert_eq!(header.fragment, Some((end, at + 1 < parts.len())), "{at}");
+            assert_eq!(header.dont_fragment, flags != 0);
+            end += fragment_payload(part, &header).len();
+        }
+        assert_eq!((parts.len(), end), (7, 1408));
+    }
+}
+
+#[test]
+fn what_an_icmp_error_is_not_about() {
+    let [host, other, all]: [IpAddr; 3] = ["10.0.0.1", "10.0.0.2", "255.255.255.255"].map(|addr| addr.parse().unwrap());
+    let about = |src, dst, protocol, flags, body: &[u8]| {
+        let packet = build::ip(src, dst, protocol, IpFields { flags, ..IpFields::default() }, body);
+        icmp_error(IcmpError::PortUnreachable, other, &packet, 1).is_some()
+    };
+    let echo = build::icmp(host, other, 8, 0, 0, b"ping");
+    let error = build::icmp(host, other, 3, 3, 0, &[0; 28]);
+    assert!(about(host, other, UDP, 0, &[0; 8]) && about(host, other, 1, 0, &echo));
+    assert!(!about(host, other, 1, 0, &error), "an error about an error");
+    assert!(!about(host, all, UDP, 0, &[0; 8]), "everybody would answer");
+    assert!(about(host, other, UDP, 0x2000, &[0; 8]) && !about(host, other, UDP, 0x2001, &[0; 8]), "the first fragment alone");
+    // As much is quoted as fits into a packet that everybody takes, and the error has the precedence of the network's own words.
+    for (src, dst, most) in [("10.0.0.1:1", "10.0.0.2:53", 576), ("[2001:db8::1]:1", "[2001:db8::2]:53", 1280)] {
+        let (src, dst): (Endpoint, Endpoint) = (src.parse().unwrap(), dst.parse().unwrap());
+        let mut long = packet((src, dst), false, &[1; 2000]);
+        if most == 576 {
+            long[1] = 0x2a;
+        }
+        let said = icmp_error(IcmpError::HostUnreachable, dst.addr, &long, 1).unwrap();
+        assert_eq!(said.len(), most);
+        if most == 576 {
+            assert_eq!(said[1], 0xca);
+        }
+    }
+    // An answer to a ping quotes nothing, whatever its body looks like.
+    let (src, dst): (Endpoint, Endpoint) = ("[2001:db8::1]:1".parse().unwrap(), "[2001:db8::2]:2".parse().unwrap());
+    for (kind, quotes) in [(1, true), (129, false)] {
+        let message = build::icmp(src.addr, dst.addr, kind, 0, 0, &packet((src, dst), false, b"x"));
+        let bytes = build::ip(src.addr, dst.addr, 58, IpFields::default(), &message);
+        assert_eq!(quoted(&bytes, &IpHeader::read(&bytes).unwrap()).is_some(), quotes, "{kind}");
+    }
+}
+
+#[test]
+fn what_is_left_alone_in_translation() {
+    let (src, dst, to): (Endpoint, Endpoint, Endpoint) =
+        ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:53".parse().unwrap(), "10.0.0.3:53".parse().unwrap());
+    let translated = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        let header = IpHeader::read(&bytes).unwrap();
+        translate(&mut bytes, &header, Side::Destination, to, false);
+        assert_eq!(bytes[16..20], [10, 0, 0, 3]);
+        bytes[20..].to_vec()
+    };
+    // A later fragment has payload where the ports would be.
+    let later = build::ip(src.addr, dst.addr, UDP, IpFields { flags: 0x2001, ..IpFields::default() }, &[9; 40]);
+    assert_eq!(translated(&later), [9; 40]);
+    // UDP without a checksum stays without; one that comes out as zero is written as ones, for zero means none.
+    let mut none = packet((src, dst), false, b"question");
+    none[26..28].fill(0);
+    assert_eq!(translated(&none)[6..8], [0, 0]);
+    let fitting = |word: u16| {
+        let bytes = packet((src, to), false, &word.to_be_bytes());
+        u16::from_be_bytes([bytes[26], bytes[27]]) == 0xffff
+    };
+    let word = (0..=u16::MAX).find(|word| fitting(*word)).expect("a payload whose checksum is zero");
+    assert_eq!(translated(&packet((src, dst), false, &word.to_be_bytes()))[6..8], [0xff, 0xff]);
+    // An SCTP checksum knows no addresses; who left it to his network card finds it as it was.
+    let sctp: Vec<u8> = [&1000u16.to_be_bytes()[..], &53u16.to_be_bytes(), &[0; 4], &[0xaa; 4], &[3; 16]].concat();
+    assert_eq!(translated(&build::ip(src.addr, dst.addr, 132, IpFields::default(), &sctp)), sctp);
+}
+
+#[test]
+fn an_authentication_header_counts_words() {
+    let (src, dst): (Endpoint, Endpoint) = ("[2001:db8::1]:1000".parse().unwrap(), "[2001:db8::2]:53".parse().unwrap());
+    let body: Vec<u8> = [&[UDP, 4][..], &[0; 22], &build::udp(src, dst, b"question")].concat();
+    let bytes = build::ip(src.addr, dst.addr, 51, IpFields::default(), &body);
+    let header = IpHeader::read(&bytes).unwrap();
+    assert_eq!((header.protocol, header.transport, header.endpoints(&bytes)), (UDP, 64, Some((src, dst))));
+}
+
+#[test]
+fn what_fits_into_no_tunnel() {
+    let outer = |dst: &str| Outer {
+        src: "10.0.0.1".parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        kind: OuterKind::Gre { checksum: false },
+        ttl: 64,
+        tos: 0,
+        dont_fragment: true,
+        id: 0,
+    };
+    let inner =
+        |len: usize| build::ip("10.1.0.1".parse().unwrap(), "10.1.0.2".parse().unwrap(), UDP, IpFields::default(), &vec![0; len - 20]);
+    assert!(encapsulate(&inner(65_400), &outer("10.0.0.2")).is_some());
+    assert!(encapsulate(&inner(65_530), &outer("10.0.0.2")).is_none());
+    assert!(encapsulate(&inner(100), &outer("2001:db8::2")).is_none(), "one end is of the other family");
+}
+
+#[test]
 fn crc32c_check_value() {
     assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+}
+
+/// Of a segment that was cut short nothing can be said, but that its checksum was left to the card.
+#[test]
+fn what_a_cut_segment_tells() {
+    let (src, dst): (Endpoint, Endpoint) = ("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:80".parse().unwrap());
+    let mut whole = packet((src, dst), true, &[7; 100]);
+    let cut = |bytes: &[u8]| checksum_state(&dissect(&Frame { wire_len: bytes.len() as u32, ..frame(&bytes[..80]) }));
+    assert_eq!((state(&whole), cut(&whole)), (ChecksumState::Good, ChecksumState::Unknown));
+    let partial = fold(pseudo_sum(src.addr, dst.addr, TCP, 120));
+    whole[36..38].copy_from_slice(&partial.to_be_bytes());
+    assert_eq!((state(&whole), cut(&whole)), (ChecksumState::Partial, ChecksumState::Partial));
+}
+
+/// The address family in front of packets of a loopback device is in the byte order of whoever captured, but for OpenBSD's.
+#[test]
+fn families_in_either_byte_order() {
+    let packet = packet(("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:53".parse().unwrap()), false, b"x");
+    let understood = |link_type, family: [u8; 4]| {
+        let bytes = [&family[..], &packet].concat();
+        dissect(&Frame { link_type, ..frame(&bytes) }).ip().is_some()
+    };
+    assert!(understood(LinkType::NULL, [2, 0, 0, 0]) && understood(LinkType::NULL, [0, 0, 0, 2]));
+    assert!(understood(LinkType::LOOP, [0, 0, 0, 2]) && !understood(LinkType::LOOP, [2, 0, 0, 0]));
 }

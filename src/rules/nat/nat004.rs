@@ -169,6 +169,29 @@ mod tests {
         assert_eq!(w.expect(&NAT004, Confidence::Certain, "director").severity, Severity::Risky);
     }
 
+    /// The stray answer was not captured, but the client waits for one.
+    #[test]
+    fn a_connection_that_stops_at_the_redirect() {
+        let mut w = one_wire();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 1);
+        w.carry(&c, true, SYN_ACK, b"", "web1 director");
+        w.icmp(&c, true, (5, 1, 0x0a01_0064), "10.1.0.1", "10.2.0.11", "web1", "director web1");
+        w.wait(1.0);
+        w.syn(&c, "client director web1", 1);
+        assert_eq!(w.expect(&NAT004, Confidence::Certain, "director").severity, Severity::Broken);
+    }
+
+    /// Another router may advise the server as it likes.
+    #[test]
+    fn the_advice_of_somebody_else() {
+        let mut w = one_wire().plug("gw.eth0", "lan", "10.2.0.254");
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.talk(&c, "client director web1", "web1 director client");
+        w.icmp(&c, true, (5, 1, 0x0a01_0064), "10.2.0.254", "10.2.0.11", "web1", "gw web1");
+        w.deny(&NAT004);
+    }
+
     #[test]
     fn one_director_is_one_fault() {
         let mut w = one_wire();

@@ -211,6 +211,7 @@ mod tests {
         w.syn(&bad, "client director web2", 3);
         let found = w.diagnose().findings.into_iter().find(|f| f.code == "NAT007").expect("mixed methods");
         assert_eq!((found.confidence, found.subject.as_str()), (Confidence::Certain, "director"));
+        assert!(found.remedy[0].command.ends_with("-m"), "{}", found.remedy[0].command);
     }
 
     #[test]
