@@ -154,6 +154,13 @@ impl Balance {
         balance
     }
 
+    /// What is counted is counted in one pass; what one flow proves stays proven.
+    pub(super) fn count_anew(&mut self) {
+        for targets in self.targets.values_mut() {
+            (targets.flows, targets.ports_kept, targets.ports_changed) = (0, 0, 0);
+        }
+    }
+
     /// Takes in one flow.
     pub(super) fn learn(&mut self, protocol: Protocol, request: &Path, reply: &Path, served: bool) {
         for hop in request.links() {

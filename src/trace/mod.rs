@@ -301,6 +301,7 @@ impl Assembler {
         let mut seen: HashSet<HostId> = HashSet::new();
         // Twice: what one flow proves (a virtual service) helps to read another.
         for _ in 0..2 {
+            self.balance.count_anew();
             for Draft { protocol, request, reply, .. } in examples {
                 for hop in request.hops.iter().chain(&reply.hops) {
                     seen.extend(hop.from);

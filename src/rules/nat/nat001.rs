@@ -137,4 +137,15 @@ mod tests {
         w.syn(&c, "client director web1", 2);
         w.deny(&NAT001);
     }
+
+    /// One connection does not show a router that has one target only.
+    #[test]
+    fn a_single_connection_between_a_client_and_a_server() {
+        let mut w = World::nat();
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        w.syn(&c, "client director web1", 3);
+        let found = w.without(&["director", "web2"]).finding(&NAT001);
+        assert_eq!(found.confidence, Confidence::Possible);
+    }
 }
