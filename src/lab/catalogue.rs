@@ -36,6 +36,7 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-fabric-out"
     "dr-forwards-back"
     "dr-gateway-director"
+    "dr-idle"
     "dr-large-ok"
     "dr-lo-bare"
     "dr-lo-mask"

@@ -45,7 +45,10 @@ fn one(of: &Host, connections: Option<Vec<Connection>>) -> io::Result<host::Host
         };
         let connections: Option<Vec<_>> = connections.map(|all| all.into_iter().map(known).collect());
         let count = connections.as_ref().map(|all| all.len() as u64);
-        host.ipvs = Some(IpvsTable { services, connection_count: count, connections, daemons: Some(Vec::new()), ..IpvsTable::default() });
+        let [tcp, tcp_fin, udp] = of.settings().timeouts;
+        let timeouts = Some(host::Timeouts { tcp, tcp_fin, udp });
+        let daemons = Some(Vec::new());
+        host.ipvs = Some(IpvsTable { services, timeouts, connection_count: count, connections, daemons, ..IpvsTable::default() });
         let settings = host.sysctls.get_or_insert_default();
         of.settings().listed().for_each(|(name, value)| drop(settings.0.insert(format!("net.ipv4.vs.{name}"), value.to_string())));
         // It tracks nothing for netfilter.

@@ -140,8 +140,9 @@ const SAME: [&[&str]; 3] = [
 /// Scenarios that only the kernel's shows.
 const ITS_OWN: &[&str] = &["nat-onearm-redirect", "nat-director-filter", "tun-outer-vip", "dr-vlan-ok", "dr-vlan-arp-leak"];
 
-/// Shown by a rule alone that the kernel of user-mode Linux, which has no nf_tables, keeps to itself.
-const WITHOUT_NF_TABLES: &[&str] = &["dr-snat-persistent"];
+/// The kernel of user-mode Linux has no nf_tables: it keeps the rule to itself that alone shows one, and its bridges carry everything.
+const WITHOUT_NF_TABLES: &[&str] =
+    &["dr-snat-persistent", "dr-fabric-in", "dr-fabric-ok", "dr-fabric-one", "dr-fabric-out", "nat-vlan", "tun-fabric"];
 
 /// Proofs by name.
 fn proofs(command: &mut Command) -> BTreeMap<String, serde_json::Value> {
