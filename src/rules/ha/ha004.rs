@@ -4,7 +4,7 @@ use super::super::facts::{ids, plural};
 use super::super::remedy::look;
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use super::orphan::{Orphan, goes_on, is_takeover, orphans, word};
+use super::orphan::{Orphan, goes_on, is_takeover, orphans, took_over, word};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::ipvs::Role;
 use crate::trace::{Flow, HostId};
@@ -70,8 +70,11 @@ fn finding(facts: &Facts<'_>, orphans: &[Orphan<'_>]) -> Finding {
             (format!("{by} resets {those} that {before} had handed on: it has no entry for them."), sure)
         }
         None => {
-            let sure = if announced.is_some() { Confidence::Likely } else { Confidence::Possible };
-            (format!("{by} resets {those} that began before it had the address: it has no entry for them."), sure)
+            let (sure, when) = match took_over(facts, orphan) {
+                Some(_) => (Confidence::Likely, "that began before it had the address"),
+                None => (Confidence::Possible, "whose beginning it was not seen to get"),
+            };
+            (format!("{by} resets {those} {when}: it has no entry for them."), sure)
         }
     };
     let handed = orphan.before.and_then(|host| orphan.flow.request.sent_by(host).or(orphan.flow.request.last()));
@@ -85,7 +88,13 @@ fn finding(facts: &Facts<'_>, orphans: &[Orphan<'_>]) -> Finding {
         }
         _ => "then `lvs_sync_daemon IF INSTANCE` in global_defs of keepalived.conf on all directors".to_string(),
     };
-    let others: &[&'static str] = if orphan.is_its_own() { &["SVC013", "SVC012"] } else { &["SVC013"] };
+    // Where nothing shows who had it before, that may be a real server that leaks.
+    let others: &[&'static str] = match (orphan.is_its_own(), before, orphan.reset.src.addr.is_ipv4()) {
+        (true, ..) => &["SVC013", "SVC012"],
+        (false, Some(_), _) => &["SVC013"],
+        (false, None, true) => &["SVC013", "ARP001"],
+        (false, None, false) => &["SVC013", "IP6001"],
+    };
     let what = format!("RST from {by} itself, TTL {}", orphan.reset.ttl);
     let first = handed.map(|hop| facts.seen_with(hop, &format!("before; {}", facts.to_whom(hop))));
     let mut evidence: Vec<_> = first.into_iter().chain(announced.map(|claim| facts.claim(claim))).collect();
@@ -188,8 +197,18 @@ mod tests {
 
     #[test]
     fn captured_at_one_of_them_alone() {
-        let w = moved().without(&["client", "router", "director", "web1", "web2"]);
-        assert!(w.finding(&HA004).summary.contains("resets 2 open connections that began before it had the address"));
+        let alone = ["client", "router", "director", "web1", "web2"];
+        let found = moved().without(&alone).finding(&HA004);
+        assert!(found.summary.contains("resets 2 open connections that began before it had the address"), "{}", found.summary);
+        assert_eq!(found.confidence, Confidence::Likely);
+        // It had the address all the time: others may have got what was meant for it.
+        let mut w = open();
+        w.who_has("router", "int", VIP, &["lb2"]);
+        w.wait(60.0);
+        w.begin_here();
+        w.who_has("router", "int", VIP, &["lb2"]);
+        go_on(&mut w, "lb2");
+        assert_eq!(w.without(&alone).finding(&HA004).confidence, Confidence::Possible);
         moved().without(&["lb2", "router.int"]).deny(&HA004);
     }
 
@@ -207,6 +226,21 @@ mod tests {
         let mut w = open();
         w.who_has("router", "int", VIP, &["web1"]);
         go_on(&mut w, "web1");
+        w.deny(&HA004);
+    }
+
+    #[test]
+    fn clients_that_come_from_a_leaking_server_are_no_orphans() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.who_has("router", "int", VIP, &["web1"]);
+        w.carry(&c, false, SYN, b"", "client router web1");
+        w.carry(&c, true, SYN_ACK, b"", "web1 router client");
+        w.carry(&c, false, ACK, b"", "client router web1");
+        w.wait(1.0);
+        w.who_has("router", "int", VIP, &["director"]);
+        w.carry(&c, false, PSH, b"first", "client router director");
+        w.carry(&c, true, RST, b"", "director router client");
         w.deny(&HA004);
     }
 

@@ -57,6 +57,10 @@ fn orphan<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Orphan<'a>> {
     // Where no director shows, the one to which the client's first packets went: others answered them, or answers came back through it.
     let first = flow.request.last().filter(|h| h.first == PacketKind::Syn && answered.is_some()).and_then(|h| h.to);
     let before = flow.director.or(first);
+    // Whoever answered by itself is a server: clients that then come to a director were its own before a neighbour changed its mind (ARP001).
+    if flow.director.is_none() && answered.is_some_and(|h| h.from == first && is_initial(h.ttl)) {
+        return None;
+    }
     if asked.is_none() && before != Some(by) {
         return None;
     }
@@ -70,12 +74,23 @@ fn orphan<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<Orphan<'a>> {
     Some(Orphan { flow, before, by, asked, reset, silent })
 }
 
-/// What shows a host to be a director of an address: it announced that it has it, answers for it, or is master by VRRP.
+/// What a host said of an address of which it is a director: that it has it now, or an answer.
 pub(super) fn word<'a>(facts: &Facts<'a>, orphan: &Orphan<'a>) -> Option<&'a Claim> {
-    let macs = &facts.trace.hosts[orphan.by].macs;
-    let about = |c: &&Claim| c.addr == orphan.reset.src.addr && macs.contains(&c.mac) && c.is_earnest();
-    let claims = || facts.trace.claims.claims.iter().filter(about);
+    let claims = || words(facts, orphan);
     claims().find(|c| c.kind == ClaimKind::Announcement).or_else(|| claims().find(|c| c.kind == ClaimKind::Reply))
+}
+
+fn words<'a>(facts: &Facts<'a>, orphan: &Orphan<'a>) -> impl Iterator<Item = &'a Claim> {
+    let (macs, addr) = (&facts.trace.hosts[orphan.by].macs, orphan.reset.src.addr);
+    facts.trace.claims.claims.iter().filter(move |c| c.addr == addr && macs.contains(&c.mac) && c.is_earnest())
+}
+
+/// The announcement by which a host took an address over: its first word about it, before the connection came to it.
+pub(super) fn took_over<'a>(facts: &Facts<'a>, orphan: &Orphan<'a>) -> Option<&'a Claim> {
+    let since = |c: &&Claim| facts.trace.common_time(c.point, c.times.since());
+    let first = words(facts, orphan).min_by_key(since)?;
+    let reset = facts.trace.common_time(orphan.reset.point, orphan.reset.time);
+    (first.kind == ClaimKind::Announcement && since(&first) <= reset).then_some(first)
 }
 
 /// The later packets of a connection came to another director, and not to a real server that answers for the VIP, or a stranger.
