@@ -209,6 +209,14 @@ impl Site<'_> {
         Some(if usual { "NAT006" } else { "NAT002" })
     }
 
+    /// The real server or client that a gateway's address belongs to, and that forwards nothing.
+    pub(super) fn no_router(&self, gateway: IpAddr) -> Option<&Host> {
+        let owners =
+            self.fleet.owners(gateway).into_iter().filter(|at| matches!(self.fleet.members[*at].role, Role::RealServer | Role::Client));
+        let idle = |host: &&Host| host.address(gateway).is_some_and(|a| host.effective("forwarding", &a.link) == Some(0));
+        owners.map(|at| self.host(at)).find(idle)
+    }
+
     fn direct(&self, host: &Host, duty: &Duty, source: IpAddr, way: &Answer<'_>) -> Option<&'static str> {
         let lost_on_lo = way.link().and_then(|l| host.link(l)).is_some_and(crate::host::Link::is_loopback);
         if lost_on_lo && host.address(source).is_none() {
@@ -218,6 +226,9 @@ impl Site<'_> {
         let directors = self.director_addresses(duty);
         if gateways.iter().any(|g| directors.contains(g)) {
             return (!self.lets_answers_through(duty, source)).then_some("DR003");
+        }
+        if !gateways.is_empty() && gateways.iter().all(|g| self.no_router(*g).is_some()) {
+            return Some("DR005");
         }
         let translators = self.translators(duty);
         let elsewhere = |g: &IpAddr| !translators.iter().any(|t| self.host(*t).address(*g).is_some());

@@ -66,9 +66,25 @@ fn faults_are_named_and_mended() {
         "ha-split-brain",
         "nat-routed-no-way-back",
         "nat-duplicate-rip",
+        "nat-wide-mask",
+        "dr-wide-mask",
+        "dr-stale-gateway",
+        "dr-stale-vip",
+        "dr-gateway-server",
     ];
     for proof in prove(&names) {
         assert!(proof["by_captures"] == "first" && proof["remedy"] == "green", "{proof:#}");
+    }
+}
+
+/// Where the remedy is to look, for the fault lies outside of the hosts, or what was lost is lost.
+#[test]
+fn what_has_to_be_looked_at() {
+    if !lab_is_possible() {
+        return;
+    }
+    for proof in prove(&["dr-fabric-in", "dr-fabric-out", "tun-fabric", "nat-vlan", "ha-no-sync", "ha-rehash", "dr6-nd-filter"]) {
+        assert!(proof["by_captures"] == "first" && proof["remedy"] == "looks" && proof["holds"] == true, "{proof:#}");
     }
 }
 

@@ -131,7 +131,11 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let Some(entry) = neighbours.iter().find(|n| n.addr == next && n.is_failed()) else {
                 match unplugged.filter(|(_, l)| !l.has_carrier()) {
                     Some((owner, link)) => checks.failed(&owner.name, without_link(site, owner, &link.name, service, destination.address)),
-                    None => checks.passed(&host.name, format!("no neighbour failed towards {rip}")),
+                    // An entry that is not there shows nothing: nobody asked lately, or it was thrown away.
+                    None if neighbours.iter().any(|n| n.addr == next) => {
+                        checks.passed(&host.name, format!("no neighbour failed towards {rip}"));
+                    }
+                    None => checks.needs(&host.name, format!("whether {next} answers: it has no entry among the neighbours")),
                 }
                 continue;
             };
@@ -313,5 +317,23 @@ mod tests {
         let found = w.expect(&ARP011, Confidence::Likely, "web1");
         assert!(found.summary.starts_with("web1 takes 10.1.0.100 for a neighbour"), "{}", found.summary);
         assert!(w.diagnose().findings.iter().all(|f| !f.code.starts_with("DR0")));
+    }
+
+    #[test]
+    fn a_table_without_an_entry_shows_nothing() {
+        use super::super::super::sketch;
+        sketch::cannot_judge(&sketch::dr(), &ARP011, "director");
+        let known = sketch::dr_with("director", |d| {
+            d.with(|h| {
+                let entry = |addr: &str| crate::host::Neighbour {
+                    addr: addr.parse().expect("an address"),
+                    link: "eth0".into(),
+                    mac: Some(crate::net::MacAddr([2, 0, 0, 0, 0, 9])),
+                    state: "STALE".into(),
+                };
+                h.neighbours = Some(vec![entry("10.0.0.11"), entry("10.0.0.12")]);
+            })
+        });
+        sketch::passes(&known, &ARP011, "director");
     }
 }

@@ -184,7 +184,7 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
         let translated = served && !matches!(flow.method, Method::DirectRouting | Method::Tunnel);
         let nobodys = |q: &Question| served && facts.owner(q.target).is_none();
         let asks = unresolved.questions.iter().filter(|q| {
-            let as_service = q.asker == Some(unresolved.hop.dst.addr) && !nobodys(q);
+            let as_service = q.target.is_ipv4() && q.asker == Some(unresolved.hop.dst.addr) && !nobodys(q);
             insists(q, 2) && !as_service && (served || q.target != unresolved.hop.src.addr)
         });
         if let (false, Some(question)) = (translated, asks.max_by_key(|q| (facts.last_asked(q), q.times.count))) {

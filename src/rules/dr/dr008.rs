@@ -43,7 +43,9 @@ fn check(facts: &Facts<'_>) -> Outcome {
         if flow.director.is_some_and(|director| director != unresolved.host) {
             continue;
         }
-        let with_vip: Vec<&Question> = unresolved.questions.into_iter().filter(|q| q.asker == Some(unresolved.hop.dst.addr)).collect();
+        // Neighbour discovery answers whoever asks (measured: a server with the VIP on lo advertises to it).
+        let as_vip = |q: &&Question| q.target.is_ipv4() && q.asker == Some(unresolved.hop.dst.addr);
+        let with_vip: Vec<&Question> = unresolved.questions.into_iter().filter(as_vip).collect();
         if !with_vip.is_empty() {
             let entry = found.entry(unresolved.host).or_default();
             entry.0.push(flow);
