@@ -160,6 +160,8 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "nat-rule-in-the-way"
     "nat-server-down"
     "nat-sh-ok"
+    "nat-stale-client"
+    "nat-stale-gateway"
     "nat-static-stale"
     "nat-two-default-routes"
     "nat-udp-no-gateway"

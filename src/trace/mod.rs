@@ -256,12 +256,14 @@ impl Trace {
         self.assembler.topology.has_spoken(mac)
     }
 
-    /// True when frames for a MAC were seen at several machines that did not send them: a bridge that does not know it floods them.
+    /// True when frames for a MAC were seen at an interface that has another one and did not send them, or at several machines that did not:
+    /// a bridge that does not know it floods them.
     pub fn is_flooded(&self, mac: crate::net::MacAddr) -> bool {
         let to = |wire: &wire::Wire| wire.dst == Some(mac) && self.mac_at(wire.point) != wire.src;
-        let points = self.assembler.store.wires.iter().map(|(wire, _)| wire).filter(|wire| to(wire)).map(|wire| wire.point);
-        let machines: HashSet<_> = points.map(|p| self.points[p as usize].host.clone().ok_or(p)).collect();
-        machines.len() > 1
+        let points: Vec<u32> =
+            self.assembler.store.wires.iter().map(|(wire, _)| wire).filter(|wire| to(wire)).map(|wire| wire.point).collect();
+        let machines: HashSet<_> = points.iter().map(|p| self.points[*p as usize].host.clone().ok_or(*p)).collect();
+        machines.len() > 1 || points.iter().any(|p| self.mac_at(*p).is_some_and(|own| own != mac))
     }
 
     /// The host that a point is on.

@@ -267,6 +267,23 @@ mod tests {
         w.deny(&DR009);
     }
 
+    /// With NAT too: it is no other gateway that the answers go to.
+    #[test]
+    fn answers_of_a_translated_connection_go_to_nobody() {
+        let mut w = World::nat().plug("gone.eth0", "int", "10.2.0.99").flooding("int").without(&["gone"]);
+        for (host, addr) in [("director", "10.2.0.1"), ("web1", "10.2.0.11"), ("web2", "10.2.0.12")] {
+            w.announce(host, "int", addr);
+        }
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        for _ in 0..3 {
+            w.carry(&c, false, SYN, b"", "client director web1");
+            w.carry(&c, true, SYN_ACK, b"", "web1 gone");
+            w.wait(1.0);
+        }
+        w.finding(&DR009);
+        w.deny(&super::super::super::nat::nat002::NAT002);
+    }
+
     #[test]
     fn requests_go_to_nobody() {
         let mut w = flooded();

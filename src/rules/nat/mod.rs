@@ -65,6 +65,10 @@ fn bypass<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(Bypass, &'a Hop)> {
     let (director, server) = (flow.director?, flow.server_host?);
     let hop = flow.reply.first().filter(|hop| hop.from == Some(server) && hop.dst_mac.is_some())?;
     let next = hop.to?;
+    // What goes to nobody at all goes there by a neighbour entry, not by a route (DR009).
+    if hop.dst_mac.is_some_and(|mac| !facts.trace.has_spoken(mac) && facts.trace.is_flooded(mac)) {
+        return None;
+    }
     if next == director || flow.reply.towards(director).next().is_some() || !facts.is_work_seen(flow) {
         return None;
     }
