@@ -1,6 +1,7 @@
 #![no_main]
 use libfuzzer_sys::fuzz_target;
-use lvscope::capture::{CaptureFile, Merged};
+use lvscope::capture::{Burst, CaptureFile, Merged};
+use lvscope::host::Fleet;
 use lvscope::rules::{Facts, diagnose};
 use lvscope::trace::{Hints, Options, Source, Tracer};
 use std::io::Cursor;
@@ -24,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let mut tracer = Tracer::new(Options { packets: bytes.len().is_multiple_of(2), ..Options::default() });
     let mut points: Vec<Vec<u32>> = vec![Vec::new(); files.len()];
-    Merged::new(files).for_each(|i, interfaces, frame| {
+    Merged::new(files).for_each(|i, interfaces, burst| {
         for interface in &interfaces[points[i].len().min(interfaces.len())..] {
             points[i].push(tracer.point(&Source {
                 file: i,
@@ -37,12 +38,20 @@ fuzz_target!(|bytes: &[u8]| {
                 snap_len: interface.snap_len,
             }));
         }
-        tracer.observe(points[i][frame.interface as usize], frame);
+        match burst {
+            Burst::One(frame) => tracer.observe(points[i][frame.interface as usize], &frame),
+            Burst::Window(records) => {
+                for frame in records {
+                    tracer.observe(points[i][0], &frame);
+                }
+            }
+        }
+        true
     });
     let trace = tracer.finish();
     let _ = trace.all_flows().count();
     let _ = trace.journeys().count();
-    for finding in diagnose(&Facts { trace: &trace, hints: &Hints::default() }).findings {
+    for finding in diagnose(&Facts { trace: &trace, hints: &Hints::default(), fleet: &Fleet::default() }).findings {
         assert!(!finding.evidence().is_empty());
         assert!(finding.flows.iter().all(|id| trace.flow(*id).is_some()));
     }
