@@ -97,6 +97,17 @@ pub(super) fn replace_default_route(host: &str, gateway: &str, before: &str) -> 
     Remedy::new(host, now, format!("GATEWAY={gateway} {KEEP_ROUTE}"), undo)
 }
 
+/// Answers to a client, which is taken for a neighbour, through a gateway.
+pub(super) fn no_neighbour(host: &str, client: &str, gateway: &str) -> Remedy {
+    let ip = ip_for(client);
+    Remedy::new(
+        host,
+        format!("{ip} route replace {client} via {gateway}"),
+        "the right prefix length of its address, and no route without a gateway to the clients' network",
+        format!("{ip} route del {client} via {gateway}"),
+    )
+}
+
 /// Sysctls with their new and their old values.
 pub(super) fn sysctl(host: &str, settings: &[(&str, &str, &str)]) -> Remedy {
     let line =

@@ -1,7 +1,7 @@
 //! A neighbour on the way does not answer ARP or neighbour discovery.
 
 use super::super::facts::{ids, list, plural};
-use super::super::remedy::{ip_for, look, replace_default_route};
+use super::super::remedy::{ip_for, look, no_neighbour, replace_default_route};
 use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
@@ -97,16 +97,10 @@ fn no_way_back(facts: &Facts<'_>, vain: &Vain<'_>) -> Finding {
         let summary = format!(
             "{name} takes {target} for a neighbour: it asks its link for it {times}, in vain, instead of answering through {gateway}."
         );
-        let mend = crate::finding::Remedy::new(
-            name,
-            format!("{ip} route replace {target} via {gateway}"),
-            "the right prefix length of its address, and no route without a gateway to the clients' network",
-            format!("{ip} route del {target} via {gateway}"),
-        );
         return Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(vain.question))
             .and(waiting)
             .unless(&["DR004"], format!("on {name}: `{ip} route get {target}`, `{ip} addr show`"))
-            .mend([mend])
+            .mend([no_neighbour(name, &client, &gateway)])
             .on(ids(&vain.flows));
     }
     Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(vain.question))

@@ -4,7 +4,7 @@ use super::super::facts::Between;
 use super::super::remedy::look;
 use super::super::{Facts, rule};
 use crate::finding::{Finding, Outcome};
-use crate::trace::{FlowState, Way};
+use crate::trace::{FlowState, Method, Way};
 
 rule! {
     /// # What it sees
@@ -43,18 +43,27 @@ fn check(facts: &Facts<'_>) -> Outcome {
 
 fn finding(facts: &Facts<'_>, lost: &Between<'_>) -> Finding {
     let ((from, to), first) = (lost.ends(facts), &lost.pairs[0]);
-    // The port whose addresses they are not: that of the real servers.
-    let (what, servers, foreign, point) = match lost.way {
-        Way::Request => ("requests for", &to, first.hop.dst, first.at),
-        Way::Reply => ("answers from", &from, first.hop.src, first.hop.point),
+    let (what, service) = match lost.way {
+        Way::Request => ("requests for", first.hop.dst),
+        Way::Reply => ("answers from", first.hop.src),
     };
-    let summary = format!("The network drops {what} {foreign} between {from} and {to}: they leave, and do not arrive.");
-    let allow = format!(
-        "then allow {} at the port of {servers} in the cloud or hypervisor (allowed address pairs; no source/destination check)",
-        foreign.addr
-    );
-    let seen = format!("tcpdump -eni {} host {}", facts.device(point), foreign.addr);
-    lost.finding(facts, servers, summary, &["NET009"]).mend([look(servers, seen, allow)])
+    let summary = format!("The network drops {what} {service} between {from} and {to}: they leave, and do not arrive.");
+    let translates = lost.flows.iter().find(|f| matches!(f.method, Method::Nat | Method::FullNat)).and_then(|f| f.director);
+    // Whose port it is that has packets of an address which is not its own: with NAT the director's, those of clients; else the real
+    // servers', those of the VIP.
+    let (host, foreign, settings) = match (translates, lost.way) {
+        (Some(director), way) => {
+            let client = if way == Way::Request { first.hop.src.addr } else { first.hop.dst.addr };
+            (facts.name(Some(director)).to_string(), client, "no source/destination check, no port security: it hands on what is clients'")
+        }
+        (None, Way::Request) => (to, service.addr, "allowed address pairs; no source/destination check"),
+        (None, Way::Reply) => (from, service.addr, "allowed address pairs; no source/destination check"),
+    };
+    let own = |point: u32| facts.name(facts.trace.host_at(point)) == host;
+    let device = [first.hop.point, first.at].into_iter().find(|p| own(*p)).unwrap_or(first.at);
+    let seen = format!("tcpdump -eni {} host {foreign}", facts.device(device));
+    let allow = format!("then allow {foreign} at the port of {host} in the cloud or hypervisor ({settings})");
+    lost.finding(facts, &host, summary, &["NET009"]).mend([look(&host, seen, allow)])
 }
 
 /// A request that was last seen leaving, towards a host on which nobody looked.
@@ -141,5 +150,17 @@ mod tests {
         once.syn(&conn(40001), "client router director web1", 1);
         once.wait(3.0);
         once.deny(&DR021);
+    }
+
+    /// With NAT it is the client's address that the director's port does not have.
+    #[test]
+    fn what_a_nat_director_hands_on_is_not_its_own() {
+        let mut w = World::nat().cut_off("web1.eth0");
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        w.syn(&c, "client director web1", 3);
+        let found = w.expect(&DR021, Confidence::Likely, "director");
+        assert_eq!(found.remedy[0].command, "tcpdump -eni int host 10.1.0.100");
+        assert!(found.remedy[0].permanent.contains("allow 10.1.0.100 at the port of director"), "{:?}", found.remedy);
     }
 }

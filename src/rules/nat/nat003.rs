@@ -1,7 +1,7 @@
 //! A client on the real servers' own network.
 
 use super::super::facts::Lone;
-use super::super::remedy::{ip_for, set};
+use super::super::remedy::{self, ip_for, set};
 use super::super::site::Duty;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
@@ -70,16 +70,10 @@ fn no_neighbour(facts: &Facts<'_>, flows: &[&Flow], question: &Question) -> Find
         format!("{name} takes {client} for a neighbour: it asks its link for it, in vain, instead of answering through {gateway}.");
     let handed = flow.server_host.and_then(|s| facts.reached(&flow.request, s));
     let ip = ip_for(&client.to_string());
-    let mend = Remedy::new(
-        name,
-        format!("{ip} route replace {client} via {gateway}"),
-        "the right prefix length of its address, and no route without a gateway to the clients' network",
-        format!("{ip} route del {client} via {gateway}"),
-    );
     Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(question))
         .and(handed.map(|hop| facts.seen(hop)))
         .unless(&["NAT006", "ARP011"], format!("on {name}: `{ip} route get {client}`, `{ip} addr show`"))
-        .mend([mend])
+        .mend([remedy::no_neighbour(name, &client.to_string(), &gateway)])
         .on(flows.iter().map(|f| f.id))
 }
 

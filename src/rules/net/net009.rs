@@ -77,6 +77,6 @@ mod tests {
         w.deny(&DR021);
         // Where ARP arrives, packets with the client's source are what is not carried.
         world(true).deny(&NET009);
-        world(true).expect(&DR021, Confidence::Likely, "web1");
+        world(true).expect(&DR021, Confidence::Likely, "director");
     }
 }
