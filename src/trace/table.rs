@@ -32,6 +32,21 @@ pub(super) struct Sighting {
     pub(super) gate: u16,
 }
 
+/// What tells whether a packet can be passed over, and no more: of nearly all packets the table needs nothing else.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glimpse {
+    /// [`leg_hash`](super::live::leg_hash).
+    pub(super) hash: u64,
+    /// Nanoseconds on the capture point's clock.
+    pub(super) time: i64,
+    pub(super) seq: u32,
+    pub(super) payload_len: u32,
+    pub(super) id: u16,
+    /// See [`gate`].
+    pub(super) gate: u16,
+    pub(super) tcp: bool,
+}
+
 /// A packet's TTL, and in the upper half whatever makes it more than an ordinary segment: SYN, FIN, RST, odd options. One comparison with
 /// what its leg expects tells whether the packet can be passed over.
 #[inline(always)]
@@ -40,6 +55,11 @@ pub(super) fn gate(ttl: u8, flags: TcpFlags, odd_options: bool) -> u16 {
 }
 
 impl Sighting {
+    fn glimpse(&self) -> Glimpse {
+        let Sighting { hash, time, seq, payload_len, id, gate, .. } = *self;
+        Glimpse { hash, time, seq, payload_len, id, gate, tcp: self.is_tcp() }
+    }
+
     fn is_tcp(&self) -> bool {
         self.tuple.protocol() == 6
     }
@@ -364,7 +384,7 @@ pub(super) struct Table {
     pub(super) notes: Vec<Note>,
     live: LiveLegs,
     /// Working memory of [`Table::warm_records`].
-    warming: Vec<u32>,
+    warming: Vec<(u32, u32)>,
     /// Time of the trace's first packet.
     epoch: i64,
     max_conversations: usize,
@@ -387,8 +407,9 @@ impl Table {
     /// A time as records keep it: units of 2^20 ns, about a millisecond, since the first packet of the trace. Enough for 50 days.
     #[inline(always)]
     fn tick(&self, time: i64) -> u32 {
-        let since = time.saturating_sub(self.epoch).max(0) >> TICK;
-        u32::try_from(since).unwrap_or(u32::MAX)
+        // Times are never negative (see [`super::clock::LATEST`]), nor is the epoch: no difference of two overflows.
+        let since = time.wrapping_sub(self.epoch).max(0) >> TICK;
+        since.min(i64::from(u32::MAX)) as u32
     }
 
     /// The time that a tick stands for.
@@ -397,9 +418,10 @@ impl Table {
     }
 
     /// Brings the live legs of these packets into the cache, all at once.
-    pub(super) fn warm<'a>(&self, packets: impl Iterator<Item = &'a Sighting>) {
+    #[inline(always)]
+    pub(super) fn warm(&self, hashes: impl Iterator<Item = u64>) {
         // Independent loads: the processor has them all under way before the first arrives.
-        let touched = packets.fold(0, |touched, s| touched ^ self.live.touch(s.hash));
+        let touched = hashes.fold(0, |touched, hash| touched ^ self.live.touch(hash));
         std::hint::black_box(touched);
     }
 
@@ -410,20 +432,25 @@ impl Table {
         self.warming.clear();
         for s in packets {
             match self.live.find(s.hash) {
-                Some(at) => self.warming.push(self.live.leg(at)),
-                None => touched ^= self.find(s.tuple).unwrap_or(0),
+                Some(at) => self.warming.push((self.live.leg(at), NONE)),
+                None => self.warming.push((NONE, self.index.find(s.tuple.canonical().0.hash(), |_| true).copied().unwrap_or(NONE))),
             }
         }
-        for number in &mut self.warming {
-            *number = self.legs[*number as usize].conversation;
+        // A record of 48 bytes may lie across two cache lines.
+        for (leg, conversation) in &mut self.warming {
+            if let Some(leg) = self.legs.get(*leg as usize) {
+                touched ^= leg.wire ^ leg.print;
+                *conversation = leg.conversation;
+            }
         }
-        touched = self.warming.iter().fold(touched, |touched, &c| touched ^ self.conversations[c as usize].last_tick);
+        let conversations = self.warming.iter().filter_map(|(_, c)| self.conversations.get(*c as usize));
+        touched = conversations.fold(touched, |touched, c| touched ^ c.tuple.protocol() as u32 ^ u32::from(c.samples));
         std::hint::black_box(touched);
     }
 
     /// Takes in one packet.
     pub(super) fn see(&mut self, s: &Sighting) -> Look {
-        if self.pass(s) {
+        if self.pass(&s.glimpse()) {
             return Look::Done;
         }
         match self.live.find(s.hash) {
@@ -434,7 +461,7 @@ impl Table {
 
     /// Takes in a packet if it is one of a known leg that means nothing in particular, as nearly all do; false if it has to be looked at.
     #[inline(always)]
-    pub(super) fn pass(&mut self, s: &Sighting) -> bool {
+    pub(super) fn pass(&mut self, s: &Glimpse) -> bool {
         let Some(at) = self.live.find(s.hash) else { return false };
         let now = self.tick(s.time);
         let leg = self.live.get(at);
@@ -443,7 +470,7 @@ impl Table {
         }
         let end = s.seq.wrapping_add(s.payload_len);
         let ahead = end.wrapping_sub(leg.high_seq).cast_signed();
-        if s.payload_len > 0 && ahead <= 0 && s.is_tcp() {
+        if s.payload_len > 0 && ahead <= 0 && s.tcp {
             let again = s.id != 0 && ((ahead == 0 && s.id == leg.last_id) || s.id == leg.other_id);
             if again {
                 leg.last_tick = now; // the same packet again: seen on a bridge and its port, or at both ends of a wire
@@ -742,11 +769,10 @@ impl Table {
         let now = self.tick(now);
         let (idle, ended) = (now.saturating_sub(IDLE), now.saturating_sub(LINGER));
         let mut from = 0;
-        loop {
-            let (legs, conversations) = (&self.legs, &self.conversations);
-            let has_ended = |leg: &Live| conversations[legs[leg.leg as usize].conversation as usize].has_ended();
-            let over = |leg: &Live| leg.last_tick < idle || (leg.last_tick < ended && has_ended(leg));
-            let Some(at) = self.live.next(from, over) else { break };
+        // The other direction may have ended a connection as well; to ask for that, two records would have to be read for every leg.
+        let has_ended = |leg: &Live| leg.seen.has(PacketKind::Fin) || leg.seen.has(PacketKind::Reset);
+        let over = |leg: &Live| leg.last_tick < idle || (leg.last_tick < ended && has_ended(leg));
+        while let Some(at) = self.live.next(from, over) {
             self.rest(at);
             from = at;
         }
