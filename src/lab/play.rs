@@ -1,13 +1,12 @@
 //! A scenario played: built, broken, talked to, and recorded.
 
-use super::balance::Balance;
+use super::balance::{Account, Balance};
 use super::build::{Balancing, Network};
 use super::command;
 use super::record;
-use super::scenario::{Event, Scenario};
+use super::scenario::{Event, Scenario, Traffic};
 use super::traffic::{self, Saw, Server};
 use crate::director::Faults;
-use crate::ipvs::Connection;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -132,9 +131,9 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// The connections that the built-in director of a host knows, if it has one.
-    pub fn connections(&self, host: &str) -> Option<Vec<Connection>> {
-        self.balances.get(host).map(Balance::connections)
+    /// What the built-in director of a host knows of its connections, if it has one.
+    pub fn account(&self, host: &str) -> Option<Account> {
+        self.balances.get(host).map(Balance::account)
     }
 
     /// Lets the clients talk while all interfaces are captured.
@@ -144,7 +143,7 @@ impl<'a> Stage<'a> {
     pub fn play(&mut self, folder: &Path) -> io::Result<Played> {
         let mut events: Vec<Event> = self.scenario.events.clone();
         events.sort_by_key(|event| event.after_ms);
-        self.play_with(folder, &events, self.scenario.codes.is_empty())
+        self.play_with(folder, (&self.scenario.traffic, &events), self.scenario.codes.is_empty())
     }
 
     /// The same when all that was to happen has happened.
@@ -153,7 +152,8 @@ impl<'a> Stage<'a> {
     /// When a capture cannot be made.
     pub fn play_on(&mut self, folder: &Path) -> io::Result<Played> {
         self.network.be_quiet()?;
-        self.play_with(folder, &[], true)
+        let traffic = if self.scenario.instead.is_empty() { &self.scenario.traffic } else { &self.scenario.instead };
+        self.play_with(folder, (traffic, &[]), true)
     }
 
     /// A director that still knows a port of a client would hand its next connection on as the one before (`conn_reuse_mode`): each play
@@ -161,7 +161,8 @@ impl<'a> Stage<'a> {
     fn fresh_ports(&mut self) -> io::Result<()> {
         let first = 20_000 + 10_000 * (self.plays % 4);
         self.plays += 1;
-        let clients: std::collections::BTreeSet<&String> = self.scenario.traffic.iter().map(|traffic| &traffic.from).collect();
+        let talks = self.scenario.traffic.iter().chain(&self.scenario.instead);
+        let clients: std::collections::BTreeSet<&String> = talks.map(|traffic| &traffic.from).collect();
         clients.into_iter().try_for_each(|host| {
             let range = format!("sysctl -w net.ipv4.ip_local_port_range='{first} {}'", first + 9_999);
             self.network.run(host, &range).map_err(|e| io::Error::other(format!("{host}: {e}")))
@@ -169,15 +170,14 @@ impl<'a> Stage<'a> {
     }
 
     /// `works`: nothing is expected to fail, and waiting for what a busy machine does late costs nothing.
-    fn play_with(&mut self, folder: &Path, events: &[Event], works: bool) -> io::Result<Played> {
+    fn play_with(&mut self, folder: &Path, (traffic, events): (&[Traffic], &[Event]), works: bool) -> io::Result<Played> {
         std::fs::create_dir_all(folder)?;
         self.fresh_ports()?;
         let recording = record::begin(&self.network)?;
         let begun = Instant::now();
         let until = |ms: u64| std::thread::sleep(Duration::from_millis(ms).saturating_sub(begun.elapsed()));
-        let scenario = self.scenario;
         let mut talks = Vec::new();
-        for traffic in &scenario.traffic {
+        for traffic in traffic {
             let Some(host) = self.network.host(&traffic.from) else { continue };
             let mut traffic = traffic.clone();
             if works {

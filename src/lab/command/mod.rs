@@ -4,15 +4,17 @@
 //! not be installed; what is understood is what scenarios and remedies use, and anything else is an error, never ignored.
 
 mod fabric;
-mod firewall;
+pub(super) mod firewall;
 mod garp;
 mod ip;
 pub(super) mod ipvsadm;
+mod radvd;
 mod sysctl;
 pub(super) mod vrrp;
 
 pub(super) use fabric::fabric;
 pub(super) use garp::announce;
+pub(super) use radvd::router;
 
 use super::netns::Namespace;
 use crate::netlink::NetlinkError;

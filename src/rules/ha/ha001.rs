@@ -123,7 +123,8 @@ fn by_claims(hood: &Neighbourhood<'_>, vip: IpAddr) -> Option<Finding> {
     });
     let refused = failed.iter().filter_map(|f| f.reply.first()).find(|h| [a, b].iter().any(|c| h.from == Some(c.host)));
     let alternatives: &[&'static str] = match (directors, vip.is_ipv4()) {
-        (2, _) => &["HA002"],
+        (2, true) => &["HA002", "K8S001"],
+        (2, false) => &["HA002"],
         (_, true) => &["ARP001", "ARP010", "ARP012", "DR010"],
         (_, false) => &["IP6001"],
     };

@@ -55,7 +55,7 @@ fn finding(facts: &Facts<'_>, turned: &[TurnedAway<'_>]) -> Option<Finding> {
     let served = facts.flows().any(|f| f.vip == Some(vip) && f.director == Some(first.host) && f.state.is_complete());
     let rule = rule_for(facts, flow.protocol, vip);
     let said = rule.map(|rule| said(rule, &service_option(flow.protocol, vip)));
-    let mut open: Vec<&'static str> = if served { vec!["SVC006", "SVC018"] } else { vec!["NAT008"] };
+    let mut open: Vec<&'static str> = if served { vec!["SVC006", "SVC018"] } else { vec!["NAT008", "SVC006", "SVC018"] };
     if first.role == Role::Unknown {
         open.push("NET002");
     }
