@@ -10,7 +10,7 @@ macro_rules! sheets {
 }
 
 /// Healthy set-ups that scenarios stand on.
-static BASES: &[(&str, &str)] = sheets!("base/": "dr" "dr-nodes" "dr-routed" "dr-two-nic" "dr-vlan" "dr6" "ha" "nat" "nat-ha" "nat-onearm" "nat-wide" "nat6" "tun" "tun-lan");
+static BASES: &[(&str, &str)] = sheets!("base/": "dr" "dr-nodes" "dr-routed" "dr-two-nets" "dr-two-nic" "dr-vlan" "dr6" "ha" "nat" "nat-ha" "nat-onearm" "nat-wide" "nat6" "tun" "tun-lan");
 
 /// Faults, and what looks like them and is none.
 static SCENARIOS: &[(&str, &str)] = sheets!("":
@@ -46,6 +46,8 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-lo-mask-hijack"
     "dr-local-node"
     "dr-local-node-ok"
+    "dr-mtu"
+    "dr-mtu-ok"
     "dr-no-forwarding-ok"
     "dr-no-gateway"
     "dr-no-real-servers"

@@ -47,7 +47,13 @@ fn check(facts: &Facts<'_>) -> Outcome {
         seen.push(pair);
         let names = facts.names(pair);
         let summary = format!("{names} both balance {}, and hand each other the same packet to and fro.", vip(loops[0].flow));
-        let mut finding = Loop::finding(&loops, facts, Confidence::Certain, summary);
+        let unsure = loops.iter().all(|l| l.unsure);
+        let confidence = if unsure { Confidence::Likely } else { Confidence::Certain };
+        let mut finding = Loop::finding(&loops, facts, confidence, summary);
+        if unsure {
+            let node = facts.name(Some(other));
+            finding = finding.unless(&["DR016"], format!("on {node}: `ipvsadm -ln`, `ip addr show to {}`", loops[0].there.dst.addr));
+        }
         finding.subject.clone_from(&names);
         found.push(finding.mend([Remedy::new(
             facts.name(Some(other)),
@@ -186,6 +192,46 @@ mod tests {
         let found = sketch::expect(&nodes(daemon), &DR017, Severity::Broken, Confidence::Certain, "lb1");
         assert_eq!(found.remedy[0].command, "sysctl -w net.ipv4.vs.backup_only=1");
         sketch::passes(&nodes(|s| daemon(s).set(BACKUP_ONLY, "1")), &DR017, "lb1");
+    }
+
+    /// Two nodes of no telling names, of which the second serves some and hands others back.
+    #[test]
+    fn who_serves_has_the_address() {
+        let world = || {
+            let mut w = World::new()
+                .plug("client.eth0", "ext", "10.1.0.100")
+                .plug("router.ext", "ext", "10.1.0.1")
+                .plug("router.int", "int", "10.2.0.1")
+                .plug("one.eth0", "int", "10.2.0.11")
+                .plug("two.eth0", "int", "10.2.0.12");
+            w.who_has("router", "int", "10.2.0.100", &["one"]);
+            w
+        };
+        let serves = |w: &mut World, port: u16| {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            w.talk(&c, "client router one two", "two router client");
+            w.wait(0.1);
+        };
+        let circles = |w: &mut World, port: u16| {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            w.syn(&c, "client router one two one two one", 1);
+            w.wait(0.1);
+        };
+        // Before, and then no more: its address may have gone.
+        let mut w = world();
+        serves(&mut w, 40001);
+        circles(&mut w, 40002);
+        assert_eq!(w.expect(&DR017, Confidence::Likely, "one, two").alternatives, ["DR016"]);
+        w.deny(&DR016);
+        // By turns.
+        serves(&mut w, 40003);
+        circles(&mut w, 40004);
+        assert!(w.expect(&DR017, Confidence::Certain, "one, two").alternatives.is_empty());
+        // Never: it does not have it.
+        let mut w = world();
+        circles(&mut w, 40001);
+        w.deny(&DR017);
+        w.expect(&DR016, Confidence::Certain, "two");
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl<'a> Facts<'a> {
 
     fn swallowed_by(&self, flow: &Flow, host: HostId, hop: &Hop) -> Option<Verdict> {
         let owns = self.holds(host, hop);
-        let verdict = match (self.role_in(host, hop), owns) {
+        let mut verdict = match (self.role_in(host, hop), owns) {
             (Role::RealServer | Role::Client, _) => return None,
             // A director that does not know a connection resets it; it knows this one, and its server is gone.
             (Role::Director, true) if !flow.from_start => ("SVC012", vec!["NAT008", "SVC013"], Confidence::Likely),
@@ -124,6 +124,10 @@ impl<'a> Facts<'a> {
             (Role::Unknown, true) => ("NAT008", vec!["NET002", "SVC002", "HA003", "SVC001", "NET008"], Confidence::Likely),
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
         };
+        // Who cannot ask for the next neighbour says nothing for some seconds.
+        if verdict.0 == "NAT008" && hop.dst.addr.is_ipv6() {
+            verdict.1.push("IP6004");
+        }
         Some(verdict)
     }
 

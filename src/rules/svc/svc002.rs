@@ -143,7 +143,7 @@ mod tests {
         }
         let found = w.expect(&SVC002, Confidence::Likely, "director");
         assert_eq!((found.severity, found.flows.as_slice()), (Severity::Broken, &[1, 2][..]));
-        assert_eq!(found.alternatives, ["NAT008"]);
+        assert_eq!(found.alternatives, ["NAT008", "SVC006", "SVC018"]);
         // The user's rules prove it.
         let w = w.ipvs("-A -t 10.1.0.1:80 -s rr\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0\n");
         assert!(w.expect(&SVC002, Confidence::Certain, "director").alternatives.is_empty());

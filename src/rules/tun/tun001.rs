@@ -90,7 +90,7 @@ fn heard_by_client(facts: &Facts<'_>) -> Option<Finding> {
         "ip link set tunl0 down; modprobe -r ipip",
     );
     let found = Finding::new(subject, Severity::Broken, Confidence::Likely, summary, facts.error(error)).mend([mended]).on(ids(&flows));
-    Some(found.unless(&["TUN009", "TUN006"], "a capture at the director: which real server says it, and about which tunnel"))
+    Some(found.unless(&["TUN009"], "a capture at the director: which real server says it, and about which tunnel"))
 }
 
 /// On the real server: no tunnel device that is up.
