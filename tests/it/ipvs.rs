@@ -90,7 +90,7 @@ fn snapshots_say_what_ipvsadm_says() {
 }
 
 /// Scenarios in which the built-in director and the kernel's must come to the same: of each method, what is healthy and what is not.
-const SAME: [&[&str]; 3] = [
+const SAME: [&[&str]; 4] = [
     &[
         "nat-ok",
         "nat-rs-no-gateway",
@@ -136,9 +136,37 @@ const SAME: [&[&str]; 3] = [
         "ha-split-brain",
         "ha-ok",
     ],
+    &[
+        "dr-backlog",
+        "dr-ftp",
+        "dr-ftp-ok",
+        "dr-vip-as-source",
+        "dr6-no-link-local",
+        "dr6-ra-unheard",
+        "nat-mark-missing",
+        "nat-mark-ok",
+        "nat-persistent-test",
+        "nat-sh-drained",
+        "nat-threshold",
+        "nat-two-ports",
+        "tun-remote",
+    ],
 ];
 /// Scenarios that only the kernel's shows.
-const ITS_OWN: &[&str] = &["nat-onearm-redirect", "nat-director-filter", "tun-outer-vip", "dr-vlan-ok", "dr-vlan-arp-leak"];
+const ITS_OWN: &[&str] = &[
+    "nat-onearm-redirect",
+    "nat-director-filter",
+    "tun-outer-vip",
+    "dr-vlan-ok",
+    "dr-vlan-arp-leak",
+    "dr-ping-pong",
+    "dr-standby-ok",
+    "dr-test-from-director",
+    "nat-test-from-director-ok",
+    "nat-reroute",
+    "nat-reroute-ok",
+    "nat6-no-link-local",
+];
 
 /// The kernel of user-mode Linux has no nf_tables: it keeps the rule to itself that alone shows one, and its bridges carry everything.
 const WITHOUT_NF_TABLES: &[&str] =

@@ -71,6 +71,8 @@ fn faults_are_named_and_mended() {
         "dr-stale-gateway",
         "dr-stale-vip",
         "dr-gateway-server",
+        "dr-ftp",
+        "dr6-no-link-local",
     ];
     for proof in prove(&names) {
         assert!(proof["by_captures"] == "first" && proof["remedy"] == "green", "{proof:#}");
@@ -83,7 +85,7 @@ fn what_has_to_be_looked_at() {
     if !lab_is_possible() {
         return;
     }
-    for proof in prove(&["dr-fabric-in", "dr-fabric-out", "tun-fabric", "nat-vlan"]) {
+    for proof in prove(&["dr-fabric-in", "dr-fabric-out", "tun-fabric", "nat-vlan", "dr-test-from-inside"]) {
         assert!(proof["by_captures"] == "first" && proof["remedy"] == "looks" && proof["holds"] == true, "{proof:#}");
     }
 }
@@ -94,8 +96,18 @@ fn what_only_hosts_show() {
     if !lab_is_possible() {
         return;
     }
-    let names =
-        ["nat-volatile-route", "nat-volatile-forwarding", "nat-volatile-table", "ha-vrrp-strict", "nat-persistent-drain", "dr-lo-bare"];
+    let names = [
+        "nat-volatile-route",
+        "nat-volatile-forwarding",
+        "nat-volatile-table",
+        "ha-vrrp-strict",
+        "nat-persistent-drain",
+        "dr-lo-bare",
+        "dr-vip-as-source",
+        "dr6-ra-unheard",
+        "nat-two-ports",
+        "nat-threshold",
+    ];
     for proof in prove(&names) {
         assert!(proof["by_captures"] == "–" && proof["by_hosts"] == "first" && proof["remedy"] == "green", "{proof:#}");
     }
