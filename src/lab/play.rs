@@ -4,7 +4,7 @@ use super::balance::{Account, Balance};
 use super::build::{Balancing, Network};
 use super::command;
 use super::record;
-use super::scenario::{Event, Scenario, Traffic};
+use super::scenario::{Event, Scenario, Serve, Traffic};
 use super::traffic::{self, Saw, Server};
 use crate::director::Faults;
 use std::collections::BTreeMap;
@@ -93,6 +93,16 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Starts another server in place of those of a host.
+    fn serve_as(&mut self, name: &str, told: &str) -> io::Result<()> {
+        let failed = |what: String| io::Error::other(format!("{name}: serve {told}: {what}"));
+        let Some(host) = self.network.host(name) else { return Ok(()) };
+        self.servers.retain(|(running, _)| running != name);
+        let serve = Serve::try_from(told.to_string()).map_err(failed)?;
+        self.servers.push((name.to_string(), traffic::serve(host, serve, self.scenario.ipv6).map_err(|e| failed(e.to_string()))?));
+        Ok(())
+    }
+
     /// Puts the built-in director of a host on its wires, with what the host has now.
     fn direct(&mut self, name: &str) -> io::Result<()> {
         let Some(host) = self.network.host(name) else { return Ok(()) };
@@ -115,6 +125,8 @@ impl<'a> Stage<'a> {
             }
             ["systemctl", "start" | "restart" | "reload", "keepalived"] => {}
             ["systemctl", "start" | "restart", _] | ["systemctl", "enable", "--now", _] => return self.serve(host),
+            // Another program instead of the one that the scenario has.
+            ["serve", ..] => return self.serve_as(host, command.trim_start().trim_start_matches("serve").trim()),
             ["kill", "director"] => {
                 self.balances.remove(host);
                 return Ok(());

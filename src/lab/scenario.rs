@@ -81,7 +81,7 @@ pub struct InterfacePlan {
     pub mac: Option<MacAddr>,
 }
 
-/// A server: `tcp 80`, `udp 192.168.224.11:53`, `ftp 21`, `ftp 21 as 192.168.2.59:50001`, `tcp 80 slow 400`.
+/// A server: `tcp 80`, `udp 192.168.224.11:53`, `ftp 21`, `ftp 21 as 192.168.2.59:50001`, `tcp 80 slow 400 room 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Serve {
@@ -95,6 +95,8 @@ pub struct Serve {
     pub ftp: Option<Option<Endpoint>>,
     /// Milliseconds from one new connection that it takes to the next.
     pub slow_ms: u64,
+    /// Connections that may wait for it to take them; `None`: as many as the system lets.
+    pub room: Option<u8>,
 }
 
 /// Connections of a client.
@@ -185,19 +187,24 @@ impl TryFrom<String> for Serve {
     fn try_from(text: String) -> Result<Self, String> {
         let wrong = || format!("'{text}' is no server (such as 'tcp 80' or 'udp 192.168.224.11:53')");
         let words: Vec<&str> = text.split(' ').collect();
-        let (ftp, slow_ms) = match words[..] {
-            ["ftp", _] => (Some(None), 0),
-            ["ftp", _, "as", named] => (Some(Some(named.parse().map_err(|_| wrong())?)), 0),
-            ["tcp", _, "slow", ms] => (None, ms.parse().map_err(|_| wrong())?),
-            [_, _] => (None, 0),
+        let (mut ftp, mut slow_ms, mut room) = (None, 0, None);
+        match words[..] {
+            ["ftp", _] => ftp = Some(None),
+            ["ftp", _, "as", named] => ftp = Some(Some(named.parse().map_err(|_| wrong())?)),
+            ["tcp", _, "slow", ms] => slow_ms = ms.parse().map_err(|_| wrong())?,
+            ["tcp", _, "slow", ms, "room", for_how_many] => {
+                slow_ms = ms.parse().map_err(|_| wrong())?;
+                room = Some(for_how_many.parse().map_err(|_| wrong())?);
+            }
+            [_, _] => {}
             _ => return Err(wrong()),
-        };
+        }
         let protocol = if ftp.is_some() { Protocol::Tcp } else { words[0].parse().map_err(|_| wrong())? };
         if let Ok(port) = words[1].parse() {
-            return Ok(Serve { protocol, addr: None, port, ftp, slow_ms });
+            return Ok(Serve { protocol, addr: None, port, ftp, slow_ms, room });
         }
         let place: Endpoint = words[1].parse().map_err(|_| wrong())?;
-        Ok(Serve { protocol, addr: Some(place.addr), port: place.port, ftp, slow_ms })
+        Ok(Serve { protocol, addr: Some(place.addr), port: place.port, ftp, slow_ms, room })
     }
 }
 
@@ -401,7 +408,18 @@ mod tests {
         assert_eq!(read("ftp 21").unwrap().ftp, Some(None));
         assert_eq!(read("ftp 21 as 10.0.0.9:50001").unwrap().ftp, Some(Some("10.0.0.9:50001".parse().unwrap())));
         assert_eq!(read("tcp 10.0.0.9:80 slow 400").map(|s| (s.port, s.slow_ms)), Ok((80, 400)));
-        for bad in ["ftp", "tcp 80 fast", "udp 53 slow 4", "ftp 21 as here", "tcp 80 slow much", "http 80", ""] {
+        assert_eq!(read("tcp 80 slow 400 room 1").map(|s| (s.slow_ms, s.room)), Ok((400, Some(1))));
+        for bad in [
+            "ftp",
+            "tcp 80 fast",
+            "tcp 80 room 1",
+            "tcp 80 slow 4 room x",
+            "udp 53 slow 4",
+            "ftp 21 as here",
+            "tcp 80 slow much",
+            "http 80",
+            "",
+        ] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -7,6 +7,7 @@ use super::build::Host;
 use super::ftp::{self, Shelf};
 use super::scenario::{Serve, Traffic};
 use crate::net::{Endpoint, Protocol};
+use nix::sys::socket::Backlog;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -96,6 +97,11 @@ pub fn serve(host: &Host, serve: Serve, ipv6: bool) -> io::Result<Server> {
         _ => {
             let listener = host.namespace.run(|| TcpListener::bind(at)).map_err(io::Error::from)??;
             listener.set_nonblocking(true)?;
+            if let Some(room) = serve.room {
+                // Told once more, a listening socket takes the new number.
+                let room = Backlog::new(i32::from(room)).map_err(io::Error::from)?;
+                nix::sys::socket::listen(&listener, room).map_err(io::Error::from)?;
+            }
             let files = match serve.ftp {
                 None => None,
                 Some(named) => {
