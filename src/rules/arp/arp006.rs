@@ -204,7 +204,7 @@ mod tests {
         let waiting = node("lb2", "10.0.0.12/24", "lo");
         sketch::passes(&[node("lb1", "10.0.0.11/24", "eth0"), waiting.clone()], &ARP006, "lb2");
         // Where the other one keeps silent too, nobody answers.
-        sketch::expect(&[waiting.clone()], &ARP006, Severity::Broken, Confidence::Certain, "lb2");
+        sketch::expect(std::slice::from_ref(&waiting), &ARP006, Severity::Broken, Confidence::Certain, "lb2");
         let both = [node("lb1", "10.0.0.11/24", "lo"), waiting];
         sketch::expect(&both, &ARP006, Severity::Broken, Confidence::Certain, "lb1, lb2");
     }
