@@ -207,6 +207,7 @@ impl Network {
             ["ipvsadm", ..] if host.unloaded() => Err(failed("Can't initialize ipvs: Protocol not available".into())),
             ["ipvsadm", "--start-daemon", state, "--mcast-interface", device] => host.daemon(state, Some(device)).map_err(failed),
             ["ipvsadm", "--stop-daemon", state] => host.daemon(state, None).map_err(failed),
+            ["ipvsadm", "-R", "<", file] | ["ipvsadm", "--restore", "<", file] => host.restore(file).map_err(failed),
             ["ipvsadm", "--set", tcp, fin, udp] => host.set_timeouts([tcp, fin, udp]).map_err(failed),
             ["ipvsadm", ..] => host.ipvsadm(&words[1..].join(" ")).map_err(failed),
             ["sysctl", "-w", settings @ ..] if host.wires.is_some() => {
@@ -306,6 +307,12 @@ impl Host {
             Some(command) => self.direct(command),
             None => Ok(()),
         }
+    }
+
+    /// `ipvsadm -R < file`: line by line, as ipvsadm(8) does it.
+    fn restore(&self, file: &str) -> Result<(), String> {
+        let text = self.files().0.get(file).cloned().ok_or_else(|| format!("{file}: No such file or directory"))?;
+        text.lines().try_for_each(|line| self.ipvsadm(line))
     }
 
     /// Changes its rules: those of the built-in director, or the kernel's own.

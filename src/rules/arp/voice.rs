@@ -141,28 +141,32 @@ pub(super) fn look(site: &Site<'_>, checks: &mut Checks, code: &'static str) {
 }
 
 /// Why nobody would ask for the virtual address where a real server is: its director has that on a card of another network than the one by
-/// which it reaches the server, and no router is known to ask there. Cards of two networks may still share a wire: packets would tell.
-fn unasked(site: &Site<'_>, duty: &Duty, vip: IpAddr) -> Option<String> {
+/// which it reaches the server, or has it beside its cards and routers lead to it by another address; and no router is known to ask there.
+/// Cards of two networks may still share a wire: packets would tell.
+pub(in crate::rules) fn unasked(site: &Site<'_>, duty: &Duty, vip: IpAddr) -> Option<String> {
     let (host, rip, at) = (site.host(duty.member), duty.rip?, duty.director?);
     let director = site.host(at);
     let near = |host: &Host, link: Option<&str>, addr: IpAddr| {
-        let nets = host.addresses().iter().filter(|a| !a.addr.is_host() && link.is_none_or(|link| a.link == link));
-        nets.into_iter().any(|a| a.addr.contains(addr))
+        let mut nets = host.addresses().iter().filter(|a| !a.addr.is_host() && link.is_none_or(|link| a.link == link));
+        nets.any(|a| a.addr.contains(addr))
     };
-    let card = director.link(&director.address(vip)?.link).filter(|l| l.speaks_arp())?;
+    let holder = director.link(&director.address(vip)?.link)?;
     let way = director.way(&Ask::to(rip)).ok()?;
-    if near(host, None, vip) || way.is_local() || (way.gateways().is_empty() && way.link() == Some(card.name.as_str())) {
+    let here = way.gateways().is_empty() && way.link() == Some(holder.name.as_str());
+    if near(host, None, vip) || way.is_local() || holder.speaks_arp() && here {
         return None;
     }
-    let asks = |other: &Host| {
-        let way = other.way(&Ask::to(vip)).ok().filter(|way| !way.is_local() && way.gateways().is_empty());
-        way.is_some_and(|way| way.link().is_some() && near(other, way.link(), rip))
-    };
-    let others = site.fleet.members.iter().enumerate().filter(|(other, _)| *other != at && *other != duty.member);
-    if others.into_iter().any(|(_, other)| asks(&other.host)) {
+    let others = || site.fleet.members.iter().enumerate().filter(|(other, _)| *other != at && *other != duty.member);
+    let ways = || others().filter_map(|(_, m)| Some((&m.host, m.host.way(&Ask::to(vip)).ok().filter(|way| !way.is_local())?)));
+    if ways().any(|(other, way)| way.gateways().is_empty() && way.link().is_some() && near(other, way.link(), rip)) {
         return None;
     }
-    Some(format!("a capture there: does anybody ask for {vip}, which {} has on {}, in another network?", director.name, card.name))
+    let who = &director.name;
+    if holder.speaks_arp() {
+        return Some(format!("a capture there: does anybody ask for {vip}, which {who} has on {}, in another network?", holder.name));
+    }
+    let routed = ways().any(|(other, way)| way.gateways().iter().any(|g| director.address(*g).is_some() && near(other, way.link(), *g)));
+    routed.then(|| format!("a capture there: does anybody ask for {vip}, which is routed to {who}?"))
 }
 
 /// Addresses in words: `192.168.224.13`, `192.168.224.13 and 4 more`.
@@ -268,6 +272,22 @@ mod tests {
         let mut all = site("172.31.5.11/24", "back", None);
         all.push(behind);
         sketch::cannot_judge(&all, &ARP001, "web1");
+    }
+
+    /// A route leads to the director's own address; without the router's word it would be one more address of the wire.
+    #[test]
+    fn nobody_asks_for_a_routed_address() {
+        let rules = "-A -t 192.0.2.80:80 -s rr\n-a -t 192.0.2.80:80 -r 203.0.113.11:80 -g\n";
+        let director = Sketch::new("director").card("eth0", "203.0.113.2/24").addr("lo", "192.0.2.80/32").ipvs(rules);
+        let web = Sketch::new("web1").card("eth0", "203.0.113.11/24").addr("lo", "192.0.2.80/32").via("default", "203.0.113.1", "eth0");
+        let router = Sketch::new("router").card("int", "203.0.113.1/24");
+        let web = web.listens("0.0.0.0:80");
+        let routed = router.clone().via("192.0.2.80/32", "203.0.113.2", "int");
+        sketch::cannot_judge(&[director.clone(), web.clone(), routed], &ARP001, "web1");
+        let asks = router.addr("int", "192.0.2.1/24");
+        for all in [vec![director.clone(), web.clone(), asks], vec![director, web]] {
+            sketch::expect(&all, &ARP001, Severity::Broken, Confidence::Certain, "web1");
+        }
     }
 
     /// Two networks on one wire, as the director has them, or as the router does.

@@ -5,6 +5,7 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{TurnedAway, is_service, rule_for, service_option, stated, turned_away};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::host::Destination;
 use crate::ipvs::{Role, VirtualService};
 use crate::net::Protocol;
 use crate::trace::{FlowState, HostId};
@@ -109,11 +110,15 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let option = service.option();
         let (what, now, undo) = match service.destinations.first() {
             None => ("no real server", format!("ipvsadm -a {option} -r RIP:PORT -g"), format!("ipvsadm -d {option} -r RIP:PORT")),
-            Some(d) => {
-                let line = |weight: u32| {
-                    format!("ipvsadm -e {option} -r {} {} -w {weight}", d.address, d.forwarding().map_or("-g", |m| m.option()))
+            Some(_) => {
+                // All of them: source hashing would go on to refuse the share of each that is left.
+                let lines = |weight: u32| {
+                    let line = |d: &Destination| {
+                        format!("ipvsadm -e {option} -r {} {} -w {weight}", d.address, d.forwarding().map_or("-g", |m| m.option()))
+                    };
+                    service.destinations.iter().map(line).collect::<Vec<_>>().join("; ")
                 };
-                ("only real servers of weight 0", line(1), line(0))
+                ("only real servers of weight 0", lines(1), lines(0))
             }
         };
         let summary = format!("{} has {what}: every connection is refused with ICMP port unreachable.", service.name());
