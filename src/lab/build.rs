@@ -55,6 +55,8 @@ pub struct Host {
     masters: Mutex<Vec<command::vrrp::Master>>,
     /// The ends of its tunnels, where the kernel has none.
     tunnel: Mutex<Option<Tunnel>>,
+    /// Bridges without ports that stand for dummies, where the kernel has none.
+    dummies: Mutex<Vec<String>>,
     /// What its filter marks for the built-in director.
     marks: Mutex<Vec<MarkRule>>,
     /// The built-in director is as a kernel whose module is not loaded.
@@ -167,6 +169,7 @@ impl Network {
                 files: Mutex::new(Files(files)),
                 masters: Mutex::default(),
                 tunnel: Mutex::default(),
+                dummies: Mutex::default(),
                 marks: Mutex::default(),
                 unloaded: AtomicBool::new(false),
             });
@@ -238,6 +241,9 @@ impl Network {
             }
             ["ip", "link", "add", name, "type", "ipip", "local", local, "remote", remote] => {
                 host.tunnel_between(name, [local, remote]).map_err(failed)
+            }
+            ["ip", "link", "add", "name", name, "type", "dummy"] | ["ip", "link", "add", name, "type", "dummy"] => {
+                host.dummy(name).map_err(failed)
             }
             ["radvd", rest @ ..] => {
                 host.namespace.run(|| command::router(rest)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
@@ -456,6 +462,27 @@ impl Host {
                 Ok(made.map_err(|errno| errno.to_string())??)
             }
         }
+    }
+
+    /// A bridge without ports is as good, where the kernel has no dummy.
+    fn dummy(&self, name: &str) -> Result<(), String> {
+        let made = self.namespace.run(|| -> Result<bool, NetlinkError> {
+            let mut socket = Socket::open(Family::Route)?;
+            let mut add = |kind| socket.add_link(&LinkSpec { name, mac: None, kind });
+            match add(Kind::Dummy) {
+                Err(e) if e.is(nix::libc::EOPNOTSUPP) => add(Kind::Bridge).map(|()| true),
+                made => made.map(|()| false),
+            }
+        });
+        if made.map_err(|errno| errno.to_string())?? {
+            self.dummies.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_string());
+        }
+        Ok(())
+    }
+
+    /// Devices that stand in for dummies.
+    pub fn dummies(&self) -> Vec<String> {
+        self.dummies.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Devices that stand in for tunnels, and their ends.

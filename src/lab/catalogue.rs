@@ -29,6 +29,7 @@ static SCENARIOS: &[(&str, &str)] = sheets!("":
     "dr-director-quiet"
     "dr-dnat-missing"
     "dr-dnat-wrong-iface"
+    "dr-dummy-ok"
     "dr-duplicate-rip"
     "dr-fabric-in"
     "dr-fabric-ok"

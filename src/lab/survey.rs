@@ -29,7 +29,7 @@ fn one(of: &Host, account: Option<Account>) -> io::Result<host::Host> {
     // So are the programs that run on it.
     host.managers = None;
     host.leave_out("managers", "the hosts of the lab are namespaces: programs run beside them");
-    stand_in(&mut host, &of.tunnels());
+    stand_in(&mut host, &of.tunnels(), &of.dummies());
     if of.wires.is_some() {
         // The machine's modules say nothing of it.
         let modules = host.modules.get_or_insert_default();
@@ -83,7 +83,12 @@ fn count<'a>(services: &mut [Service], listed: impl Iterator<Item = &'a Listed>)
 }
 
 /// Where the lab stands in for a kernel module, the host looks as it would with the module.
-fn stand_in(host: &mut host::Host, tunnels: &[(String, Option<(Ipv4Addr, Ipv4Addr)>)]) {
+fn stand_in(host: &mut host::Host, tunnels: &[(String, Option<(Ipv4Addr, Ipv4Addr)>)], dummies: &[String]) {
+    for link in host.links.iter_mut().flatten().filter(|link| dummies.contains(&link.name)) {
+        link.kind = Some("dummy".into());
+        link.flags.retain(|flag| flag != "MULTICAST" && flag != "NO-CARRIER");
+        link.flags.push("NOARP".into());
+    }
     for (name, ends) in tunnels {
         let Some(link) = host.links.iter_mut().flatten().find(|link| link.name == *name) else { continue };
         (link.kind, link.hardware, link.mac) = (Some("ipip".into()), "ipip".into(), None);

@@ -101,13 +101,7 @@ fn link_add(socket: &mut Socket, words: &[&str]) -> Result<(), String> {
                 "ipip" => Kind::Ipip(None),
                 other => return Err(format!("the lab makes no {other}")),
             };
-            match socket.add_link(&LinkSpec { name, mac: None, kind: kind.clone() }) {
-                // A bridge without ports is as good, where the kernel has no dummy.
-                Err(e) if matches!(kind, Kind::Dummy) && e.is(libc::EOPNOTSUPP) => {
-                    Ok(socket.add_link(&LinkSpec { name, mac: None, kind: Kind::Bridge })?)
-                }
-                made => Ok(made?),
-            }
+            Ok(socket.add_link(&LinkSpec { name, mac: None, kind })?)
         }
         [name, "type", "veth", "peer", "name", peer] => {
             let peer = Peer { name: peer, mac: None, netns: None };
