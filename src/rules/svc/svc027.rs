@@ -248,6 +248,18 @@ mod tests {
         assert!(found.alternatives.contains(&"SVC002") && found.remedy[0].command.contains("-u 10.1.0.1:53"));
     }
 
+    /// The question was asked before the capture began; its answer looks like one.
+    #[test]
+    fn a_client_that_refuses_a_late_answer() {
+        let mut w = World::nat();
+        w.who_has("director", "ext", "10.1.0.100", &["client"]);
+        let c = World::udp("10.1.0.77:53", "10.1.0.100:40001");
+        w.carry(&c, false, 0, b"answer", "director client");
+        w.icmp(&c, false, (3, 3, 0), "10.1.0.100", "10.1.0.77", "client", "client director");
+        w.deny(&SVC027);
+        w.unnamed().deny(&SVC027);
+    }
+
     #[test]
     fn a_foreign_host_with_the_same_address_is_another_story() {
         let mut w = World::nat();
