@@ -295,6 +295,8 @@ mod tests {
         w.deny(&ARP011);
         let found = w.expect(&super::super::super::svc::svc001::SVC001, Confidence::Possible, "director");
         assert_eq!(found.alternatives, ["ARP007", "ARP011", "NAT008"]);
+        // Only after: it may have come late.
+        world([40002, 40001, 40003]).expect(&super::super::super::svc::svc001::SVC001, Confidence::Possible, "director");
         // With ARP one would have heard it ask.
         let mut w = world([40001, 40002, 40003]);
         w.who_has("client", "ext", "10.1.0.1", &["director"]);

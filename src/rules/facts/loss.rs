@@ -112,7 +112,7 @@ impl<'a> Facts<'a> {
                 ("ARP011", vec!["SVC003", "NAT008"], Confidence::Likely)
             }
             // It had the address, or never had it: nobody heard who has it now.
-            (Role::Director, false) if served.0 && flow.from_start && self.is_deaf() => {
+            (Role::Director, false) if (served.0 || served.1) && flow.from_start && self.is_deaf() => {
                 ("SVC001", vec!["ARP007", "ARP011", "NAT008"], Confidence::Possible)
             }
             // A director that does not know a connection resets it; it knows this one, and its server is gone.
@@ -191,9 +191,12 @@ impl<'a> Facts<'a> {
         Some(verdict)
     }
 
-    /// True when another host is the director of connections for the address and port that a request is for.
+    /// True when another host is the director of connections for the address and port that a request is for, or is called one where nobody
+    /// heard who answers for the address.
     fn is_served_elsewhere(&self, host: HostId, hop: &Hop) -> bool {
-        self.flows().any(|f| f.director.is_some_and(|d| d != host) && f.vip == Some(hop.dst))
+        let called = |other: HostId| other != host && self.is_called(other) == Role::Director;
+        let named = || self.is_deaf() && self.is_called(host) != Role::Director && (0..self.trace.hosts.len()).any(called);
+        self.flows().any(|f| f.director.is_some_and(|d| d != host) && f.vip == Some(hop.dst)) || named()
     }
 
     /// True when a director refused some connections for an address and port itself, more than once, and handed on others in between, which were

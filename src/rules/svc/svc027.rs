@@ -222,6 +222,13 @@ mod tests {
         w.carry(&c(40002), true, REFUSE, b"", "backup router client");
         let found = w.expect(&SVC027, Confidence::Possible, "backup");
         assert_eq!(found.alternatives[..2], ["HA001", "ARP007"]);
+        // Nor where nothing was served at all: somebody else is called a director.
+        let mut w = World::dr().plug("backup.eth0", "int", "10.2.0.66");
+        w.syn(&c(40002), "client router backup", 1);
+        w.carry(&c(40002), true, REFUSE, b"", "backup router client");
+        assert_eq!(w.expect(&SVC027, Confidence::Possible, "backup").alternatives[0], "HA001");
+        w.who_has("router", "int", "10.2.0.100", &["backup"]);
+        assert!(!w.finding(&SVC027).alternatives.contains(&"HA001"));
     }
 
     #[test]
