@@ -46,6 +46,10 @@ fn check(facts: &Facts<'_>) -> Outcome {
         let claims = || facts.trace.claims.claims.iter().filter(|c| c.addr == addr && c.is_earnest());
         let silent = flow.reply.is_empty() && !facts.trace.claims.claims.iter().any(|c| c.mac == mac);
         let asked = facts.trace.claims.questions.iter().any(|q| q.target == addr && Some(q.mac) == hop.src_mac);
+        // Whoever takes it further is a router on the way; the address is on another link.
+        if flow.request.hops.iter().any(|h| h.from.is_some() && h.from == hop.to && h.to != hop.from) {
+            continue;
+        }
         if let Some(claim) = claims().next().filter(|_| silent && !asked && claims().all(|c| c.mac != mac)) {
             stale.entry((addr, mac)).or_insert_with(|| (Vec::new(), hop, claim)).0.push(flow);
         }
@@ -209,6 +213,16 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 mod tests {
     use super::super::super::testing::{SYN, SYN_ACK, World};
     use super::*;
+
+    /// Whose MAC the director uses was known before the capture began; who asked further on was the router.
+    #[test]
+    fn a_router_on_the_way_to_a_tunnels_end() {
+        let mut w = World::dr().plug("router.far", "far", "10.3.0.1").plug("far1.eth0", "far", "10.3.0.11");
+        w.who_has("router", "far", "10.3.0.11", &["far1"]);
+        let c = World::tcp("10.1.0.100:40002", "10.2.0.100:80").tunnel("director", 4, "10.2.0.99", "10.3.0.11");
+        w.syn(&c, "client router director router far1", 3);
+        w.deny(&DR009);
+    }
 
     #[test]
     fn frames_go_to_a_mac_that_is_no_more() {
