@@ -37,7 +37,7 @@ rule! {
 
 fn check(facts: &Facts<'_>) -> Outcome {
     let hood = facts.neighbourhood();
-    let found = in_vain(&hood).iter().filter(|v| v.code() == "ARP011").map(|vain| finding(&hood, vain)).collect::<Vec<_>>();
+    let found = in_vain(&hood).iter().filter(|v| v.code(&hood) == "ARP011").map(|vain| finding(&hood, vain)).collect::<Vec<_>>();
     found.into()
 }
 

@@ -5,6 +5,7 @@ use super::super::site::proven;
 use super::super::svc::refusals;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
+use super::dr007::checked_elsewhere;
 use super::vip;
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, Method};
@@ -36,7 +37,8 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let refused: Vec<&Flow> = refusals(facts).filter(|f| matches!(f.method, Method::DirectRouting | Method::Tunnel)).collect();
+    let direct = |f: &&Flow| matches!(f.method, Method::DirectRouting | Method::Tunnel) && checked_elsewhere(facts, f).is_none();
+    let refused: Vec<&Flow> = refusals(facts).filter(direct).collect();
     let found: Vec<Finding> = groups(facts, &refused).into_iter().filter_map(|group| finding(facts, &group)).collect();
     found.into()
 }
@@ -69,7 +71,13 @@ fn on_own_address<'a>(facts: &Facts<'a>, flow: &Flow) -> Option<&'a Flow> {
             && f.request.last().is_some_and(|hop| hop.to == flow.server_host)
             && f.service.port == flow.service.port
     };
-    facts.flows().find(|f| accepted(f) && Some(f.service.addr) != flow.vip.map(|vip| vip.addr))
+    let own = |f: &&Flow| accepted(f) && Some(f.service.addr) != flow.vip.map(|vip| vip.addr);
+    // What died meanwhile was there before, and what was started later is there now: between two refusals it was there all the time.
+    let same = |f: &&Flow| f.server_host == flow.server_host && f.vip == flow.vip;
+    let times: Vec<_> = refusals(facts).filter(same).map(|f| f.first).collect();
+    let served = facts.flows().filter(same).any(|f| f.state.is_complete());
+    let mut meanwhile = facts.flows().filter(own).filter(|f| times.iter().any(|t| *t <= f.first) && times.iter().any(|t| *t >= f.first));
+    meanwhile.next().or_else(|| facts.flows().find(own).filter(|_| !served))
 }
 
 fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {

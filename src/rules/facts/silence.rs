@@ -122,10 +122,15 @@ impl<'a> Facts<'a> {
         let served: Vec<bool> =
             self.served_elsewhere(flow).map(|f| f.request.last().is_some_and(|h| self.is_source_on_link(f, h))).collect();
         let alike = served.contains(&on_link);
+        let own_address = self.own_address_answers(flow, hop);
         match flow.method {
             Method::Nat if self.is_hairpin(flow) => ("NAT011", Vec::new(), false),
             Method::Nat if !self.is_work_seen(flow) => ("NET008", vec!["NAT001", "DR001", "DR004"], true),
             _ if alike => ("NET008", vec!["DR018", "NET013"], true),
+            // It has the address, and a way back: what is missing is this port.
+            _ if self.serves_beside(flow, on_link) => ("NET008", vec!["NET013"], false),
+            // A neighbour needs no gateway for its answer, and does not get one either.
+            Method::Nat if own_address == Some(false) => ("NET008", vec!["NET013", "NAT001"], false),
             // It was seen to use a route to somewhere; that it has none to this client is less likely.
             Method::Nat if served.is_empty() && flow.server_host.is_some_and(|s| self.sends_off_link(s)) => {
                 ("NET008", vec!["NAT001", "DR018"], false)
@@ -133,12 +138,16 @@ impl<'a> Facts<'a> {
             Method::Nat if served.is_empty() => ("NAT001", vec!["NET008", "DR018"], false),
             Method::Nat => ("NAT006", vec!["NET008", "DR018"], false),
             Method::FullNat => ("NET008", vec!["SVC025"], false),
-            Method::Tunnel => self.cause_in_tunnel(flow, hop),
-            _ => self.cause_in_direct_routing(flow, on_link, &served, silent),
+            Method::Tunnel => self.cause_in_tunnel(flow, hop, on_link, &served),
+            _ => self.cause_in_direct_routing(flow, on_link, own_address, &served, silent),
         }
     }
 
-    fn cause_in_tunnel(&self, flow: &Flow, hop: &Hop) -> (&'static str, Vec<&'static str>, bool) {
+    fn cause_in_tunnel(&self, flow: &Flow, hop: &Hop, on_link: bool, served: &[bool]) -> (&'static str, Vec<&'static str>, bool) {
+        // What its neighbours ask comes out of the tunnel, and is served.
+        if !on_link && served.contains(&true) {
+            return ("DR004", vec!["DR018", "NET008"], false);
+        }
         let outer = flow.request.hops.iter().find_map(|hop| hop.outer);
         if outer.is_some_and(|(_, src, _)| Some(src) == flow.vip.map(|vip| vip.addr)) {
             return ("TUN011", vec!["TUN001", "NET008"], false);
@@ -153,11 +162,21 @@ impl<'a> Facts<'a> {
             Some(_) if self.watches_tunnel(flow.server_host, hop) => ("NET008", vec!["TUN007", "TUN006", "TUN001"]),
             Some(_) => ("TUN002", vec!["TUN003", "TUN007", "TUN006", "NET008", "DR001", "DR004"]),
         };
+        if self.needs_no_route(flow, on_link) {
+            others.retain(|code| *code != "DR004");
+        }
         // A GRE key or a GUE checksum that the other end does not expect is dropped without a word.
         if !plain && hop.outer.is_some() {
             others.push("TUN009");
         }
         (cause, others, false)
+    }
+
+    /// True when a missing route to the client is no explanation: the server sends further away, or is silent towards its neighbours, too.
+    fn needs_no_route(&self, flow: &Flow, on_link: bool) -> bool {
+        let alike = |f: &&Flow| f.server_host == flow.server_host && f.vip == flow.vip && f.id != flow.id;
+        let near = |f: &Flow| self.silent_server(f).is_some_and(|hop| self.is_source_on_link(f, hop));
+        flow.server_host.is_some_and(|s| self.sends_off_link(s)) || (!on_link && self.flows().filter(alike).any(near))
     }
 
     /// True when a tunnel device of the host was captured while it received a packet.
@@ -180,12 +199,24 @@ impl<'a> Facts<'a> {
         &self,
         flow: &Flow,
         on_link: bool,
+        own_address: Option<bool>,
         served: &[bool],
         silent: &[HostId],
     ) -> (&'static str, Vec<&'static str>, bool) {
         let all_silent = self.flows().filter(|f| f.vip == flow.vip).all(|f| f.server_host.is_none_or(|s| silent.contains(&s)));
         let two_nics = flow.server_host.is_some_and(|s| self.trace.hosts[s].macs.len() > 1);
-        let routes_out = flow.server_host.is_some_and(|s| self.sends_off_link(s));
+        let routes_out = self.needs_no_route(flow, on_link);
+        // It does not answer its neighbours at its own address either, and the VIP has no part in that.
+        if own_address == Some(false) && served.is_empty() {
+            let speaks = flow.server_host.is_some_and(|s| self.answers_neighbours(s));
+            let lost = flow.server_host.is_some_and(|s| self.sends_off_link(s));
+            return match (speaks || flow.client.addr.is_ipv6(), lost) {
+                (true, _) => ("NET008", vec!["NET013"], false),
+                // What it sends further away comes out, and nothing for its own network does.
+                (false, true) => ("DR002", vec!["NET008"], false),
+                (false, false) => ("NET008", vec!["DR002", "NET013"], false),
+            };
+        }
         let mut open: Vec<&'static str> = match (on_link, served.is_empty()) {
             // It serves clients that are further away: the route to the near ones is wrong.
             (true, false) => vec!["DR002", "DR018", "NET008"],
@@ -196,6 +227,10 @@ impl<'a> Facts<'a> {
         };
         if routes_out {
             open.retain(|code| *code != "DR004");
+        }
+        // Its neighbours get answers from it: they are not local to it.
+        if own_address == Some(true) && served.is_empty() {
+            open.retain(|code| *code != "DR002");
         }
         // Another host that answers for the server's address is heard by the director alone.
         if flow.director.is_some_and(|d| self.trace.hosts[d].points.is_empty()) {
@@ -218,17 +253,8 @@ impl<'a> Facts<'a> {
     }
 
     /// Whether the client of a flow, as its server sees it, is on the server's own link.
-    fn is_source_on_link(&self, flow: &Flow, hop: &Hop) -> bool {
+    pub(super) fn is_source_on_link(&self, flow: &Flow, hop: &Hop) -> bool {
         let translated = flow.client.addr != hop.src.addr;
         (translated && self.is_one_armed(flow) != Some(false)) || self.is_on_link(hop.src.addr, hop)
-    }
-
-    /// True when a host was seen to send to an address that is not its neighbour's: it has a route for that.
-    fn sends_off_link(&self, host: HostId) -> bool {
-        let hops = |f: &'a Flow| f.request.hops.iter().chain(&f.reply.hops);
-        self.flows().flat_map(hops).any(|hop| {
-            let beyond = |next: HostId| !self.trace.hosts[next].addresses.contains(&hop.dst.addr);
-            hop.from == Some(host) && hop.to.is_some_and(beyond)
-        })
     }
 }

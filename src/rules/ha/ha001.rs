@@ -46,7 +46,9 @@ fn check(facts: &Facts<'_>) -> Outcome {
     let unfinished = pairs.iter().filter(|p| !won.iter().any(|w| std::ptr::eq(w.pair, *p)));
     let mut found: Vec<Finding> = unfinished.map(|pair| by_vrrp(facts, pair)).collect();
     for vip in facts.service_addresses() {
+        // Who answers late answers for another (ARP010).
         if !told.contains(&vip)
+            && super::super::arp::arp010::by_proxy(facts, vip).is_none()
             && let Some(finding) = by_claims(&hood, vip)
         {
             told.push(vip);
