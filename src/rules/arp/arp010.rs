@@ -67,20 +67,18 @@ pub(in crate::rules) fn by_proxy<'a>(facts: &Facts<'a>, vip: IpAddr) -> Option<B
         |host: HostId| claimants.iter().filter(move |c| c.host == host).flat_map(|c| &c.claims).filter(|c| c.kind == ClaimKind::Reply);
     let questions = || facts.trace.claims.questions.iter().filter(|q| q.target == vip && !q.unicast);
     let asked = |claim: &Claim| questions().find(|q| q.point == claim.point && q.asker == claim.about && q.mac != claim.mac);
-    let hosts = claimants.iter().map(|c| c.host);
-    hosts.into_iter().find_map(|host| {
-        // The last word of a host that is heard nowhere but at a mirror is as good.
-        let late = replies(host).find_map(|claim| {
-            let question = asked(claim)?;
-            let delays = delays(question, claim);
-            let delay = delays.iter().copied().min()?;
-            (delays.iter().all(|d| WAITS.contains(d)) && !delays.is_empty()).then_some((*claim, question, delay))
-        });
-        let (late, question, delay) = late?;
-        let others = claimants.iter().filter(|c| c.host != host).flat_map(|c| &c.claims).filter(|c| c.kind == ClaimKind::Reply);
-        let mut same = others.filter(|c| c.point == late.point && c.about == late.about);
-        let prompt = same.find(|c| delays(question, c).iter().any(|d| *d <= PROMPT))?;
-        Some(ByProxy { host, vip, late, prompt, question, delay })
+    let others =
+        |host: HostId| claimants.iter().filter(move |c| c.host != host).flat_map(|c| &c.claims).filter(|c| c.kind == ClaimKind::Reply);
+    claimants.iter().map(|c| c.host).find_map(|host| {
+        // Both have to be heard at one place: at the asker's, or at a mirror.
+        replies(host).find_map(|late| {
+            let question = asked(late)?;
+            let delays_here = delays(question, late);
+            let delay = delays_here.iter().copied().min().filter(|_| delays_here.iter().all(|d| WAITS.contains(d)))?;
+            let mut same = others(host).filter(|c| c.point == late.point && c.about == late.about);
+            let prompt = same.find(|c| delays(question, c).iter().any(|d| *d <= PROMPT))?;
+            Some(ByProxy { host, vip, late, prompt, question, delay })
+        })
     })
 }
 

@@ -254,7 +254,10 @@ impl<'a> Facts<'a> {
 
     /// Whether the client of a flow, as its server sees it, is on the server's own link.
     pub(super) fn is_source_on_link(&self, flow: &Flow, hop: &Hop) -> bool {
-        let translated = flow.client.addr != hop.src.addr;
-        (translated && self.is_one_armed(flow) != Some(false)) || self.is_on_link(hop.src.addr, hop)
+        let (source, translated) = (hop.src.addr, flow.client.addr != hop.src.addr);
+        // A tunnel device is on no link; its packets came by one.
+        let by_card = || flow.request.hops.iter().rev().find(|h| h.to.is_some() && h.to == flow.server_host && h.dst_mac.is_some());
+        let hop = if hop.dst_mac.is_none() { by_card().unwrap_or(hop) } else { hop };
+        (translated && self.is_one_armed(flow) != Some(false)) || self.is_on_link(source, hop)
     }
 }
