@@ -3,8 +3,10 @@
 use super::super::remedy::{ip_for, set, sysctl};
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
+use super::Neighbourhood;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::host::{Ask, Host, Proxy, Sysctls};
+use crate::ipvs::Role;
 use crate::trace::{Claim, ClaimKind, HostId, Question};
 use std::net::IpAddr;
 
@@ -40,8 +42,9 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
+    let hood = facts.neighbourhood();
     let found: Vec<Finding> =
-        facts.service_addresses().into_iter().filter_map(|vip| by_proxy(facts, vip)).map(|proxy| slow(facts, &proxy)).collect();
+        facts.service_addresses().into_iter().filter_map(|vip| by_proxy(&hood, vip)).map(|proxy| slow(facts, &proxy)).collect();
     Outcome::or_need(found, Some("snapshots of the hosts in the network of the VIP".to_string()))
 }
 
@@ -61,7 +64,8 @@ pub(in crate::rules) struct ByProxy<'a> {
 }
 
 /// Looks for a host whose answers for an address all come late, while somebody else answers the same question at once.
-pub(in crate::rules) fn by_proxy<'a>(facts: &Facts<'a>, vip: IpAddr) -> Option<ByProxy<'a>> {
+pub(in crate::rules) fn by_proxy<'a>(hood: &Neighbourhood<'a>, vip: IpAddr) -> Option<ByProxy<'a>> {
+    let facts = hood.facts;
     let claimants = facts.claimants(vip);
     let replies =
         |host: HostId| claimants.iter().filter(move |c| c.host == host).flat_map(|c| &c.claims).filter(|c| c.kind == ClaimKind::Reply);
@@ -69,7 +73,9 @@ pub(in crate::rules) fn by_proxy<'a>(facts: &Facts<'a>, vip: IpAddr) -> Option<B
     let asked = |claim: &Claim| questions().find(|q| q.point == claim.point && q.asker == claim.about && q.mac != claim.mac);
     let others =
         |host: HostId| claimants.iter().filter(move |c| c.host != host).flat_map(|c| &c.claims).filter(|c| c.kind == ClaimKind::Reply);
-    claimants.iter().map(|c| c.host).find_map(|host| {
+    // A real server has the address itself, however late it answers (ARP001), and so has a second director (HA001).
+    let may_be = |host: &HostId| matches!(hood.standing(*host, vip), Role::Unknown | Role::Router);
+    claimants.iter().map(|c| c.host).filter(may_be).find_map(|host| {
         // Both have to be heard at one place: at the asker's, or at a mirror.
         replies(host).find_map(|late| {
             let question = asked(late)?;

@@ -95,7 +95,9 @@ fn nobody(facts: &Facts<'_>, mac: MacAddr, way: Way, flows: &[&Flow], hop: &Hop)
     // Who has the address has said so, with another MAC.
     let hood = facts.neighbourhood();
     let mine = |c: &&Claim| c.addr == hop.dst.addr && c.is_earnest() && c.mac != mac && hood.on_one_link(c.point, hop.point);
-    let owner = facts.trace.claims.claims.iter().find(mine);
+    // A service's address moves between directors: who still believes in the one that is gone need not have it in writing (ARP007).
+    let moves = way == Way::Request && (flow.vip.is_none_or(|vip| vip.addr == hop.dst.addr) && flow.real_server.is_none());
+    let owner = facts.trace.claims.claims.iter().filter(|_| !moves).find(mine);
     let (what, addr) = match way {
         Way::Reply if owner.is_some() => (format!("answers for {}", hop.dst.addr), hop.dst.addr.to_string()),
         Way::Request => (format!("requests for {}", hop.dst), hop.dst.addr.to_string()),

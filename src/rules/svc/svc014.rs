@@ -1,13 +1,17 @@
 //! UDP that goes on to a server which is no more.
 
+use super::super::remedy::sysctl;
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use crate::finding::{Need, Outcome, Severity};
+use crate::finding::{Confidence, Evidence, Finding, Outcome, Severity};
 use crate::net::Protocol;
+use crate::trace::{Flow, Hop, HostId};
+use std::collections::BTreeMap;
 
 rule! {
     /// # What it sees
-    /// Entries of UDP in the director's table whose real server is in no service any more, with `expire_nodest_conn` off: packets from
+    /// In packets: datagrams of one client port that the director handed on go on arriving, and do not leave it any more, without an error;
+    /// other ports are served. On the director: entries of UDP in the director's table whose real server is in no service any more, with `expire_nodest_conn` off: packets from
     /// those client ports vanish.
     ///
     /// # Why it breaks
@@ -33,9 +37,47 @@ rule! {
     SVC014 "udp-affinity-blackhole" check hosts
 }
 
-/// Packets do not show it.
-fn check(_: &Facts<'_>) -> Outcome {
-    Outcome::NotJudged(Need("a snapshot of the director".to_string()))
+/// So long a client has to go on in vain.
+const IN_VAIN: i64 = 300_000_000;
+
+/// Datagrams of a port that the director handed on, and then did not any more, while they went on arriving.
+fn check(facts: &Facts<'_>) -> Outcome {
+    let swallowed = facts.flows().filter_map(|flow| Some((flow, swallowed(facts, flow)?)));
+    let mut by: BTreeMap<(HostId, Option<HostId>), Vec<(&Flow, (&Hop, &Hop))>> = BTreeMap::new();
+    for (flow, hops) in swallowed {
+        by.entry((flow.director.unwrap_or_default(), flow.server_host)).or_default().push((flow, hops));
+    }
+    let found: Vec<Finding> = by.into_values().map(|flows| forgotten(facts, &flows)).collect();
+    Outcome::or_need(found, Some("a snapshot of the director".to_string()))
+}
+
+/// Where the datagrams of a flow arrive at its director, and where they left it before.
+fn swallowed<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(&'a Hop, &'a Hop)> {
+    let director = flow.director.filter(|d| flow.protocol == Protocol::Udp && Some(*d) != flow.server_host && flow.errors.is_empty())?;
+    let arrived = flow.request.received_by(director)?;
+    let sent = flow.request.sent_by(director).filter(|hop| hop.at == Some(director))?;
+    let (came, left) = (facts.trace.common_time(arrived.point, arrived.last), facts.trace.common_time(sent.point, sent.last));
+    let gone = arrived.packets >= sent.packets + 2 && came - left >= IN_VAIN && facts.is_whole(arrived.point) && facts.is_whole(sent.point);
+    // It works for others, and looks for no neighbour meanwhile.
+    let works = |f: &Flow| f.director == Some(director) && f.id != flow.id && facts.trace.common_time(sent.point, sent.last) < f.last;
+    let on = facts.flows().any(|f| works(f) && f.is_answered()) || facts.goes_on_after(sent.point, left);
+    (gone && on && facts.asks_in_vain(director, flow, arrived).next().is_none()).then_some((arrived, sent))
+}
+
+fn forgotten(facts: &Facts<'_>, flows: &[(&Flow, (&Hop, &Hop))]) -> Finding {
+    let (flow, (arrived, sent)) = flows[0];
+    let (name, server) = (facts.name(flow.director), facts.name(flow.server_host));
+    let summary = format!(
+        "{name} swallows datagrams of {} that it had handed to {server}: its entry outlives the server, and each datagram renews it.",
+        arrived.src
+    );
+    let lost = arrived.packets - sent.packets;
+    Finding::new(name, Severity::Degraded, Confidence::Likely, summary, facts.seen_with(sent, "handed on, before"))
+        .and([facts.seen(arrived)])
+        .and([Evidence::absence(sent.point, format!("the last {lost} datagrams from {}", arrived.src))])
+        .unless(&["NAT008"], format!("on {name}: `ipvsadm -Lnc` (the entry is there), `ipvsadm -Ln` (its server is not), or a snapshot"))
+        .mend([sysctl(name, &[("net.ipv4.vs.expire_nodest_conn", "1", "0")])])
+        .on(flows.iter().map(|(f, _)| f.id))
 }
 
 /// In the connection table.
