@@ -86,7 +86,9 @@ fn told(packet: &Packet<'_>, ports: &mut Ports) -> Option<(String, Vec<String>)>
         }
         Transport::Icmp(icmp) => match icmp.kind {
             IcmpKind::Other => None,
-            IcmpKind::Solicitation(n) | IcmpKind::Advertisement(n) => Some((format!("ND {}", n.target), vec![line(&icmp.type_number.to_string())])),
+            IcmpKind::Solicitation(n) | IcmpKind::Advertisement(n) => {
+                Some((format!("ND {}", n.target), vec![line(&icmp.type_number.to_string())]))
+            }
             _ => {
                 let about = icmp.quoted.as_ref().and_then(|quoted| quoted.ip().map(|ip| format!("{} > {}", ip.src, ip.dst)));
                 let what = format!("{} {} about {}", icmp.type_number, icmp.code, about.unwrap_or_default());

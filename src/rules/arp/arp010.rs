@@ -48,8 +48,8 @@ fn check(facts: &Facts<'_>) -> Outcome {
     Outcome::or_need(found, Some("snapshots of the hosts in the network of the VIP".to_string()))
 }
 
-/// Who has an address answers within this time.
-const PROMPT: i64 = 10_000_000;
+/// Who has an address answers so many times sooner.
+const SOONER: i64 = 4;
 /// Who answers in the place of another waits for a random time, up to `proxy_delay`, 0.8 s (kernel `net/core/neighbour.c`, `pneigh_enqueue`).
 const WAITS: std::ops::RangeInclusive<i64> = 15_000_000..=1_000_000_000;
 
@@ -82,7 +82,7 @@ pub(in crate::rules) fn by_proxy<'a>(hood: &Neighbourhood<'a>, vip: IpAddr) -> O
             let delays_here = delays(question, late);
             let delay = delays_here.iter().copied().min().filter(|_| delays_here.iter().all(|d| WAITS.contains(d)))?;
             let mut same = others(host).filter(|c| c.point == late.point && c.about == late.about);
-            let prompt = same.find(|c| delays(question, c).iter().any(|d| *d <= PROMPT))?;
+            let prompt = same.find(|c| delays(question, c).iter().any(|d| d * SOONER <= delay))?;
             Some(ByProxy { host, vip, late, prompt, question, delay })
         })
     })

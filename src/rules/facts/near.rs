@@ -3,6 +3,7 @@
 //! apart what silence alone does not.
 
 use super::{Facts, is_initial};
+use crate::packet::LinkType;
 use crate::trace::{Flow, FlowState, Hop, HostId};
 
 impl<'a> Facts<'a> {
@@ -60,5 +61,21 @@ impl<'a> Facts<'a> {
                 && f.state.is_complete()
         };
         self.flows().filter(other).any(|f| f.request.last().is_some_and(|h| self.is_source_on_link(f, h) == on_link))
+    }
+
+    /// True when a host speaks with two MACs, or was captured at two cards that hear different networks.
+    pub(in crate::rules) fn has_two_cards(&self, host: HostId) -> bool {
+        let known = &self.trace.hosts[host];
+        let card = |p: &&u32| {
+            let point = &self.trace.points[**p as usize];
+            let device = self.device(**p);
+            point.frames > 0
+                && point.link_type == LinkType::ETHERNET
+                && !["IF", "lo", "any"].contains(&device)
+                && !device.starts_with("tun")
+        };
+        let cards: Vec<u32> = known.points.iter().filter(card).copied().collect();
+        let hood = self.neighbourhood();
+        known.macs.len() > 1 || cards.iter().any(|a| cards.iter().any(|b| !hood.on_one_link(*a, *b)))
     }
 }

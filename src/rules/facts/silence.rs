@@ -204,7 +204,7 @@ impl<'a> Facts<'a> {
         silent: &[HostId],
     ) -> (&'static str, Vec<&'static str>, bool) {
         let all_silent = self.flows().filter(|f| f.vip == flow.vip).all(|f| f.server_host.is_none_or(|s| silent.contains(&s)));
-        let two_nics = flow.server_host.is_some_and(|s| self.trace.hosts[s].macs.len() > 1);
+        let two_nics = flow.server_host.is_some_and(|s| self.has_two_cards(s));
         let routes_out = self.needs_no_route(flow, on_link);
         // It does not answer its neighbours at its own address either, and the VIP has no part in that.
         if own_address == Some(false) && served.is_empty() {
