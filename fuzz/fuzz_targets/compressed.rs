@@ -1,20 +1,2 @@
 #![no_main]
-mod readers;
-
-use flate2::{Compression, write::GzEncoder};
-use libfuzzer_sys::fuzz_target;
-use std::io::Write;
-
-fuzz_target!(|bytes: &[u8]| {
-    let Some((how, rest)) = bytes.split_first() else { return };
-    match how % 4 {
-        0 => readers::read(rest),
-        1 => readers::read(&[&[0x1f, 0x8b, 8], rest].concat()),
-        2 => {
-            let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-            gzip.write_all(rest).expect("memory takes it");
-            readers::read(&gzip.finish().expect("memory takes it"));
-        }
-        _ => readers::read(&[&[0x28, 0xb5, 0x2f, 0xfd], rest].concat()),
-    }
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lvscope_fuzz::compressed::run(bytes));

@@ -1,18 +1,2 @@
 #![no_main]
-mod readers;
-
-use libfuzzer_sys::fuzz_target;
-
-const MAGICS: [[u8; 4]; 6] = [
-    [0xd4, 0xc3, 0xb2, 0xa1],
-    [0x4d, 0x3c, 0xb2, 0xa1],
-    [0x34, 0xcd, 0xb2, 0xa1],
-    [0xa1, 0xb2, 0xc3, 0xd4],
-    [0xa1, 0xb2, 0x3c, 0x4d],
-    [0xa1, 0xb2, 0xcd, 0x34],
-];
-
-fuzz_target!(|bytes: &[u8]| {
-    let Some((which, rest)) = bytes.split_first() else { return };
-    readers::read(&[&MAGICS[usize::from(*which) % MAGICS.len()], rest].concat());
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| lvscope_fuzz::pcap::run(bytes));

@@ -34,6 +34,13 @@ pub struct Records<'a> {
     scale: i64,
 }
 
+impl<'a> Records<'a> {
+    /// The bytes that all of them lie in.
+    pub fn window(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
 impl<'a> Iterator for Records<'a> {
     type Item = Frame<'a>;
 

@@ -216,12 +216,11 @@ impl<P: FnMut(Progress)> Intake<'_, P> {
         if self.begins[self.place[i]].is_some() {
             return records.all(|frame| self.take(i, &[], &frame));
         }
-        for frame in records {
-            if self.limits.filter.as_mut().is_none_or(|filter| filter.passes(&frame)) {
-                self.seen += 1;
-                self.tracer.observe(point, &frame);
-            }
-        }
+        let window = records.window();
+        self.seen += match &mut self.limits.filter {
+            None => self.tracer.observe_all(point, window, records),
+            Some(filter) => self.tracer.observe_all(point, window, records.filter(|frame| filter.passes(frame))),
+        };
         self.goes_on()
     }
 

@@ -16,6 +16,8 @@ pub struct Group {
     pub examples: Vec<u32>,
 }
 
+/// So many flows are fetched from memory together.
+const TOGETHER: u32 = 32;
 /// So many flows are all put together; of more, only examples of each group.
 const FEW: usize = 256;
 /// Examples of each group then: of one in which all went well, of another one, and of all groups together.
@@ -28,7 +30,11 @@ pub(super) fn group(assembler: &Assembler) -> (Vec<Group>, Vec<u32>) {
     let mut by_signature: HashMap<u64, u32> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     let mut group_of = Vec::with_capacity(assembler.store.flows());
-    for flow in 0..assembler.store.flows() as u32 {
+    let flows = assembler.store.flows() as u32;
+    for flow in 0..flows {
+        if flow % TOGETHER == 0 {
+            assembler.store.warm(flow..flows.min(flow + TOGETHER));
+        }
         let (signature, plain) = assembler.signature(flow);
         let group = *by_signature.entry(signature).or_insert_with(|| {
             groups.push(Group { count: 0, first: flow + 1, plain, examples: Vec::new() });

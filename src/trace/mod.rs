@@ -23,6 +23,7 @@
 
 mod assemble;
 mod balance;
+mod batch;
 mod claims;
 mod clock;
 mod correlate;

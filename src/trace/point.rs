@@ -82,6 +82,23 @@ impl Source {
     }
 }
 
+/// Frames of one point, before they are counted there.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub(super) frames: u64,
+    pub(super) first: Timestamp,
+    pub(super) last: Timestamp,
+}
+
+impl Span {
+    pub(super) const NOTHING: Span = Span { frames: 0, first: Timestamp(i64::MAX), last: Timestamp(i64::MIN) };
+
+    #[inline(always)]
+    pub(super) fn saw(&mut self, time: Timestamp) {
+        (self.frames, self.first, self.last) = (self.frames + 1, self.first.min(time), self.last.max(time));
+    }
+}
+
 /// The points of a trace, each with its number.
 #[derive(Clone, Default)]
 pub(super) struct Points {
@@ -119,10 +136,15 @@ impl Points {
 
     #[inline]
     pub(super) fn saw(&mut self, point: u32, time: Timestamp) {
+        self.saw_all(point, Span { frames: 1, first: time, last: time });
+    }
+
+    #[inline]
+    pub(super) fn saw_all(&mut self, point: u32, span: Span) {
         let point = &mut self.points[point as usize];
-        point.frames += 1;
-        point.first = point.first.min(time);
-        point.last = point.last.max(time);
+        point.frames += span.frames;
+        point.first = point.first.min(span.first);
+        point.last = point.last.max(span.last);
     }
 
     /// The point of one interface of a LINUX_SLL2 capture.

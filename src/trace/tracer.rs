@@ -1,5 +1,6 @@
 //! Packets in, one by one: each is placed, or counted with the reason why not.
 
+use super::batch::Batch;
 use super::claims::{At, Claims, Occurrences};
 use super::clock::LATEST;
 use super::correlate;
@@ -7,15 +8,15 @@ use super::error::{ErrorSeen, Errors};
 use super::journal::{Journal, segment_mark};
 use super::live::leg_hash;
 use super::point::{Points, Source};
-use super::sample::{DIGESTED, PER_CONVERSATION, Sample, Samples, echo_key, handshake_key, midstream_key, payload_digest, syn_signature};
+use super::sample::{PER_CONVERSATION, Sample, Samples, echo_key, handshake_key, midstream_key, payload_digest, syn_signature};
 use super::table::{Known, Look, NONE, Sighting, Table, gate};
 use super::tuple::{AddressBook, CompactEndpoint, Tuple};
 use super::wire::Wires;
 use super::{Options, Trace};
 use crate::net::{FiveTuple, Protocol, Timestamp};
 use crate::packet::{
-    ChecksumState, Frame, Glance, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport,
-    checksum_state, dissect, glance, glance_tcp, is_partial,
+    ChecksumState, Frame, Icmp, IcmpKind, Ip, LinkType, Network, Packet, StopReason, TcpFlags, TcpOptions, Transport, checksum_state,
+    dissect,
 };
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -40,66 +41,24 @@ pub struct Tracer {
     pub(super) unfinished: BTreeMap<u32, Occurrences>,
     fragments: Fragments,
     pub(super) packets: u64,
-    /// Plain packets whose look-up has not been made yet.
-    batch: Vec<Pending>,
-    heads: Vec<u8>,
-    /// Those in `batch` that have to be looked at.
-    closer: Vec<usize>,
+    pub(super) batch: Batch,
 }
-
-/// A plain packet, waiting for its look-up in the table.
-///
-/// In a large capture each look-up is a cache miss. A batch of packets makes its misses all at once, and then finds everything in the
-/// cache; one by one they would add up to more than all other work together.
-#[derive(Clone, Copy)]
-struct Pending {
-    sighting: Sighting,
-    /// Where in `heads` is what is needed of the frame should the packet be worth a closer look: its headers and the beginning of its
-    /// payload. Nothing, for ordinary segments in the middle of a connection.
-    head_at: u32,
-    head_len: u16,
-    transport_at: u16,
-}
-
-/// Ethernet with a tag, IPv6, the longest TCP header, and the payload bytes that a digest is made of.
-const HEAD: usize = 14 + 4 + 40 + 60 + DIGESTED;
-const BATCH: usize = 32;
 
 /// What a close look at a packet shows.
-struct Features {
-    options: TcpOptions,
-    window: u16,
+#[derive(Default)]
+pub(super) struct Features {
+    pub(super) options: TcpOptions,
+    pub(super) window: u16,
     /// Digest of its payload, where enough of it was captured.
-    digest: Option<u64>,
-    echo: Option<(bool, u16, u16)>,
+    pub(super) digest: Option<u64>,
+    pub(super) echo: Option<(bool, u16, u16)>,
     /// The checksum was left to the network card.
-    unfinished: bool,
+    pub(super) unfinished: bool,
     /// [`segment_mark`] of a TCP segment, when every packet is kept.
-    mark: u32,
+    pub(super) mark: u32,
 }
 
 impl Features {
-    fn of_plain(p: &Pending, head: &[u8], marked: bool) -> Self {
-        let (s, at) = (&p.sighting, usize::from(p.transport_at));
-        let tcp = s.tuple.protocol() == 6;
-        let word = |at: usize| head.get(at..at + 2).map_or(0, |w| u16::from_be_bytes([w[0], w[1]]));
-        let header_len = if tcp { head.get(at + 12).map_or(20, |b| usize::from(b >> 4) * 4) } else { 8 };
-        let options = head.get(at + 20..at + header_len).filter(|_| tcp);
-        let addresses = head.get(at.saturating_sub(if s.tuple.v6() { 32 } else { 8 })..at);
-        let checksum = word(at + if tcp { 16 } else { 6 });
-        let window = if tcp { word(at + 14) } else { 0 };
-        let unfinished = addresses.is_some_and(|a| is_partial(checksum, a, s.tuple.protocol(), header_len as u32 + s.payload_len));
-        let mark = if marked && tcp { segment_mark(window, options.unwrap_or_default()) } else { 0 };
-        Features {
-            options: options.map(TcpOptions::read).unwrap_or_default(),
-            window,
-            digest: head.get(at + header_len..).and_then(|payload| payload_digest(payload, s.payload_len)),
-            echo: None,
-            unfinished,
-            mark,
-        }
-    }
-
     fn of_packet(packet: &Packet<'_>, marked: bool) -> Self {
         let (options, window, mark) = match &packet.transport {
             Transport::Tcp(tcp) => (tcp.options(), tcp.window, if marked { segment_mark(tcp.window, tcp.option_bytes) } else { 0 }),
@@ -132,9 +91,7 @@ impl Tracer {
             unfinished: BTreeMap::new(),
             fragments: Fragments::default(),
             packets: 0,
-            batch: Vec::with_capacity(BATCH),
-            heads: Vec::with_capacity(BATCH * HEAD),
-            closer: Vec::with_capacity(BATCH),
+            batch: Batch::default(),
         }
     }
 
@@ -150,115 +107,17 @@ impl Tracer {
         }
     }
 
-    /// Takes in one packet seen at `point`.
-    #[inline(always)]
-    pub fn observe(&mut self, point: u32, frame: &Frame<'_>) {
-        self.packets += 1;
-        match glance_tcp(frame) {
-            // Most packets are IPv4 and TCP: their way is free of all questions of what else they might be.
-            Some(plain) if frame.heading.is_none() => self.plain(point, frame, plain),
-            // By value: passing its address on would have every frame written to memory (nine instructions for each).
-            _ => self.observe_other(point, *frame),
-        }
-    }
-
-    #[inline(never)]
-    fn observe_other(&mut self, point: u32, frame: Frame<'_>) {
-        match glance(&frame) {
-            Some(plain) if frame.heading.is_none() => self.plain(point, &frame, plain),
-            _ => self.not_plain(point, &frame),
-        }
-    }
-
-    #[inline(always)]
-    fn at(&mut self, point: u32, frame: &Frame<'_>) -> At {
-        let time = Timestamp(frame.time.0.clamp(0, LATEST));
-        self.points.saw(point, time);
-        At { point, frame: frame.number, time }
-    }
-
     #[cold]
-    fn not_plain(&mut self, mut point: u32, frame: &Frame<'_>) {
+    pub(super) fn not_plain(&mut self, mut point: u32, frame: &Frame<'_>) {
         if frame.link_type == LinkType::LINUX_SLL2
             && let Some(index) = frame.bytes.get(4..8).and_then(|b| b.first_chunk::<4>())
         {
             point = self.points.of_interface_index(point, u32::from_be_bytes(*index));
         }
-        let at = self.at(point, frame);
+        let at = At { point, frame: frame.number, time: when(frame) };
+        self.points.saw(point, at.time);
         self.look_up();
         self.dissected(at, frame, &dissect(frame));
-    }
-
-    #[inline(always)]
-    fn plain(&mut self, point: u32, frame: &Frame<'_>, plain: Glance<'_>) {
-        let at = self.at(point, frame);
-        let wire = self.wires.of_glance(at.point, plain.macs, plain.vlan);
-        self.wires.count(wire);
-        let tuple = self.addresses.tuple_of(&plain);
-        let (seq, ack, flags) = plain.sequence();
-        let head_at = self.heads.len() as u32;
-        let odd_options = plain.odd_options();
-        let worth_keeping = tuple.protocol() != 6 || flags.has(TcpFlags::SYN) || odd_options || self.journal.wanted();
-        let head_len = if worth_keeping { frame.bytes.len().min(HEAD) } else { 0 };
-        if head_len > 0 {
-            self.heads.extend_from_slice(&frame.bytes[..head_len]);
-        }
-        self.batch.push(Pending {
-            sighting: Sighting {
-                tuple,
-                wire,
-                hash: leg_hash(tuple, wire),
-                time: at.time.0,
-                frame: narrow(at.frame),
-                seq,
-                ack,
-                flags,
-                payload_len: plain.payload_len,
-                ttl: plain.ttl(),
-                id: plain.id(),
-                gate: gate(plain.ttl(), flags, odd_options),
-            },
-            head_at,
-            head_len: head_len as u16,
-            transport_at: plain.transport_at as u16,
-        });
-        if self.batch.len() == BATCH {
-            self.look_up();
-        }
-    }
-
-    /// Takes the waiting packets to the table: first those that can be passed over, then, in their order, the others.
-    pub(super) fn look_up(&mut self) {
-        let (mut batch, mut heads) = (std::mem::take(&mut self.batch), std::mem::take(&mut self.heads));
-        let mut closer = std::mem::take(&mut self.closer);
-        self.table.warm(batch.iter().map(|pending| &pending.sighting));
-        // What comes behind a packet of its own leg that has to be looked at waits for it. Of each leg's hash six bits are enough to know it
-        // by: mistaken for another one, a packet waits in vain.
-        let mut held = 0u64;
-        for (at, Pending { sighting, .. }) in batch.iter().enumerate() {
-            let leg = 1 << (sighting.hash >> 58);
-            if held & leg != 0 || self.journal.wanted() || !self.table.pass(sighting) {
-                held |= leg;
-                closer.push(at);
-            }
-        }
-        let sightings = || closer.iter().map(|at| &batch[*at].sighting);
-        self.table.warm_records(sightings());
-        self.samples.warm(sightings().filter(|s| s.flags.opens()).map(|s| handshake_key(s.tuple.protocol(), s.seq)));
-        for pending in closer.iter().map(|at| &batch[*at]) {
-            match self.table.see(&pending.sighting) {
-                Look::Done if !self.journal.wanted() => {}
-                look => {
-                    let from = pending.head_at as usize;
-                    let features = Features::of_plain(pending, &heads[from..from + usize::from(pending.head_len)], self.journal.wanted());
-                    self.closer(look, &pending.sighting, &features);
-                }
-            }
-        }
-        batch.clear();
-        heads.clear();
-        closer.clear();
-        (self.batch, self.heads, self.closer) = (batch, heads, closer);
     }
 
     fn dissected(&mut self, at: At, frame: &Frame<'_>, packet: &Packet<'_>) {
@@ -372,7 +231,7 @@ impl Tracer {
     }
 
     /// A close look at a packet: what identifies it elsewhere, and what its options tell.
-    fn closer(&mut self, look: Look, s: &Sighting, features: &Features) {
+    pub(super) fn closer(&mut self, look: Look, s: &Sighting, features: &Features) {
         if self.journal.wanted()
             && !matches!(look, Look::Full | Look::Clash)
             && let Some(leg) = self.table.leg_seen(s.hash)
@@ -448,7 +307,15 @@ impl Tracer {
     }
 }
 
-fn narrow(frame: u64) -> u32 {
+/// Its time, as far as one can be told.
+#[inline(always)]
+pub(super) fn when(frame: &Frame<'_>) -> Timestamp {
+    Timestamp(frame.time.0.clamp(0, LATEST))
+}
+
+/// Its number, as records keep it.
+#[inline(always)]
+pub(super) fn narrow(frame: u64) -> u32 {
     u32::try_from(frame).unwrap_or(u32::MAX)
 }
 

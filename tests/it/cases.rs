@@ -39,6 +39,27 @@ fn every_case_comes_out_as_expected() {
     assert!(wrong.is_empty(), "\n{wrong}");
 }
 
+/// Where nothing has to be merged, packets go to the trace by windows, else one by one: both ways lead to the same trace.
+#[test]
+fn windows_and_single_packets_tell_the_same() {
+    let mut compared = 0;
+    for folder in fixtures() {
+        let case = Case::open(&folder).unwrap_or_else(|e| panic!("{e}"));
+        for capture in &case.captures {
+            let told = |count| {
+                let limits = Limits { count, ..Limits::default() };
+                let trace = case::read(std::slice::from_ref(capture), Options::default(), limits, |_| {}).trace;
+                compared += trace.packets;
+                let flows: Vec<Flow> = trace.all_flows().collect();
+                format!("{flows:#?}{:#?}{:#?}{:#?}{:#?}", trace.points, trace.hosts, trace.unplaced, trace.unfinished)
+            };
+            let [by_windows, one_by_one] = [None, Some(u64::MAX)].map(told);
+            assert!(by_windows == one_by_one, "{}:\n{by_windows}\n\n{one_by_one}", capture.path.display());
+        }
+    }
+    assert!(compared > 20_000, "only {compared} packets");
+}
+
 /// A healthy case accuses nobody, a faulty one names its fault, or says that it is not found yet.
 #[test]
 fn cases_lie_in_the_right_folder() {

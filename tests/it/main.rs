@@ -8,6 +8,7 @@ mod cli;
 mod director;
 mod director_live;
 mod docs;
+mod fuzzed;
 mod ipvs;
 mod lab;
 mod lab_netlink;
