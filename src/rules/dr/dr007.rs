@@ -227,4 +227,25 @@ mod tests {
         let w = world("");
         assert!(w.cannot_judge(&DR007));
     }
+
+    #[test]
+    fn the_director_looks_after_another_port() {
+        let mut w = world("");
+        w.talk(&World::tcp("10.2.0.100:50001", "10.2.0.11:8080"), "director web1", "web1 director");
+        let found = w.expect(&DR007, Confidence::Likely, "web1");
+        assert_eq!(
+            found.remedy[0].command,
+            "ipvsadm -d -t 10.2.0.100:80 -r 10.2.0.11:8080; ipvsadm -a -t 10.2.0.100:80 -r 10.2.0.11:80 -g"
+        );
+        w.deny(&super::super::dr012::DR012);
+        w.deny(&super::super::super::svc::svc004::SVC004);
+        let mut same = w.clone();
+        // It looks after that of the service, too: two services.
+        same.talk(&World::tcp("10.2.0.100:50002", "10.2.0.11:80"), "director web1", "web1 director");
+        same.deny(&DR007);
+        // Somebody else may ask for anything.
+        let mut other = world("");
+        other.talk(&World::tcp("10.2.0.1:50001", "10.2.0.11:8080"), "router web1", "web1 router");
+        other.deny(&DR007);
+    }
 }

@@ -317,4 +317,21 @@ mod tests {
         w.syn(&c, "client director web1", 3);
         w.deny(&DR009);
     }
+
+    /// The client's own words show that its address is elsewhere.
+    #[test]
+    fn answers_go_to_a_mac_that_the_client_had() {
+        let mut w = World::nat().plug("gone.eth0", "ext", "10.1.0.99").flooding("ext").without(&["gone"]);
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        w.announce("web1", "int", "10.2.0.11");
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        for _ in 0..3 {
+            w.carry(&c, false, SYN, b"", "client director web1");
+            w.carry(&c, true, SYN_ACK, b"", "web1 director gone");
+            w.wait(1.0);
+        }
+        let found = w.expect(&DR009, Confidence::Likely, "director");
+        assert_eq!(found.remedy[0].command, "ip neigh del 10.1.0.100 dev ext");
+    }
 }

@@ -165,4 +165,22 @@ mod tests {
         w.talk(&c, "client router director web2", "web2 router client");
         w.deny(&DR012);
     }
+
+    /// Its own address was served while the VIP was, too: it went down as a whole.
+    #[test]
+    fn a_server_that_died_meanwhile() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        w.talk(&World::tcp("10.2.0.100:50001", "10.2.0.11:80"), "director web1", "web1 director");
+        refused(&mut w, 40002, "web1");
+        w.deny(&DR012);
+        w.finding(&SVC004);
+        // While it refuses the VIP, before and after.
+        w.talk(&World::tcp("10.2.0.100:50002", "10.2.0.11:80"), "director web1", "web1 director");
+        w.deny(&DR012);
+        refused(&mut w, 40003, "web1");
+        w.expect(&DR012, Confidence::Certain, "web1");
+    }
 }

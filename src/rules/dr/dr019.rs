@@ -84,3 +84,19 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::testing::World;
+    use super::*;
+
+    #[test]
+    fn packets_for_the_own_loopback_leave() {
+        let mut w = World::nat();
+        w.talk(&World::tcp("10.2.0.11:50001", "10.2.0.12:3306"), "web1 web2", "web2 web1");
+        w.deny(&DR019);
+        w.syn(&World::tcp("10.2.0.11:50002", "127.0.0.1:3306"), "web1 director", 3);
+        let found = w.expect(&DR019, Confidence::Likely, "web1");
+        assert_eq!(found.remedy[0].command, "ip addr add 127.0.0.1/8 dev lo");
+    }
+}

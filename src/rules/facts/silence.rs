@@ -174,9 +174,13 @@ impl<'a> Facts<'a> {
 
     /// True when a missing route to the client is no explanation: the server sends further away, or is silent towards its neighbours, too.
     fn needs_no_route(&self, flow: &Flow, on_link: bool) -> bool {
+        flow.server_host.is_some_and(|s| self.sends_off_link(s)) || (!on_link && self.is_silent_nearby(flow))
+    }
+
+    /// True when the server of a flow is silent towards a client on its own link, too.
+    fn is_silent_nearby(&self, flow: &Flow) -> bool {
         let alike = |f: &&Flow| f.server_host == flow.server_host && f.vip == flow.vip && f.id != flow.id;
-        let near = |f: &Flow| self.silent_server(f).is_some_and(|hop| self.is_source_on_link(f, hop));
-        flow.server_host.is_some_and(|s| self.sends_off_link(s)) || (!on_link && self.flows().filter(alike).any(near))
+        self.flows().filter(alike).any(|f| self.silent_server(f).is_some_and(|hop| self.is_source_on_link(f, hop)))
     }
 
     /// True when a tunnel device of the host was captured while it received a packet.
@@ -217,7 +221,9 @@ impl<'a> Facts<'a> {
                 (false, false) => ("NET008", vec!["DR002", "NET013"], false),
             };
         }
-        let mut open: Vec<&'static str> = match (on_link, served.is_empty()) {
+        // What its neighbours meet with as well has no further reason.
+        let near = on_link || (served.is_empty() && self.is_silent_nearby(flow));
+        let mut open: Vec<&'static str> = match (near, served.is_empty()) {
             // It serves clients that are further away: the route to the near ones is wrong.
             (true, false) => vec!["DR002", "DR018", "NET008"],
             (false, false) => vec!["DR004", "DR018", "NET008"],

@@ -171,4 +171,34 @@ mod tests {
         w.deny(&SVC001);
         w.healthy();
     }
+
+    /// A route leads to the director, which looks for the address on the link by which the request came.
+    #[test]
+    fn the_director_asks_who_has_the_vip() {
+        let mut w = World::new()
+            .plug("client.eth0", "far", "10.9.0.7")
+            .plug("edge.far", "far", "10.9.0.1")
+            .plug("edge.ext", "ext", "10.1.0.254")
+            .plug("director.ext", "ext", "10.1.0.2")
+            .plug("director.int", "int", "10.2.0.1");
+        w.who_has("edge", "ext", "10.1.0.2", &["director"]);
+        for port in [40001, 40002] {
+            w.syn(&World::tcp(&format!("10.9.0.7:{port}"), "10.1.0.5:80"), "client edge director", 1);
+            w.who_has("director", "ext", "10.1.0.5", &[]);
+            w.wait(1.0);
+            w.who_has("director", "ext", "10.1.0.5", &[]);
+        }
+        w.wait(2.0);
+        let found = w.expect(&SVC001, Confidence::Likely, "director");
+        assert_eq!(found.remedy[0].command, "ip addr add 10.1.0.5/32 dev ext");
+        w.deny(&super::super::super::arp::arp011::ARP011);
+        // On another link it is somebody else's address, who is not there.
+        let mut elsewhere = World::nat();
+        for _ in 0..2 {
+            elsewhere.syn(&World::tcp("10.1.0.100:40001", "10.2.0.9:80"), "client director", 1);
+            elsewhere.who_has("director", "int", "10.2.0.9", &[]);
+            elsewhere.wait(1.0);
+        }
+        elsewhere.deny(&SVC001);
+    }
 }

@@ -109,4 +109,37 @@ mod tests {
         sketch::passes(&with("10.0.0.11", "0"), &SVC014, "director");
         sketch::passes(&with("10.0.0.13", "1"), &SVC014, "director");
     }
+
+    /// A port that is sent to again and again, and from some time on in vain, while another one is served.
+    #[test]
+    fn datagrams_that_are_handed_on_no_more() {
+        use super::super::super::testing::World;
+        let talk = |w: &mut World, c: &super::super::super::testing::Conn, web: &str| {
+            w.carry(c, false, 0, b"question", &format!("client director {web}"));
+            w.carry(c, true, 0, b"answer", &format!("{web} director client"));
+        };
+        let one = World::udp("10.1.0.100:40001", "10.1.0.1:53").dnat("director", "10.2.0.11:53");
+        let other = World::udp("10.1.0.100:40002", "10.1.0.1:53").dnat("director", "10.2.0.12:53");
+        let mut w = World::nat();
+        talk(&mut w, &one, "web1");
+        talk(&mut w, &other, "web2");
+        for turn in 0..3 {
+            w.wait(0.4);
+            w.carry(&one, false, 0, b"question", "client director");
+            talk(&mut w, &other, "web2");
+            // One may be lost.
+            if turn == 0 {
+                w.deny(&SVC014);
+            }
+        }
+        let found = w.expect(&SVC014, Confidence::Likely, "director");
+        assert_eq!((found.severity, found.alternatives.as_slice()), (Severity::Degraded, &["NAT008"][..]));
+        let mut w = World::nat();
+        for _ in 0..4 {
+            talk(&mut w, &one, "web1");
+            talk(&mut w, &other, "web2");
+            w.wait(0.4);
+        }
+        w.healthy();
+    }
 }
