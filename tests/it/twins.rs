@@ -11,6 +11,7 @@ use crate::support::{lab_is_possible, lvscope, text};
 use crate::within::{inside, slow};
 use lvscope::lab::catalogue;
 use lvscope::lab::play::Stage;
+use lvscope::lab::prove::{Remedied, mend_by_captures};
 use lvscope::lab::scenario::Scenario;
 
 /// A scenario, and one that looks like it.
@@ -192,6 +193,19 @@ fn all_look_alike() {
         return;
     }
     OPEN.iter().chain(LATENT).chain(QUIET).for_each(hold);
+}
+
+/// Which setting lets a real server answer for the VIP, packets do not say; that it does is the fault, and what they print mends it.
+#[test]
+fn a_leak_is_mended_whatever_lets_it_out() {
+    if !inside("twins::a_leak_is_mended_whatever_lets_it_out") {
+        return;
+    }
+    for name in ["dr-arp-level", "dr-arp-lo-only", "tun-arp-leak"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (first, remedied) = mend_by_captures(&read(name), folder.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!((first, remedied), (Some("ARP001"), Remedied::Green), "{name}");
+    }
 }
 
 /// A story that differs is told apart: the comparison itself sees what a cause does to packets.

@@ -104,7 +104,7 @@ fn slow(facts: &Facts<'_>, proxy: &ByProxy<'_>) -> Finding {
     );
     let heard = facts.trace.host_at(proxy.late.point) == Some(proxy.host);
     let device = if heard { facts.device(proxy.late.point) } else { "IF" };
-    let keys = [format!("net.ipv4.conf.all.proxy_arp"), format!("net.ipv4.conf.{device}.proxy_arp")];
+    let keys = ["net.ipv4.conf.all.proxy_arp".to_string(), format!("net.ipv4.conf.{device}.proxy_arp")];
     let settings: Vec<(&str, &str, &str)> = keys.iter().map(|key| (key.as_str(), "0", "1")).collect();
     Finding::new(name, Severity::Degraded, Confidence::Likely, summary, facts.claim(proxy.late))
         .and([facts.claim(proxy.prompt), facts.question(proxy.question)])

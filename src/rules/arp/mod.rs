@@ -144,7 +144,7 @@ impl Vain<'_> {
     fn is_meant_for_the_asker(&self, hood: &Neighbourhood<'_>) -> bool {
         let came =
             |f: &&Flow| f.request.last().is_some_and(|hop| hop.dst_mac == Some(self.question.mac) && hop.dst.addr == self.question.target);
-        let all = !self.flows.is_empty() && self.flows.iter().all(|f| came(&f));
+        let all = !self.flows.is_empty() && self.flows.iter().all(came);
         all && !self.answers && hood.facts.role(Some(self.asker)) == Role::Director && hood.facts.owner(self.question.target).is_none()
     }
 

@@ -5,7 +5,7 @@ use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Severity};
 use crate::net::Protocol;
-use crate::trace::{Flow, Hop, HostId};
+use crate::trace::{Flow, Hop};
 use std::collections::BTreeMap;
 
 rule! {
@@ -43,13 +43,16 @@ const IN_VAIN: i64 = 300_000_000;
 /// Datagrams of a port that the director handed on, and then did not any more, while they went on arriving.
 fn check(facts: &Facts<'_>) -> Outcome {
     let swallowed = facts.flows().filter_map(|flow| Some((flow, swallowed(facts, flow)?)));
-    let mut by: BTreeMap<(HostId, Option<HostId>), Vec<(&Flow, (&Hop, &Hop))>> = BTreeMap::new();
+    let mut by: BTreeMap<_, Vec<Lost<'_>>> = BTreeMap::new();
     for (flow, hops) in swallowed {
-        by.entry((flow.director.unwrap_or_default(), flow.server_host)).or_default().push((flow, hops));
+        by.entry((flow.director, flow.server_host)).or_default().push((flow, hops));
     }
     let found: Vec<Finding> = by.into_values().map(|flows| forgotten(facts, &flows)).collect();
     Outcome::or_need(found, Some("a snapshot of the director".to_string()))
 }
+
+/// A flow, where its datagrams arrive at the director, and where they left it before.
+type Lost<'a> = (&'a Flow, (&'a Hop, &'a Hop));
 
 /// Where the datagrams of a flow arrive at its director, and where they left it before.
 fn swallowed<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(&'a Hop, &'a Hop)> {
@@ -64,7 +67,7 @@ fn swallowed<'a>(facts: &Facts<'a>, flow: &'a Flow) -> Option<(&'a Hop, &'a Hop)
     (gone && on && facts.asks_in_vain(director, flow, arrived).next().is_none()).then_some((arrived, sent))
 }
 
-fn forgotten(facts: &Facts<'_>, flows: &[(&Flow, (&Hop, &Hop))]) -> Finding {
+fn forgotten(facts: &Facts<'_>, flows: &[Lost<'_>]) -> Finding {
     let (flow, (arrived, sent)) = flows[0];
     let (name, server) = (facts.name(flow.director), facts.name(flow.server_host));
     let summary = format!(

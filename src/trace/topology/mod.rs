@@ -76,7 +76,7 @@ impl Topology {
         let frames = Frames::count(store, points.len());
         let mut candidates = candidates(&frames, &topology.nearness, points);
         heed_siblings(store, &sample, points, &mut candidates);
-        heed_speakers(&frames, &topology.nearness, &topology.spoken, points, &mut candidates);
+        heed_speakers(&frames, &topology.nearness, &topology.spoken, &mut candidates);
         topology.settle_owners(points, &candidates);
         // Who forwards says more of whose the points are, and the other way round.
         for _ in 0..3 {
