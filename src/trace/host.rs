@@ -36,12 +36,14 @@ const ADDRESSES: usize = 64;
 pub(super) struct Hosts {
     pub(super) list: Vec<TracedHost>,
     by_mac: HashMap<MacAddr, HostId>,
+    /// By the MAC that stands for a whole machine, seen or not yet.
+    by_machine: HashMap<MacAddr, HostId>,
     by_point: Vec<Option<HostId>>,
 }
 
 impl Hosts {
     pub(super) fn new(store: &Store, topology: &Topology, points: &[CapturePoint], claims: &Claims) -> Self {
-        let mut hosts = Hosts { list: Vec::new(), by_mac: HashMap::new(), by_point: vec![None; points.len()] };
+        let mut hosts = Hosts { by_point: vec![None; points.len()], ..Hosts::default() };
         for (wire, _) in store.wires.iter() {
             for mac in [wire.src, wire.dst].into_iter().flatten().filter(|mac| mac.is_unicast()) {
                 hosts.with_mac(topology, mac);
@@ -64,9 +66,10 @@ impl Hosts {
         if self.by_mac.contains_key(&mac) {
             return;
         }
-        let known = self.by_mac.get(&topology.machines.representative(mac)).copied();
+        let speaker = topology.machines.representative(mac);
+        let known = self.by_machine.get(&speaker).copied();
         let host = known.unwrap_or_else(|| self.add(topology.machines.given_name(mac)));
-        self.by_mac.insert(topology.machines.representative(mac), host);
+        self.by_machine.insert(speaker, host);
         self.by_mac.insert(mac, host);
         let macs = &mut self.list[host].macs;
         macs.push(mac);

@@ -15,6 +15,7 @@ mod lab_netlink;
 mod live;
 mod measured;
 mod probe;
+mod renumbered;
 mod replay;
 mod robust;
 mod story;
