@@ -153,7 +153,9 @@ impl<'a> Facts<'a> {
             return ("TUN011", vec!["TUN001", "NET008"], false);
         }
         let plain = outer.is_none_or(|(kind, ..)| kind == TunnelKind::IpIp);
-        let (cause, mut others) = match hop.outer {
+        let inside = |h: &Hop| h.at.is_some() && h.at == flow.server_host && h.dst_mac.is_none() && h.outer.is_none();
+        let still_packed = hop.outer.filter(|_| !flow.request.hops.iter().any(inside));
+        let (cause, mut others) = match still_packed {
             // Only IPv4 knows reverse path filtering.
             _ if hop.src.addr.is_ipv6() => ("DR001", vec!["NET008", "DR004", "TUN007", "TUN006"]),
             // Seen behind the tunnel: it was unpacked, and then dropped.
@@ -166,7 +168,7 @@ impl<'a> Facts<'a> {
             others.retain(|code| *code != "DR004");
         }
         // A GRE key or a GUE checksum that the other end does not expect is dropped without a word.
-        if !plain && hop.outer.is_some() {
+        if !plain && still_packed.is_some() {
             others.push("TUN009");
         }
         (cause, others, false)
