@@ -88,7 +88,7 @@ pub(super) struct Balance {
     /// Addresses to which a forwarder translated, and which served.
     servers: HashMap<HostId, HashSet<IpAddr>>,
     /// MACs that one destination was handed to by a forwarder that left the addresses alone.
-    handed_to: HashMap<(Option<HostId>, Protocol, Endpoint), HashSet<MacAddr>>,
+    handed_to: HashMap<(Option<HostId>, Protocol, Endpoint), HashMap<MacAddr, Option<HostId>>>,
     /// Virtual services of directors that route directly or tunnel.
     vips: HashSet<(Protocol, Endpoint)>,
     /// Who handed requests for them on without a change.
@@ -168,7 +168,8 @@ impl Balance {
                 self.tunnelled_to.entry(to).or_default().insert(dst);
             }
         }
-        for step in Step::all(request) {
+        // The last first: who hands on to a director delivers, and does not balance.
+        for step in Step::all(request).into_iter().rev() {
             let key = (step.forwarder(), protocol, step.before.dst);
             if step.translates_destination() {
                 let targets = self.targets.entry(key).or_default();
@@ -185,9 +186,12 @@ impl Balance {
             } else if step.encapsulates() {
                 self.vips.insert((protocol, step.before.dst));
             } else if step.only_macs() && !self.delivers(protocol, &step) {
-                let macs = self.handed_to.entry(key).or_default();
-                macs.extend(step.after.dst_mac);
-                if macs.len() > 1 || self.routes_directly(protocol, &step, reply) {
+                let dst = step.before.dst;
+                let handed = self.handed_to.entry(key).or_default();
+                handed.extend(step.after.dst_mac.map(|mac| (mac, step.after.to)));
+                // An address that moves from one director to another is handed to both in turn by every router.
+                let servers = handed.values().filter(|to| to.is_none_or(|host| !self.balancers.contains(&(host, protocol, dst)))).count();
+                if servers > 1 || self.routes_directly(protocol, &step, reply) {
                     self.vips.insert((protocol, step.before.dst));
                     self.balancers.extend(step.forwarder().map(|f| (f, protocol, step.before.dst)));
                 }
@@ -284,7 +288,8 @@ impl Balance {
             s.only_macs()
                 && !self.delivers(protocol, s)
                 && !self.is_from_server(s)
-                && (self.vips.contains(&(protocol, s.before.dst)) || self.routes_directly(protocol, s, reply))
+                && (self.vips.contains(&(protocol, s.before.dst)) && !self.goes_past(protocol, s)
+                    || self.routes_directly(protocol, s, reply))
                 && self.still_at_director(s, &steps)
         };
         // In a loop, who hands a packet back to where it came from does not balance it, unless the address is its own.
@@ -343,6 +348,16 @@ impl Balance {
         let has = |hosts: Option<&HashSet<HostId>>| step.forwarder().is_some_and(|f| hosts.is_some_and(|hosts| hosts.contains(&f)));
         let balances = |host: Option<HostId>| host.is_some_and(|h| self.balancers.contains(&(h, protocol, dst)));
         (has(self.askers.get(&dst.addr)) && !has(self.claimants.get(&dst.addr))) || (balances(step.after.to) && !balances(step.forwarder()))
+    }
+
+    /// Whether a router hands a packet for an address that somebody else balances to a host that is none of his servers: the address is
+    /// there as well, or was.
+    fn goes_past(&self, protocol: Protocol, step: &Step<'_>) -> bool {
+        let dst = step.before.dst;
+        let balances = |host: Option<HostId>| host.is_some_and(|h| self.balancers.contains(&(h, protocol, dst)));
+        let others = || self.handed_to.iter().filter(|((host, p, to), _)| (*p, *to) == (protocol, dst) && balances(*host));
+        let servers = || others().flat_map(|(_, servers)| servers.keys());
+        !balances(step.forwarder()) && others().next().is_some() && !servers().any(|mac| Some(*mac) == step.after.dst_mac)
     }
 
     /// Whether the forwarder of a step answered for the address that the packet is for.

@@ -134,6 +134,10 @@ pub struct Claims {
     pub left_out: u64,
 }
 
+/// The same question again within this time, in nanoseconds, is a copy of the frame; nobody repeats one before a second has passed (the
+/// kernel's `retrans_time`).
+const COPY: i64 = 5_000_000;
+
 /// Different claims and questions kept of each; a real network has a few hundred.
 const MOST: usize = 100_000;
 
@@ -216,6 +220,8 @@ impl Claims {
 
     fn question(&mut self, at: At, target: IpAddr, mac: MacAddr, asker: Option<IpAddr>, unicast: bool) {
         match self.asked.get(&(at.point, target, mac, asker, unicast)) {
+            // A bridge and its port, or both ends of a wire, in one capture: asked once.
+            Some(&known) if (0..COPY).contains(&(at.time - self.questions[known].times.last.1)) => {}
             Some(&known) => self.questions[known].times.push(at),
             None if self.questions.len() < MOST => {
                 self.asked.insert((at.point, target, mac, asker, unicast), self.questions.len());
@@ -223,5 +229,21 @@ impl Claims {
             }
             None => self.left_out += 1,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_a_question_are_one() {
+        let mut claims = Claims::default();
+        let (asker, target) = ("10.2.0.1".parse().unwrap(), "10.2.0.100".parse().unwrap());
+        for (frame, micros) in [(1, 0), (2, 60), (3, 1_000_000), (4, 1_004_000), (5, 1_900_000)] {
+            let at = At { point: 0, frame, time: Timestamp(micros * 1000) };
+            claims.question(at, target, MacAddr([2, 0, 0, 0, 0, 1]), Some(asker), false);
+        }
+        assert_eq!(claims.questions[0].times.frames(), [1, 3, 5]);
     }
 }

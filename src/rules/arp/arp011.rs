@@ -1,6 +1,6 @@
 //! A neighbour on the way does not answer ARP or neighbour discovery.
 
-use super::super::facts::{ids, list, plural};
+use super::super::facts::{Loss, ids, list, plural};
 use super::super::remedy::{ip_for, look, no_neighbour, replace_default_route};
 use super::super::site::proven;
 use super::super::{Checks, Site};
@@ -37,8 +37,22 @@ rule! {
 
 fn check(facts: &Facts<'_>) -> Outcome {
     let hood = facts.neighbourhood();
-    let found = in_vain(&hood).iter().filter(|v| v.code(&hood) == "ARP011").map(|vain| finding(&hood, vain)).collect::<Vec<_>>();
-    found.into()
+    let heard = in_vain(&hood).iter().filter(|v| v.code(&hood) == "ARP011").map(|vain| finding(&hood, vain)).collect::<Vec<_>>();
+    let unheard = facts.losses("ARP011");
+    heard.into_iter().chain(unheard.iter().map(|loss| unheard_of(facts, loss))).collect::<Vec<_>>().into()
+}
+
+/// A director that hands on some connections and not others, where the captures have no ARP.
+fn unheard_of(facts: &Facts<'_>, loss: &Loss<'_>) -> Finding {
+    let (name, lost) = (facts.name(Some(loss.host)), plural(loss.flows.len(), "connection"));
+    let summary = format!(
+        "{name} hands on nothing of {lost} to {}, and serves others: one of its servers does not answer it. ARP was not captured.",
+        loss.service()
+    );
+    let family = ip_for(&loss.hop.dst.addr.to_string());
+    let settle = format!("on {name}: `{family} neigh show` (FAILED or INCOMPLETE), `ipvsadm -ln`; a capture without a filter");
+    let out = look(name, format!("{family} neigh show; ipvsadm -ln"), "revive the server that does not answer, or a health checker");
+    loss.finding(facts, summary, &settle).mend([out])
 }
 
 fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
@@ -240,6 +254,36 @@ mod tests {
         assert_eq!(found.remedy[0].command, "ipvsadm -e -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0");
         w.deny(&DR008);
         assert_eq!(world(&[]).without(&["web1", "web2", "client"]).finding(&ARP011).flows, [2]);
+    }
+
+    /// `tcpdump port 80`: who asked whom is not in the captures.
+    #[test]
+    fn a_dead_server_in_captures_without_arp() {
+        let world = |ports: [u16; 3]| {
+            let mut w = World::nat();
+            let good = |port: u16| World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", "10.2.0.12:80");
+            for port in ports {
+                match port {
+                    40002 => w.syn(&World::tcp("10.1.0.100:40002", "10.1.0.1:80"), "client director", 2),
+                    port => w.talk(&good(port), "client director web2", "web2 director client"),
+                }
+                w.wait(1.0);
+            }
+            w
+        };
+        let w = world([40001, 40002, 40003]);
+        let found = w.expect(&ARP011, Confidence::Likely, "director");
+        assert_eq!((found.alternatives.as_slice(), found.flows.as_slice()), (&["SVC003", "NAT008"][..], &[2][..]));
+        assert!(found.summary.ends_with("ARP was not captured."), "{}", found.summary);
+        // Only before: the address may have gone.
+        let w = world([40001, 40003, 40002]);
+        w.deny(&ARP011);
+        let found = w.expect(&super::super::super::svc::svc001::SVC001, Confidence::Possible, "director");
+        assert_eq!(found.alternatives, ["ARP007", "ARP011", "NAT008"]);
+        // With ARP one would have heard it ask.
+        let mut w = world([40001, 40002, 40003]);
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        w.deny(&ARP011);
     }
 
     #[test]

@@ -79,6 +79,24 @@ mod tests {
     }
 
     #[test]
+    fn captures_without_arp_do_not_say_that_nobody_asked() {
+        let mut w = World::dr();
+        w.syn(&World::tcp("10.1.0.100:40002", "10.2.0.100:80"), "client router director web2", 3);
+        let said = |w: &World| {
+            let found = w.diagnose().findings.into_iter().find(|f| f.summary.contains("web2 receives")).expect("a finding");
+            (found.summary.contains("no ARP for"), found.alternatives.contains(&"ARP011"))
+        };
+        assert_eq!(said(&w), (false, true));
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        assert_eq!(said(&w), (true, false));
+        // A wrong gateway would be asked for.
+        let mut w = World::nat();
+        w.syn(&World::tcp("10.1.0.100:40002", "10.1.0.1:80").dnat("director", "10.2.0.12:80"), "client director web2", 3);
+        let found = w.finding(&crate::rules::nat::nat001::NAT001);
+        assert!(found.alternatives.ends_with(&["NAT002", "ARP011"]), "{:?}", found.alternatives);
+    }
+
+    #[test]
     fn nobody_looked_at_the_server() {
         let mut w = World::dr();
         for (port, web) in [(40001, "web1"), (40002, "web2")] {

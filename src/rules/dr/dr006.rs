@@ -39,7 +39,13 @@ fn check(facts: &Facts<'_>) -> Outcome {
         let summary = format!("{director} hands packets for {} to {router}, which sends them back: the real server is behind a router.", vip(flow));
         let server = flow.real_server.map_or_else(|| "RIP:PORT".to_string(), |rs| rs.to_string());
         let service = flow.vip.map_or_else(|| "VIP:PORT".to_string(), |vip| vip.to_string());
-        let mut finding = Loop::finding(&loops, facts, Confidence::Certain, summary);
+        let unsure = loops.iter().all(|l| l.unsure);
+        let confidence = if unsure { Confidence::Possible } else { Confidence::Certain };
+        let mut finding = Loop::finding(&loops, facts, confidence, summary);
+        if unsure {
+            let settle = format!("whose is {}? `ip route get {}` on both; a capture with ARP", vip(flow), vip(flow));
+            finding = finding.unless(&["DR016", "DR017"], settle);
+        }
         finding.subject = director.to_string();
         finding.severity = Severity::Broken;
         finding.mend([Remedy::new(
@@ -96,6 +102,18 @@ mod tests {
         assert!(found.summary.contains("router"));
         w.deny(&DR016);
         w.deny(&DR017);
+    }
+
+    /// Nothing says whose the address is: either of both may be the real server that does not know it.
+    #[test]
+    fn a_loop_without_arp_or_names() {
+        let mut w = World::dr();
+        let c = World::tcp("10.1.0.100:40001", "10.2.0.100:80");
+        w.syn(&c, "client router director router director router director", 1);
+        w.expect(&DR006, Confidence::Certain, "director");
+        let found = w.unnamed().diagnose().findings;
+        let accused: Vec<_> = found.iter().filter(|f| f.severity == Severity::Broken && f.confidence > Confidence::Possible).collect();
+        assert!(accused.is_empty() && found.iter().any(|f| f.code == "DR006"), "{found:?}");
     }
 
     #[test]

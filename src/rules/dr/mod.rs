@@ -89,6 +89,9 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
             }
             _ => Round::Server,
         };
+        // Without ARP only their names would say whose the address is, and so who sends the packet back.
+        let called = |host| facts.is_called(host) != Role::Unknown;
+        l.unsure |= kind == Round::Router && facts.is_deaf() && !called(l.director) && !called(l.other);
         if kind == wanted {
             found.entry(l.other).or_default().push(l);
         }

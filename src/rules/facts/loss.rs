@@ -103,9 +103,18 @@ impl<'a> Facts<'a> {
     }
 
     fn swallowed_by(&self, flow: &Flow, host: HostId, hop: &Hop) -> Option<Verdict> {
-        let owns = self.holds(host, hop);
+        let served = self.serves_around(host, hop);
+        let owns = self.holds(host, hop) || served == (true, true);
         let verdict = match (self.role_in(host, hop), owns) {
             (Role::RealServer | Role::Client, _) => return None,
+            // It waits for one of its servers, and nobody heard it ask.
+            (Role::Director, true) if served == (true, true) && flow.from_start && self.is_deaf() => {
+                ("ARP011", vec!["SVC003", "NAT008"], Confidence::Likely)
+            }
+            // It had the address, or never had it: nobody heard who has it now.
+            (Role::Director, false) if served.0 && flow.from_start && self.is_deaf() => {
+                ("SVC001", vec!["ARP007", "ARP011", "NAT008"], Confidence::Possible)
+            }
             // A director that does not know a connection resets it; it knows this one, and its server is gone.
             (Role::Director, true) if !flow.from_start => ("SVC012", vec!["NAT008", "SVC013"], Confidence::Likely),
             _ if !flow.from_start => return None,
@@ -125,6 +134,13 @@ impl<'a> Facts<'a> {
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
         };
         Some(verdict)
+    }
+
+    /// Whether a director handed on other connections for the address and port that a request is for: before it, and after it.
+    fn serves_around(&self, host: HostId, hop: &Hop) -> (bool, bool) {
+        let at = self.trace.common_time(hop.point, hop.time);
+        let begun = self.flows().filter(|f| f.director == Some(host) && f.vip == Some(hop.dst)).map(|f| f.first);
+        begun.fold((false, false), |(before, after), first| (before || first < at, after || first > at))
     }
 
     /// On the way from the director to a real server that is not its neighbour.
@@ -152,6 +168,10 @@ impl<'a> Facts<'a> {
             Role::RealServer | Role::Client => return None,
             Role::Router => ("NET002", vec!["SVC027"], Confidence::Likely),
             Role::Director if self.refuses_some(host, flow, hop) => ("DR022", vec!["SVC027", "SVC005"], Confidence::Likely),
+            // Another one serves the address: it is here as well, or was.
+            Role::Director | Role::Unknown if self.is_served_elsewhere(host, hop) => {
+                ("SVC027", vec!["HA001", "ARP007", "SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Possible)
+            }
             // A router in front may translate to a port that was never meant.
             Role::Director if translated => ("SVC027", vec!["NET002", "SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
             Role::Director => ("SVC027", vec!["SVC022", "SVC001", "SVC015", "SVC005"], Confidence::Likely),
@@ -165,6 +185,11 @@ impl<'a> Facts<'a> {
             }
         };
         Some(verdict)
+    }
+
+    /// True when another host is the director of connections for the address and port that a request is for.
+    fn is_served_elsewhere(&self, host: HostId, hop: &Hop) -> bool {
+        self.flows().any(|f| f.director.is_some_and(|d| d != host) && f.vip == Some(hop.dst))
     }
 
     /// True when a director refused some connections for an address and port itself, more than once, and handed on others in between, which were

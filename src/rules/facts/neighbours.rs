@@ -54,6 +54,12 @@ impl<'a> Facts<'a> {
         questions.filter(move |q| !facts.is_answered(q))
     }
 
+    /// True when no capture has a question for a neighbour or an answer, be it ARP or neighbour discovery: they were made with a filter
+    /// (`port 80`), or all were known already. That nobody was heard to ask proves nothing then.
+    pub fn is_deaf(&self) -> bool {
+        self.trace.claims.claims.is_empty() && self.trace.claims.questions.is_empty()
+    }
+
     /// A question counts as answered when the address was claimed while it was being asked, or later, wherever on its link that was seen.
     /// Who has it on another link does not hear the question.
     pub(in crate::rules) fn is_answered(&self, question: &Question) -> bool {

@@ -34,10 +34,12 @@ impl Silence<'_> {
     pub(in crate::rules) fn finding(&self, facts: &Facts<'_>, severity: Severity, settle: &str) -> Finding {
         let (names, first) = (self.names(facts), self.flows[0]);
         let (receive, stay) = if self.servers.len() == 1 { ("receives", "stays") } else { ("receive", "stay") };
-        let what = match first.from_start && first.protocol == crate::net::Protocol::Tcp {
-            true => format!("{names} {receive} the SYN and {stay} silent: no SYN-ACK, no ARP for a gateway."),
-            false => format!("{names} {receive} the request and {stay} silent: no answer, no ARP for a gateway."),
+        let (request, answer) = match first.from_start && first.protocol == crate::net::Protocol::Tcp {
+            true => ("SYN", "SYN-ACK"),
+            false => ("request", "answer"),
         };
+        let arp = if facts.is_deaf() { "; ARP was not captured" } else { ", no ARP for a gateway" };
+        let what = format!("{names} {receive} the {request} and {stay} silent: no {answer}{arp}.");
         let confidence = if self.serves_others { Confidence::Possible } else { Confidence::Likely };
         let host = self.servers.first().copied().or(first.server_host).unwrap_or_default();
         let handed = first.request.hops.iter().rev().find(|hop| hop.outer.is_some()).filter(|hop| !std::ptr::eq(*hop, self.hop));
@@ -87,6 +89,11 @@ impl<'a> Facts<'a> {
             // Switches flood what they have never heard from: the MAC may be nobody's.
             if hop.dst_mac.is_some_and(|mac| !self.trace.has_spoken(mac)) && !others.contains(&"DR009") {
                 others.push("DR009");
+            }
+            // It may have asked for a neighbour in vain, and nobody heard it.
+            if self.is_deaf() {
+                let unheard: &[&str] = if flow.method == Method::Nat { &["NAT002", "ARP011"] } else { &["ARP011"] };
+                others.extend(unheard.iter().filter(|code| **code != cause));
             }
             if cause != code {
                 continue;

@@ -61,6 +61,9 @@ struct TurnedAway<'a> {
     role: Role,
 }
 
+/// Ports below belong to services (RFC 6335, section 6).
+const WELL_KNOWN: u16 = 1024;
+
 /// Requests that no director handed on, and that a host answered with ICMP port unreachable from the address that was asked for.
 ///
 /// IPVS answers so when a service has no usable server. A socket that is missing does the same for UDP, but never for TCP.
@@ -69,6 +72,10 @@ fn turned_away<'a>(facts: &Facts<'a>) -> Vec<TurnedAway<'a>> {
     let found = facts.flows().filter(refused).filter_map(|flow| {
         let hop = flow.request.last()?;
         let host = hop.to?;
+        // From a well-known port to another one: an answer that nobody waits for any more, and whose question was not captured.
+        if flow.protocol == Protocol::Udp && hop.src.port < WELL_KNOWN && hop.dst.port >= WELL_KNOWN {
+            return None;
+        }
         let own = |e: &&FlowError| {
             let port = (e.type_number, e.code) == (3, 3) || (e.type_number, e.code) == (1, 4);
             let its_own = e.from == Some(host) && is_initial(e.ttl) && e.src == hop.dst.addr;

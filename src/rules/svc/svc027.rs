@@ -212,6 +212,18 @@ mod tests {
         w.without(&["client", "router", "director"]).expect(&SVC027, Confidence::Possible, "10.2.0.100");
     }
 
+    /// Without ARP nobody knows which of both has the address by right.
+    #[test]
+    fn an_address_that_another_director_serves() {
+        let mut w = World::dr().plug("backup.eth0", "int", "10.2.0.66");
+        let c = |port: u16| World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+        w.talk(&c(40001), "client router director web1", "web1 router client");
+        w.syn(&c(40002), "client router backup", 1);
+        w.carry(&c(40002), true, REFUSE, b"", "backup router client");
+        let found = w.expect(&SVC027, Confidence::Possible, "backup");
+        assert_eq!(found.alternatives[..2], ["HA001", "ARP007"]);
+    }
+
     #[test]
     fn a_service_for_another_port() {
         let mut w = World::nat();
@@ -234,6 +246,18 @@ mod tests {
         w.icmp(&c, false, (3, 3, 0), "10.1.0.1", "10.1.0.100", "director", "director client");
         let found = w.expect(&SVC027, Confidence::Likely, "director");
         assert!(found.alternatives.contains(&"SVC002") && found.remedy[0].command.contains("-u 10.1.0.1:53"));
+    }
+
+    /// The question was asked before the capture began; its answer looks like one.
+    #[test]
+    fn a_client_that_refuses_a_late_answer() {
+        let mut w = World::nat();
+        w.who_has("director", "ext", "10.1.0.100", &["client"]);
+        let c = World::udp("10.1.0.77:53", "10.1.0.100:40001");
+        w.carry(&c, false, 0, b"answer", "director client");
+        w.icmp(&c, false, (3, 3, 0), "10.1.0.100", "10.1.0.77", "client", "client director");
+        w.deny(&SVC027);
+        w.unnamed().deny(&SVC027);
     }
 
     #[test]
