@@ -8,11 +8,9 @@ const RULES: &str = "-A -t 192.168.2.59:80 -s wlc -p 10\n-a -t 192.168.2.59:80 -
 
 /// Frames with their lengths in front, one after the other, into a director.
 pub fn run(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        if let Ok(rules) = lvscope::ipvs::read(text) {
-            let written = lvscope::ipvs::to_text(&rules.services);
-            assert_eq!(lvscope::ipvs::parse(&written).as_ref(), Ok(&rules.services));
-        }
+    if let Some(rules) = std::str::from_utf8(bytes).ok().and_then(|text| lvscope::ipvs::read(text).ok()) {
+        let written = lvscope::ipvs::to_text(&rules.services);
+        assert_eq!(lvscope::ipvs::parse(&written).as_ref(), Ok(&rules.services));
     }
     let rules = lvscope::ipvs::parse(RULES).expect("rules");
     let balancer = Balancer::with_rules(Settings::default(), 1, &rules).expect("rules");

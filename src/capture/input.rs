@@ -4,8 +4,8 @@ use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Read in pieces of this size. Between 256 KiB and 1 MiB a plain `read` loop beats mmap: the data stays in the L2 cache until it is
-/// decoded (docs/performance.md).
+/// Read in pieces of this size: the data stays in the L2 cache until it is decoded, which is why a plain `read` loop beats mmap
+/// (docs/performance.md).
 const WINDOW: usize = 128 * 1024;
 
 /// A sliding window over a stream. `data()` is what has been read and not consumed.

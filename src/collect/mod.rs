@@ -61,6 +61,9 @@ fn reason(e: &std::io::Error) -> String {
     e.to_string().split(" (os error").next().unwrap_or_default().to_string()
 }
 
+/// What is said of a kernel without IPVS.
+pub const NOT_LOADED: &str = "IPVS is not loaded in this kernel (modprobe ip_vs)";
+
 fn here(wanted: &Wanted) -> Result<Host, String> {
     let own = nix::unistd::gethostname().ok().and_then(|n| n.into_string().ok()).unwrap_or_else(|| "localhost".to_string());
     let mut host = Host::new(wanted.name.clone().unwrap_or_else(|| wanted.netns.clone().unwrap_or(own)));
@@ -96,7 +99,7 @@ fn here(wanted: &Wanted) -> Result<Host, String> {
             }
             host.ipvs = Some(table);
         }
-        Ok(None) => host.leave_out("ipvs", "IPVS is not loaded in this kernel (modprobe ip_vs)"),
+        Ok(None) => host.leave_out("ipvs", NOT_LOADED),
         Err(e) => host.leave_out("ipvs", denied(&e)),
     }
     match nft::filters() {

@@ -9,7 +9,7 @@ use super::netns::Namespace;
 use crate::capture::{Wire, WireOptions};
 use crate::director::run::{Station, Surroundings, now};
 use crate::director::{Balancer, Director, Engine, Faults, Port, Route, Routes};
-use crate::ipvs::Connection;
+use crate::ipvs::{Connection, Listed};
 use crate::net::Prefix;
 use crate::netlink::rtnetlink::{self, Address, Link};
 use crate::netlink::{Family, Socket};
@@ -37,6 +37,14 @@ impl Drop for Balance {
     }
 }
 
+/// What a director knows of its connections.
+pub struct Account {
+    /// One by one.
+    pub connections: Vec<Connection>,
+    /// How many each real server has.
+    pub services: Vec<Listed>,
+}
+
 /// The director, and what decides whether a packet comes to it.
 struct Desk {
     director: Director,
@@ -59,6 +67,7 @@ impl Balance {
         let balancer = Balancer::with_rules(host.settings(), SEED, &host.rules()).map_err(io::Error::other)?;
         let mut engine = Engine::new(balancer, known.routes);
         engine.faults = faults;
+        engine.marks = host.marks();
         let ports = host.interfaces.iter().zip(known.addresses);
         let ports = ports.map(|((name, mac), addresses)| Port { name: name.clone(), mac: *mac, addresses }).collect();
         let mut director = Director::new(engine, ports);
@@ -72,9 +81,10 @@ impl Balance {
         Ok(Balance { stop, desk, thread: Some(thread) })
     }
 
-    /// Its connection table now.
-    pub fn connections(&self) -> Vec<Connection> {
-        lock(&self.desk).director.engine.balancer.connections(now())
+    /// What it knows now.
+    pub fn account(&self) -> Account {
+        let balancer = &lock(&self.desk).director.engine.balancer;
+        Account { connections: balancer.connections(now()), services: balancer.listed(false) }
     }
 
     /// Takes the rules, settings, addresses and routes that the host has now. Connections stay.
@@ -87,6 +97,7 @@ impl Balance {
         desk.around = known.around;
         let director = &mut desk.director;
         director.engine.routes = known.routes;
+        director.engine.marks = host.marks();
         director.ports.iter_mut().zip(known.addresses).for_each(|(port, addresses)| port.addresses = addresses);
         director.engine.balancer.settings = host.settings();
         director.engine.balancer.reload(&host.rules()).map(|_| ()).map_err(io::Error::other)

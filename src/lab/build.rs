@@ -9,13 +9,15 @@ use super::netns::Namespace;
 use super::scenario::Scenario;
 use super::tunnel::Tunnel;
 use crate::collect::{self, saved};
-use crate::director::Settings;
+use crate::director::{MarkRule, Settings};
 use crate::ipvs::{Command, Role, Rules, VirtualService, parse_command, to_text};
 use crate::net::MacAddr;
 use crate::netlink::rtnetlink::{Kind, Link, LinkSpec, Peer};
 use crate::netlink::{Family, NetlinkError, Socket};
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,8 +53,14 @@ pub struct Host {
     files: Mutex<Files>,
     /// Virtual routers whose master it says to be.
     masters: Mutex<Vec<command::vrrp::Master>>,
-    /// The end of a tunnel, where the kernel has none.
+    /// The ends of its tunnels, where the kernel has none.
     tunnel: Mutex<Option<Tunnel>>,
+    /// Bridges without ports that stand for dummies, where the kernel has none.
+    dummies: Mutex<Vec<String>>,
+    /// What its filter marks for the built-in director.
+    marks: Mutex<Vec<MarkRule>>,
+    /// The built-in director is as a kernel whose module is not loaded.
+    unloaded: AtomicBool,
 }
 
 /// A network that could not be built.
@@ -74,7 +82,7 @@ impl fmt::Display for BuildError {
 impl std::error::Error for BuildError {}
 
 /// Said of what the built-in director does not do.
-pub const NEEDS_KERNEL: &str = "the built-in director does not translate sources; that takes the kernel's IPVS";
+pub const NEEDS_KERNEL: &str = "that takes the kernel's IPVS";
 /// Who does what `ipvsadm` says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Balancing {
@@ -161,6 +169,9 @@ impl Network {
                 files: Mutex::new(Files(files)),
                 masters: Mutex::default(),
                 tunnel: Mutex::default(),
+                dummies: Mutex::default(),
+                marks: Mutex::default(),
+                unloaded: AtomicBool::new(false),
             });
         }
         let network = Network { hosts, switches: room };
@@ -196,12 +207,16 @@ impl Network {
             ["sed", "-i", script, file] => host.files().delete_lines(file, script).map_err(failed),
             ["rm", file] => host.files().remove(file).map_err(failed),
             ["systemctl", "start" | "restart" | "reload", "keepalived"] => host.keepalived().map_err(failed),
+            ["ipvsadm", ..] if host.unloaded() => Err(failed("Can't initialize ipvs: Protocol not available".into())),
+            ["ipvsadm", "--start-daemon", state, "--mcast-interface", device] => host.daemon(state, Some(device)).map_err(failed),
+            ["ipvsadm", "--stop-daemon", state] => host.daemon(state, None).map_err(failed),
+            ["ipvsadm", "-R", "<", file] | ["ipvsadm", "--restore", "<", file] => host.restore(file).map_err(failed),
             ["ipvsadm", "--set", tcp, fin, udp] => host.set_timeouts([tcp, fin, udp]).map_err(failed),
             ["ipvsadm", ..] => host.ipvsadm(&words[1..].join(" ")).map_err(failed),
             ["sysctl", "-w", settings @ ..] if host.wires.is_some() => {
                 let (own, kernels): (Vec<&str>, Vec<&str>) = settings.iter().copied().partition(|s| s.starts_with("net.ipv4.vs."));
                 if own.iter().any(|setting| setting.contains("vs.conntrack=1")) {
-                    return Err(failed(NEEDS_KERNEL.into()));
+                    return Err(failed(format!("the built-in director does not translate sources; {NEEDS_KERNEL}")));
                 }
                 own.iter().try_for_each(|setting| host.set(setting.trim_start_matches("net.ipv4.vs."))).map_err(failed)?;
                 match kernels[..] {
@@ -218,7 +233,21 @@ impl Network {
                 host.masters.lock().unwrap_or_else(PoisonError::into_inner).clear();
                 Ok(())
             }
+            ["modprobe", "-r", module] => host.unload(module).map_err(failed),
             ["modprobe", module] => host.load(module).map_err(failed),
+            ["iptables" | "ip6tables", rest @ ..] if host.wires.is_some() && command::firewall::marks(rest).is_some() => {
+                host.mark(rest).map_err(failed)?;
+                command::run(&host.namespace, command)
+            }
+            ["ip", "link", "add", name, "type", "ipip", "local", local, "remote", remote] => {
+                host.tunnel_between(name, [local, remote]).map_err(failed)
+            }
+            ["ip", "link", "add", "name", name, "type", "dummy"] | ["ip", "link", "add", name, "type", "dummy"] => {
+                host.dummy(name).map_err(failed)
+            }
+            ["radvd", rest @ ..] => {
+                host.namespace.run(|| command::router(rest)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
+            }
             ["fabric", rest @ ..] => {
                 let ports: Vec<String> = (0..host.interfaces.len()).map(|at| host.port(at)).collect();
                 self.switches.run(|| command::fabric(&ports, rest)).map_err(|errno| failed(errno.desc().to_string()))?.map_err(failed)
@@ -286,6 +315,12 @@ impl Host {
         }
     }
 
+    /// `ipvsadm -R < file`: line by line, as ipvsadm(8) does it.
+    fn restore(&self, file: &str) -> Result<(), String> {
+        let text = self.files().0.get(file).cloned().ok_or_else(|| format!("{file}: No such file or directory"))?;
+        text.lines().try_for_each(|line| self.ipvsadm(line))
+    }
+
     /// Changes its rules: those of the built-in director, or the kernel's own.
     fn direct(&self, command: Command) -> Result<(), String> {
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
@@ -330,6 +365,35 @@ impl Host {
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What its filter marks for the built-in director.
+    pub fn marks(&self) -> Vec<MarkRule> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn mark(&self, words: &[&str]) -> Result<(), String> {
+        let Some(told) = command::firewall::marks(words) else { return Ok(()) };
+        let (goes, rules) = told?;
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        match goes {
+            true => marks.retain(|old| !rules.contains(old)),
+            false => marks.extend(rules),
+        }
+        Ok(())
+    }
+
+    /// True when its built-in director is out, as a kernel's that has no IPVS.
+    pub fn unloaded(&self) -> bool {
+        self.unloaded.load(Ordering::Relaxed)
+    }
+
+    /// Starts or stops (without a device) the synchronisation daemon, which the built-in director does not have.
+    fn daemon(&self, state: &str, device: Option<&str>) -> Result<(), String> {
+        match self.wires.is_some() || self.noted {
+            true => Err(format!("the built-in director synchronises nothing; {NEEDS_KERNEL}")),
+            false => self.namespace.run(|| command::ipvsadm::daemon(state, device)).map_err(|errno| errno.desc().to_string())?,
+        }
+    }
+
     fn set(&self, assignment: &str) -> Result<(), String> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner).set(assignment)
     }
@@ -350,16 +414,80 @@ impl Host {
 
     /// The kernel's module, or what stands for it in the lab.
     fn load(&self, module: &str) -> Result<(), String> {
-        if module != "ipip" {
-            return Err(format!("the lab has no module {module}"));
+        match module {
+            "ipip" => self.ipip(),
+            "ip_vs" if self.wires.is_some() => {
+                self.unloaded.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            "ip_vs_ftp" if self.wires.is_some() => Err(format!("the built-in director does not read FTP; {NEEDS_KERNEL}")),
+            other => Err(format!("the lab has no module {other}")),
         }
-        // Where the kernel has the module, each namespace has its device.
+    }
+
+    /// Takes a module out. The kernel's own are the whole machine's, and stay.
+    fn unload(&self, module: &str) -> Result<(), String> {
+        match module {
+            "ip_vs" if self.wires.is_some() => {
+                self.direct(Command::Clear)?;
+                self.unloaded.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            // It has none.
+            "ip_vs_ftp" if self.wires.is_some() => Ok(()),
+            other => Err(format!("the module {other} is the whole machine's")),
+        }
+    }
+
+    /// Where the kernel has the module, each namespace has its device.
+    fn ipip(&self) -> Result<(), String> {
         let there = self.namespace.run(|| Socket::open(Family::Route)?.links()).map_err(|errno| errno.to_string())??;
         let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
         if tunnel.is_none() && !there.iter().any(|link| link.name == super::tunnel::NAME) {
             *tunnel = Some(Tunnel::begin(&self.namespace, &self.interfaces)?);
         }
         Ok(())
+    }
+
+    /// A tunnel device that takes packets of one sender only.
+    fn tunnel_between(&self, name: &str, ends: [&str; 2]) -> Result<(), String> {
+        let [local, remote] = ends.map(|end| end.parse::<Ipv4Addr>().map_err(|_| format!("{end} is no IPv4 address")));
+        let ends = (local?, remote?);
+        self.ipip()?;
+        match &mut *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(tunnel) => tunnel.add(&self.namespace, name, Some(ends)),
+            None => {
+                let spec = LinkSpec { name, mac: None, kind: Kind::Ipip(Some(ends)) };
+                let made = self.namespace.run(|| Socket::open(Family::Route)?.add_link(&spec));
+                Ok(made.map_err(|errno| errno.to_string())??)
+            }
+        }
+    }
+
+    /// A bridge without ports is as good, where the kernel has no dummy.
+    fn dummy(&self, name: &str) -> Result<(), String> {
+        let made = self.namespace.run(|| -> Result<bool, NetlinkError> {
+            let mut socket = Socket::open(Family::Route)?;
+            let mut add = |kind| socket.add_link(&LinkSpec { name, mac: None, kind });
+            match add(Kind::Dummy) {
+                Err(e) if e.is(nix::libc::EOPNOTSUPP) => add(Kind::Bridge).map(|()| true),
+                made => made.map(|()| false),
+            }
+        });
+        if made.map_err(|errno| errno.to_string())?? {
+            self.dummies.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_string());
+        }
+        Ok(())
+    }
+
+    /// Devices that stand in for dummies.
+    pub fn dummies(&self) -> Vec<String> {
+        self.dummies.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Devices that stand in for tunnels, and their ends.
+    pub fn tunnels(&self) -> Vec<(String, Option<(Ipv4Addr, Ipv4Addr)>)> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Tunnel::devices).unwrap_or_default()
     }
 
     /// The switch's port of an interface.

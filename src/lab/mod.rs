@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod command;
 pub mod draw;
 pub mod files;
+mod ftp;
 pub mod netns;
 pub mod play;
 pub mod prove;

@@ -1,13 +1,12 @@
 //! A scenario played: built, broken, talked to, and recorded.
 
-use super::balance::Balance;
+use super::balance::{Account, Balance};
 use super::build::{Balancing, Network};
 use super::command;
 use super::record;
-use super::scenario::{Event, Scenario};
+use super::scenario::{Event, Scenario, Serve, Traffic};
 use super::traffic::{self, Saw, Server};
 use crate::director::Faults;
-use crate::ipvs::Connection;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -94,6 +93,16 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// Starts another server in place of those of a host.
+    fn serve_as(&mut self, name: &str, told: &str) -> io::Result<()> {
+        let failed = |what: String| io::Error::other(format!("{name}: serve {told}: {what}"));
+        let Some(host) = self.network.host(name) else { return Ok(()) };
+        self.servers.retain(|(running, _)| running != name);
+        let serve = Serve::try_from(told.to_string()).map_err(failed)?;
+        self.servers.push((name.to_string(), traffic::serve(host, serve, self.scenario.ipv6).map_err(|e| failed(e.to_string()))?));
+        Ok(())
+    }
+
     /// Puts the built-in director of a host on its wires, with what the host has now.
     fn direct(&mut self, name: &str) -> io::Result<()> {
         let Some(host) = self.network.host(name) else { return Ok(()) };
@@ -116,6 +125,8 @@ impl<'a> Stage<'a> {
             }
             ["systemctl", "start" | "restart" | "reload", "keepalived"] => {}
             ["systemctl", "start" | "restart", _] | ["systemctl", "enable", "--now", _] => return self.serve(host),
+            // Another program instead of the one that the scenario has.
+            ["serve", ..] => return self.serve_as(host, command.trim_start().trim_start_matches("serve").trim()),
             ["kill", "director"] => {
                 self.balances.remove(host);
                 return Ok(());
@@ -132,9 +143,9 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// The connections that the built-in director of a host knows, if it has one.
-    pub fn connections(&self, host: &str) -> Option<Vec<Connection>> {
-        self.balances.get(host).map(Balance::connections)
+    /// What the built-in director of a host knows of its connections, if it has one.
+    pub fn account(&self, host: &str) -> Option<Account> {
+        self.balances.get(host).map(Balance::account)
     }
 
     /// Lets the clients talk while all interfaces are captured.
@@ -144,7 +155,7 @@ impl<'a> Stage<'a> {
     pub fn play(&mut self, folder: &Path) -> io::Result<Played> {
         let mut events: Vec<Event> = self.scenario.events.clone();
         events.sort_by_key(|event| event.after_ms);
-        self.play_with(folder, &events, self.scenario.codes.is_empty())
+        self.play_with(folder, (&self.scenario.traffic, &events), self.scenario.codes.is_empty())
     }
 
     /// The same when all that was to happen has happened.
@@ -153,7 +164,8 @@ impl<'a> Stage<'a> {
     /// When a capture cannot be made.
     pub fn play_on(&mut self, folder: &Path) -> io::Result<Played> {
         self.network.be_quiet()?;
-        self.play_with(folder, &[], true)
+        let traffic = if self.scenario.instead.is_empty() { &self.scenario.traffic } else { &self.scenario.instead };
+        self.play_with(folder, (traffic, &[]), true)
     }
 
     /// A director that still knows a port of a client would hand its next connection on as the one before (`conn_reuse_mode`): each play
@@ -161,7 +173,8 @@ impl<'a> Stage<'a> {
     fn fresh_ports(&mut self) -> io::Result<()> {
         let first = 20_000 + 10_000 * (self.plays % 4);
         self.plays += 1;
-        let clients: std::collections::BTreeSet<&String> = self.scenario.traffic.iter().map(|traffic| &traffic.from).collect();
+        let talks = self.scenario.traffic.iter().chain(&self.scenario.instead);
+        let clients: std::collections::BTreeSet<&String> = talks.map(|traffic| &traffic.from).collect();
         clients.into_iter().try_for_each(|host| {
             let range = format!("sysctl -w net.ipv4.ip_local_port_range='{first} {}'", first + 9_999);
             self.network.run(host, &range).map_err(|e| io::Error::other(format!("{host}: {e}")))
@@ -169,16 +182,15 @@ impl<'a> Stage<'a> {
     }
 
     /// `works`: nothing is expected to fail, and waiting for what a busy machine does late costs nothing.
-    fn play_with(&mut self, folder: &Path, events: &[Event], works: bool) -> io::Result<Played> {
+    fn play_with(&mut self, folder: &Path, (traffic, events): (&[Traffic], &[Event]), works: bool) -> io::Result<Played> {
         std::fs::create_dir_all(folder)?;
         self.fresh_ports()?;
         let recording = record::begin(&self.network)?;
         let begun = Instant::now();
         let until = |ms: u64| std::thread::sleep(Duration::from_millis(ms).saturating_sub(begun.elapsed()));
-        let scenario = self.scenario;
         let (mut talks, mut besides) = (Vec::new(), Vec::new());
-        let all = scenario.background.iter().map(|traffic| (traffic, true)).chain(scenario.traffic.iter().map(|traffic| (traffic, false)));
-        for (traffic, in_background) in all {
+        let background = self.scenario.background.iter().map(|traffic| (traffic, true));
+        for (traffic, in_background) in background.chain(traffic.iter().map(|traffic| (traffic, false))) {
             let Some(host) = self.network.host(&traffic.from) else { continue };
             let mut traffic = traffic.clone();
             if works && !in_background {

@@ -103,7 +103,7 @@ pub fn reading(played: &Played) -> Reading {
 /// # Errors
 /// When a kernel answers nothing at all.
 pub fn fleet(stage: &Stage<'_>) -> io::Result<Fleet> {
-    Ok(Fleet::new(survey(&stage.network, |host| stage.connections(host))?, role_of_name, |_| None, &[]))
+    Ok(Fleet::new(survey(&stage.network, |host| stage.account(host))?, role_of_name, |_| None, &[]))
 }
 
 /// What packets and hosts tell; either may be empty.
@@ -249,10 +249,11 @@ fn mend(stage: &mut Stage<'_>, guilty: &[&Finding], folder: &Path) -> io::Result
             }
         }
     }
-    if !done && (!looked || scenario.mend.is_empty()) {
+    let then = !scenario.mend.is_empty() || !scenario.instead.is_empty();
+    if !done && (!looked || !then) {
         return Ok(Remedied::NotRun("none is printed that changes anything".into()));
     }
-    let looked = looked && !scenario.mend.is_empty();
+    let looked = looked && then;
     let played = stage.play_on(folder)?;
     let diagnosis = judge(&reading(&played).trace, &fleet(stage)?);
     let accused: Vec<&str> = diagnosis.findings.iter().filter(|f| accuses(f)).map(|f| f.code).collect();

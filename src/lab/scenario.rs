@@ -34,6 +34,8 @@ pub struct Scenario {
     pub traffic: Vec<Traffic>,
     /// What hosts say to each other besides: health checks, the time, names. What becomes of it is nobody's concern.
     pub background: Vec<Traffic>,
+    /// Who talks to whom once it is mended; none: the same again. Where the fault is the test itself, a better one.
+    pub instead: Vec<Traffic>,
     /// What happens meanwhile.
     pub events: Vec<Event>,
     /// Faults of the built-in directors.
@@ -81,7 +83,7 @@ pub struct InterfacePlan {
     pub mac: Option<MacAddr>,
 }
 
-/// A server: `tcp 80`, `udp 192.168.224.11:53`.
+/// A server: `tcp 80`, `udp 192.168.224.11:53`, `ftp 21`, `ftp 21 as 192.168.2.59:50001`, `tcp 80 slow 400 room 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Serve {
@@ -91,6 +93,12 @@ pub struct Serve {
     pub addr: Option<IpAddr>,
     /// Port.
     pub port: u16,
+    /// FTP: a file for each who asks, by a second connection. The address and port that it names for that; `None`: its own.
+    pub ftp: Option<Option<Endpoint>>,
+    /// Milliseconds from one new connection that it takes to the next.
+    pub slow_ms: u64,
+    /// Connections that may wait for it to take them; `None`: as many as the system lets.
+    pub room: Option<u8>,
 }
 
 /// Connections of a client.
@@ -129,6 +137,9 @@ pub struct Traffic {
     /// Milliseconds between question and question on a connection that stays open; 0: one question.
     #[serde(default)]
     pub pause_ms: u64,
+    /// FTP in passive mode: what is dialled is the control connection, and the answer a file.
+    #[serde(default)]
+    pub ftp: bool,
 }
 
 /// Something that happens while traffic flows.
@@ -177,13 +188,25 @@ impl TryFrom<String> for Serve {
 
     fn try_from(text: String) -> Result<Self, String> {
         let wrong = || format!("'{text}' is no server (such as 'tcp 80' or 'udp 192.168.224.11:53')");
-        let (protocol, place) = text.split_once(' ').ok_or_else(wrong)?;
-        let protocol: Protocol = protocol.parse().map_err(|_| wrong())?;
-        if let Ok(port) = place.parse() {
-            return Ok(Serve { protocol, addr: None, port });
+        let words: Vec<&str> = text.split(' ').collect();
+        let (mut ftp, mut slow_ms, mut room) = (None, 0, None);
+        match words[..] {
+            ["ftp", _] => ftp = Some(None),
+            ["ftp", _, "as", named] => ftp = Some(Some(named.parse().map_err(|_| wrong())?)),
+            ["tcp", _, "slow", ms] => slow_ms = ms.parse().map_err(|_| wrong())?,
+            ["tcp", _, "slow", ms, "room", for_how_many] => {
+                slow_ms = ms.parse().map_err(|_| wrong())?;
+                room = Some(for_how_many.parse().map_err(|_| wrong())?);
+            }
+            [_, _] => {}
+            _ => return Err(wrong()),
         }
-        let place: Endpoint = place.parse().map_err(|_| wrong())?;
-        Ok(Serve { protocol, addr: Some(place.addr), port: place.port })
+        let protocol = if ftp.is_some() { Protocol::Tcp } else { words[0].parse().map_err(|_| wrong())? };
+        if let Ok(port) = words[1].parse() {
+            return Ok(Serve { protocol, addr: None, port, ftp, slow_ms, room });
+        }
+        let place: Endpoint = words[1].parse().map_err(|_| wrong())?;
+        Ok(Serve { protocol, addr: Some(place.addr), port: place.port, ftp, slow_ms, room })
     }
 }
 
@@ -210,6 +233,7 @@ struct Sheet {
     background: Vec<Traffic>,
     /// Without what the base has in the background.
     quiet: bool,
+    instead: Vec<Traffic>,
     #[serde(rename = "event")]
     events: Vec<Event>,
     director_faults: Vec<String>,
@@ -251,7 +275,7 @@ impl Scenario {
             .keys()
             .chain(scenario.mend.keys())
             .chain(scenario.files.keys())
-            .chain(scenario.traffic.iter().chain(&scenario.background).map(|t| &t.from))
+            .chain(scenario.traffic.iter().chain(&scenario.instead).chain(&scenario.background).map(|t| &t.from))
             .chain(scenario.events.iter().map(|e| &e.host));
         for host in named {
             if !hosts.contains(&host.as_str()) {
@@ -313,6 +337,7 @@ impl Scenario {
             scenario.background.clear();
         }
         scenario.background.extend(sheet.background);
+        scenario.instead.extend(sheet.instead);
         scenario.events.extend(sheet.events);
         scenario.director_faults.extend(sheet.director_faults);
         scenario.mend.extend(sheet.mend);
@@ -333,6 +358,9 @@ impl Scenario {
     pub fn refuses(&self, builtin: bool) -> Option<String> {
         match builtin {
             true => self.needs_kernel.then(|| format!("{} takes the kernel's IPVS (--director kernel)", self.name)),
+            false if self.breaks.values().flatten().any(|command| command.starts_with("modprobe -r ")) => {
+                Some(format!("{}: the kernel's modules are the whole machine's", self.name))
+            }
             false if !self.director_faults.is_empty() => Some(format!("{}: faults are the built-in director's alone", self.name)),
             false => None,
         }
@@ -381,6 +409,28 @@ mod tests {
         );
         assert!(error("[[host]]\nname = 'a'\nrole = 'boss'").starts_with("mine: line 3, column 9: 'boss': unknown role"));
         assert!(error("base = 'nat'\n[serve]\nweb1 = ['tcp http']").starts_with("mine: line 3, column 10: 'tcp http' is no server"));
+    }
+
+    #[test]
+    fn servers_in_words() {
+        let read = |text: &str| Serve::try_from(text.to_string());
+        assert_eq!(read("ftp 21").unwrap().ftp, Some(None));
+        assert_eq!(read("ftp 21 as 10.0.0.9:50001").unwrap().ftp, Some(Some("10.0.0.9:50001".parse().unwrap())));
+        assert_eq!(read("tcp 10.0.0.9:80 slow 400").map(|s| (s.port, s.slow_ms)), Ok((80, 400)));
+        assert_eq!(read("tcp 80 slow 400 room 1").map(|s| (s.slow_ms, s.room)), Ok((400, Some(1))));
+        for bad in [
+            "ftp",
+            "tcp 80 fast",
+            "tcp 80 room 1",
+            "tcp 80 slow 4 room x",
+            "udp 53 slow 4",
+            "ftp 21 as here",
+            "tcp 80 slow much",
+            "http 80",
+            "",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! `ASK 100 1000 0`, and goes on with filling.
 
 use super::build::Host;
+use super::ftp::{self, Shelf};
 use super::scenario::{Serve, Traffic};
 use crate::net::{Endpoint, Protocol};
+use nix::sys::socket::Backlog;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -59,7 +61,7 @@ impl Drop for Server {
     }
 }
 
-const TURN: Duration = Duration::from_millis(5);
+pub(super) const TURN: Duration = Duration::from_millis(5);
 /// A datagram is sent again after so long, as resolvers do.
 const AGAIN: Duration = Duration::from_millis(400);
 /// A question longer than this is nobody's here.
@@ -95,13 +97,30 @@ pub fn serve(host: &Host, serve: Serve, ipv6: bool) -> io::Result<Server> {
         _ => {
             let listener = host.namespace.run(|| TcpListener::bind(at)).map_err(io::Error::from)??;
             listener.set_nonblocking(true)?;
+            if let Some(room) = serve.room {
+                // Told once more, a listening socket takes the new number.
+                let room = Backlog::new(i32::from(room)).map_err(io::Error::from)?;
+                nix::sys::socket::listen(&listener, room).map_err(io::Error::from)?;
+            }
+            let files = match serve.ftp {
+                None => None,
+                Some(named) => {
+                    let at = SocketAddr::new(any, named.map_or(0, |named| named.port));
+                    Some(Arc::new(Shelf::open(host.namespace.run(|| TcpListener::bind(at)).map_err(io::Error::from)??, named)?))
+                }
+            };
+            let slow = Duration::from_millis(serve.slow_ms);
             std::thread::spawn(move || {
                 let mut talks: Vec<JoinHandle<()>> = Vec::new();
                 while !stopped.load(Ordering::Relaxed) {
                     match listener.accept() {
                         Ok((stream, _)) => {
-                            let stopped = stopped.clone();
-                            talks.push(std::thread::spawn(move || drop(answer(stream, &stopped))));
+                            let (stopped, files) = (stopped.clone(), files.clone());
+                            talks.push(std::thread::spawn(move || match files {
+                                None => drop(answer(stream, &stopped)),
+                                Some(files) => drop(ftp::serve(stream, &files, &stopped)),
+                            }));
+                            std::thread::sleep(slow);
                         }
                         Err(_) => std::thread::sleep(TURN),
                     }
@@ -157,7 +176,7 @@ fn question(traffic: &Traffic) -> Vec<u8> {
 }
 
 /// Bytes that are not all the same, so that a part of them is told from another.
-fn filling(len: usize) -> Vec<u8> {
+pub(super) fn filling(len: usize) -> Vec<u8> {
     (0..len).map(|at| b'a' + ((at / 7 + at) % 26) as u8).collect()
 }
 
@@ -177,6 +196,7 @@ fn one(traffic: &Traffic) -> Saw {
     let patience = Duration::from_millis(traffic.patience_ms);
     let seen = match traffic.protocol {
         Protocol::Udp => ask_udp(traffic, patience),
+        _ if traffic.ftp => ftp::fetch(traffic, patience),
         _ => ask_tcp(traffic, patience),
     };
     seen.unwrap_or_else(|(e, connected)| match e.kind() {
@@ -247,7 +267,7 @@ fn questions(traffic: &Traffic) -> u32 {
     if traffic.pause_ms > 0 { 3 } else { 1 }
 }
 
-fn address(to: Endpoint) -> SocketAddr {
+pub(super) fn address(to: Endpoint) -> SocketAddr {
     SocketAddr::new(to.addr, to.port)
 }
 

@@ -1,5 +1,6 @@
-//! A real server's end of an IPIP tunnel, for kernels without the `ipip` module: `tunl0` is one end of a veth, into whose other end the
-//! packets go that come out of the outer ones. All that is asked of such a device (rp_filter, ARP, addresses) the kernel does itself.
+//! A real server's end of an IPIP tunnel, for kernels without the `ipip` module: `tunl0`, or a device between two ends, is one end of a
+//! veth, into whose other end the packets go that come out of the outer ones. All that is asked of such a device (rp_filter, ARP,
+//! addresses) the kernel does itself.
 
 use super::command;
 use super::netns::Namespace;
@@ -7,16 +8,19 @@ use crate::capture::{LARGEST, VNET_HEADER, Wire, WireOptions};
 use crate::net::MacAddr;
 use crate::netlink::rtnetlink::{Kind, LinkSpec, Peer};
 use crate::netlink::{Family, NetlinkError, Socket};
+use crate::packet::build;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The device, until it is dropped.
+/// The devices, until it is dropped.
 pub struct Tunnel {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    devices: Arc<Mutex<Vec<Device>>>,
 }
 
 impl Drop for Tunnel {
@@ -26,6 +30,17 @@ impl Drop for Tunnel {
     }
 }
 
+/// One that packets come out of.
+struct Device {
+    name: String,
+    /// Its own end and the other, where it takes packets between these two alone.
+    ends: Option<Ends>,
+    mac: MacAddr,
+    inner: Wire,
+}
+
+type Ends = (Ipv4Addr, Ipv4Addr);
+
 /// Its name, as the kernel's fallback device is called.
 pub const NAME: &str = "tunl0";
 const FAR: &str = "far0";
@@ -34,55 +49,110 @@ const TURN: Duration = Duration::from_millis(50);
 const OVERHEAD: u32 = 20;
 
 impl Tunnel {
-    /// Makes the device, down and without addresses, as `modprobe ipip` does; outer packets are taken from these interfaces.
+    /// Makes the fallback device, down and without addresses, as `modprobe ipip` does; outer packets are taken from these interfaces.
     ///
     /// # Errors
     /// What the kernel refuses.
     pub fn begin(host: &Namespace, interfaces: &[(String, MacAddr)]) -> Result<Tunnel, String> {
-        let far = Namespace::new().map_err(|e| e.to_string())?;
-        let made = host.run(|| -> Result<Option<MacAddr>, NetlinkError> {
-            let mut socket = Socket::open(Family::Route)?;
-            let peer = Peer { name: FAR, mac: None, netns: Some(far.as_fd()) };
-            socket.add_link(&LinkSpec { name: NAME, mac: None, kind: Kind::Veth(peer) })?;
-            let link = socket.link(NAME)?;
-            socket.set_link(link.index, Some(1500 - OVERHEAD), None, None)?;
-            Ok(link.mac)
-        });
-        let mac = made.map_err(|errno| errno.to_string())??.ok_or("tunl0 has no MAC address")?;
+        let devices = Arc::new(Mutex::new(vec![Device::make(host, NAME, None)?]));
         // Without IPIP the kernel would say of the outer packets that it does not know their protocol.
         command::run(host, "iptables -t raw -A PREROUTING -p 4 -j DROP").map_err(|e| e.to_string())?;
-        let inner = far.run(|| -> Result<Wire, String> {
-            let _ = command::here(&["sysctl", "-w", "net.ipv6.conf.all.disable_ipv6=1"]);
-            command::here(&["ip", "link", "set", FAR, "up"])?;
-            Wire::open(FAR, WireOptions { vnet_header: true, ..WireOptions::default() }).map_err(|e| e.to_string())
-        });
-        let inner = Arc::new(inner.map_err(|errno| errno.to_string())??);
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for (name, own) in interfaces {
             let options = WireOptions { vnet_header: true, inbound_only: true, buffer: 4 << 20, ..WireOptions::default() };
             let outer = host.run(|| Wire::open(name, options)).map_err(|errno| errno.to_string())?.map_err(|e| e.to_string())?;
-            let (inner, stopped, own) = (inner.clone(), stop.clone(), *own);
+            let (devices, stopped, own) = (devices.clone(), stop.clone(), *own);
             let kernel = host.run(|| Socket::open(Family::Route)).map_err(|errno| errno.to_string())??;
-            threads.push(std::thread::spawn(move || unpack(outer, &inner, (own, mac), kernel, &stopped)));
+            threads.push(std::thread::spawn(move || unpack(outer, &devices, own, kernel, &stopped)));
         }
-        Ok(Tunnel { stop, threads })
+        Ok(Tunnel { stop, threads, devices })
+    }
+
+    /// Makes another device.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn add(&mut self, host: &Namespace, name: &str, ends: Option<Ends>) -> Result<(), String> {
+        let device = Device::make(host, name, ends)?;
+        lock(&self.devices).push(device);
+        Ok(())
+    }
+
+    /// The devices and their ends.
+    pub fn devices(&self) -> Vec<(String, Option<Ends>)> {
+        lock(&self.devices).iter().map(|device| (device.name.clone(), device.ends)).collect()
     }
 }
 
-fn unpack(mut outer: Wire, inner: &Wire, (own, to): (MacAddr, MacAddr), mut kernel: Socket, stop: &AtomicBool) {
+impl Device {
+    fn make(host: &Namespace, name: &str, ends: Option<Ends>) -> Result<Device, String> {
+        let far = Namespace::new().map_err(|e| e.to_string())?;
+        let made = host.run(|| -> Result<Option<MacAddr>, NetlinkError> {
+            let mut socket = Socket::open(Family::Route)?;
+            let peer = Peer { name: FAR, mac: None, netns: Some(far.as_fd()) };
+            socket.add_link(&LinkSpec { name, mac: None, kind: Kind::Veth(peer) })?;
+            let link = socket.link(name)?;
+            socket.set_link(link.index, Some(1500 - OVERHEAD), None, None)?;
+            Ok(link.mac)
+        });
+        let mac = made.map_err(|errno| errno.to_string())??.ok_or_else(|| format!("{name} has no MAC address"))?;
+        let inner = far.run(|| -> Result<Wire, String> {
+            let _ = command::here(&["sysctl", "-w", "net.ipv6.conf.all.disable_ipv6=1"]);
+            command::here(&["ip", "link", "set", FAR, "up"])?;
+            Wire::open(FAR, WireOptions { vnet_header: true, ..WireOptions::default() }).map_err(|e| e.to_string())
+        });
+        let inner = inner.map_err(|errno| errno.to_string())??;
+        Ok(Device { name: name.to_string(), ends, mac, inner })
+    }
+}
+
+fn lock(devices: &Mutex<Vec<Device>>) -> MutexGuard<'_, Vec<Device>> {
+    devices.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn unpack(mut outer: Wire, devices: &Mutex<Vec<Device>>, own: MacAddr, mut kernel: Socket, stop: &AtomicBool) {
     let mut buffer = vec![0; LARGEST];
     while !stop.load(Ordering::Relaxed) {
         let Ok(Some(arrival)) = outer.receive(&mut buffer, TURN) else { continue };
         let Some((offload, frame)) = buffer[..arrival.len].split_first_chunk::<VNET_HEADER>() else { continue };
-        if frame.get(..6) == Some(&own.0[..])
-            && let Some((offload, inside)) = decapsulated(offload, frame, to)
+        let Some(ends) = ends_of(frame).filter(|_| frame.get(..6) == Some(&own.0[..])) else { continue };
+        let Ok(links) = kernel.links() else { continue };
+        let is_up = |device: &&Device| links.iter().any(|link| link.name == device.name && link.is_up());
+        let all = lock(devices);
+        // One for just these two first, then the one for everybody (net/ipv4/ip_tunnel.c, ip_tunnel_lookup).
+        let mut ready = all.iter().filter(is_up);
+        let taker = ready.clone().find(|device| device.ends == Some(ends)).or_else(|| ready.find(|device| device.ends.is_none()));
+        let Some(device) = taker else {
+            // Nobody's: the kernel's tunnel4_rcv refuses it.
+            let _ = outer.send(&[&[0; VNET_HEADER], &refusal(frame, own, ends)]);
+            continue;
+        };
+        if let Some((offload, inside)) = decapsulated(offload, frame, device.mac)
             && !is_own(&mut kernel, frame)
         {
-            // Down, or gone: then nobody gets it.
-            let _ = inner.send(&[&offload, &inside]);
+            // Gone: then nobody gets it.
+            let _ = device.inner.send(&[&offload, &inside]);
         }
     }
+}
+
+/// The outer addresses of an IPIP packet, its destination first.
+fn ends_of(frame: &[u8]) -> Option<Ends> {
+    let packet = frame.get(14..).filter(|_| frame[12..14] == [8, 0])?;
+    let addr = |at: usize| packet.get(at..at + 4)?.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets));
+    let ends = (addr(16)?, addr(12)?);
+    matches!(packet.get(9)?, 4 | 41).then_some(ends)
+}
+
+/// ICMP port unreachable about a packet, to where it came from.
+fn refusal(frame: &[u8], own: MacAddr, (here, there): Ends) -> Vec<u8> {
+    // As much of it as fits into 576 bytes (net/ipv4/icmp.c, icmp_send).
+    let quoted = &frame[14..frame.len().min(14 + 576 - 28)];
+    let message = build::icmp(here.into(), there.into(), 3, 3, 0, quoted);
+    let packet = build::ip(here.into(), there.into(), 1, build::IpFields { ttl: 64, id: 0, flags: 0 }, &message);
+    let to = frame[6..12].first_chunk().map_or(MacAddr::BROADCAST, |mac| MacAddr(*mac));
+    build::ethernet(own, to, &[], &packet)
 }
 
 /// True when a packet says that it comes from this host itself: no kernel takes such a one (net/ipv4/fib_frontend.c, `__fib_validate_source`).
@@ -119,6 +189,21 @@ fn decapsulated(offload: &[u8; VNET_HEADER], frame: &[u8], to: MacAddr) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_takes_is_refused() {
+        let mut frame = vec![0; 14];
+        (frame[6], frame[12]) = (9, 8);
+        frame.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 4, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.resize(54, 7);
+        let ends = ends_of(&frame).expect("IPIP");
+        assert_eq!(ends, ("10.0.0.2".parse().unwrap(), "10.0.0.1".parse().unwrap()));
+        let said = refusal(&frame, MacAddr([2; 6]), ends);
+        assert_eq!((&said[..6], &said[26..34], &said[34..36]), (&frame[6..12], &[10, 0, 0, 2, 10, 0, 0, 1][..], &[3, 3][..]));
+        assert_eq!(said[42..], frame[14..]);
+        frame[14 + 9] = 6;
+        assert!(ends_of(&frame).is_none() && ends_of(&frame[..20]).is_none() && ends_of(&[0; 3]).is_none());
+    }
 
     #[test]
     fn the_inner_packet_comes_out() {

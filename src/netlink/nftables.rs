@@ -72,6 +72,8 @@ pub enum Step {
     Masquerade,
     /// The largest segment that a SYN asks for becomes this.
     Mss(u16),
+    /// Gets this mark.
+    Mark(u32),
     /// Conntrack does not look at it.
     NoTrack,
     /// Ends here, and its sender is told: by a reset (true) or by ICMP port unreachable.
@@ -195,6 +197,11 @@ impl Step {
                 let to = Attributes::new().bytes(2, &[2]);
                 let to = be(be(be(be(to, 3, 2), 4, 2), 6, 1), 7, NFT_REG_1);
                 vec![immediate(NFT_REG_1, &mss.to_be_bytes()), expression("exthdr", &to)]
+            }
+            // NFT_META_MARK, written; a number of the host's, not of the network's.
+            Step::Mark(mark) => {
+                let set = be(be(Attributes::new(), 2, 3), 3, NFT_REG_1);
+                vec![immediate(NFT_REG_1, &mark.to_ne_bytes()), expression("meta", &set)]
             }
             Step::NoTrack => vec![expression("notrack", &Attributes::new())],
             // NFT_REJECT_TCP_RST, NFT_REJECT_ICMP_UNREACH with port unreachable.

@@ -23,7 +23,8 @@ pub(super) fn settle(diagnosis: &mut Diagnosis, on_hosts: Vec<Finding>, facts: &
             |h: &Finding| h.code == finding.code || finding.alternatives.contains(&h.code) || NARROWS.contains(&(h.code, finding.code));
         // Whose fault it is can be another host's: the director's table, a second owner of the address.
         let elsewhere = |code: &str| {
-            ["SVC", "HA"].iter().any(|family| code.starts_with(family)) || matches!(code, "NAT007" | "DR007" | "ARP007" | "ARP012")
+            ["SVC", "HA"].iter().any(|family| code.starts_with(family))
+                || matches!(code, "NAT007" | "NAT014" | "DR007" | "ARP007" | "ARP012")
         };
         let settles = |h: &Finding| h.severity > Severity::Note && names(h) && (concerns(h) || elsewhere(h.code) || tells_of(h));
         // What a host notes of one of the causes is further proof of it, and decides nothing.

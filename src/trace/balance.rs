@@ -80,6 +80,9 @@ fn tunnel(hop: &Hop) -> Option<(TunnelKind, IpAddr, IpAddr)> {
     hop.outer.filter(|(kind, ..)| matches!(kind, TunnelKind::IpIp | TunnelKind::Gre | TunnelKind::Gue))
 }
 
+/// Whose each MAC is.
+type Receivers = HashMap<MacAddr, Option<HostId>>;
+
 /// What the flows showed together.
 #[derive(Default)]
 pub(super) struct Balance {
@@ -88,7 +91,7 @@ pub(super) struct Balance {
     /// Addresses to which a forwarder translated, and which served.
     servers: HashMap<HostId, HashSet<IpAddr>>,
     /// MACs that one destination was handed to by a forwarder that left the addresses alone.
-    handed_to: HashMap<(Option<HostId>, Protocol, Endpoint), HashMap<MacAddr, Option<HostId>>>,
+    handed_to: HashMap<(Option<HostId>, Protocol, Endpoint), Receivers>,
     /// Virtual services of directors that route directly or tunnel.
     vips: HashSet<(Protocol, Endpoint)>,
     /// Who handed requests for them on without a change.

@@ -31,6 +31,8 @@ pub struct CapturePoint {
     pub last: Timestamp,
     /// Frames that the capture itself lost, where it says so.
     pub dropped: Option<u64>,
+    /// Frames of which too little was kept to tell whose packets they are.
+    pub cut: u64,
 }
 
 impl CapturePoint {
@@ -130,6 +132,7 @@ impl Points {
             first: Timestamp(i64::MAX),
             last: Timestamp(i64::MIN),
             dropped: None,
+            cut: 0,
         });
         self.points.len() as u32 - 1
     }
@@ -145,6 +148,10 @@ impl Points {
         point.frames += span.frames;
         point.first = point.first.min(span.first);
         point.last = point.last.max(span.last);
+    }
+
+    pub(super) fn cut(&mut self, point: u32) {
+        self.points[point as usize].cut += 1;
     }
 
     /// The point of one interface of a LINUX_SLL2 capture.

@@ -126,7 +126,7 @@ impl Tracer {
         match &packet.network {
             Network::Arp(arp) => self.claims.arp(at, arp, packet.link.dst),
             Network::Ip(ip) => self.ip_packet(at, wire, packet, ip),
-            Network::None => self.not_understood(packet),
+            Network::None => self.not_understood(at, packet),
         }
     }
 
@@ -173,13 +173,16 @@ impl Tracer {
             }
             Transport::Vrrp(vrrp) => return self.claims.vrrp(at, packet.link.src, ip.src, vrrp),
             // Ports without flags would make a SYN look like data.
-            Transport::Ports { .. } => return self.unplaced("cut short inside the transport header"),
+            Transport::Ports { .. } => {
+                self.points.cut(at.point);
+                return self.unplaced("cut short inside the transport header");
+            }
             Transport::None => match ip.fragment {
                 Some(part) if part.offset > 0 => match self.fragments.whole(ip) {
                     Some(ports) => (tuple.src.port, tuple.dst.port) = ports,
                     None => return self.unplaced("fragments whose first part is missing"),
                 },
-                _ if packet.stop.is_some() => return self.not_understood(packet),
+                _ if packet.stop.is_some() => return self.not_understood(at, packet),
                 _ => return self.unplaced(&format!("IP protocol {}", ip.protocol)),
             },
         }
@@ -196,7 +199,10 @@ impl Tracer {
         }
     }
 
-    fn not_understood(&mut self, packet: &Packet<'_>) {
+    fn not_understood(&mut self, at: At, packet: &Packet<'_>) {
+        if packet.stop.is_some_and(|stop| stop.reason == StopReason::Truncated) {
+            self.points.cut(at.point);
+        }
         let reason = match packet.stop {
             Some(stop) => match stop.reason {
                 StopReason::Unsupported(number) if stop.layer == "link" => match u16::try_from(number) {

@@ -18,6 +18,15 @@ pub(super) struct List {
     format: Format,
 }
 
+/// Whose director can play a scenario.
+fn director(scenario: &Scenario) -> &'static str {
+    match (scenario.refuses(true).is_none(), scenario.refuses(false).is_none()) {
+        (true, true) => "any",
+        (true, false) => "builtin",
+        (false, _) => "kernel",
+    }
+}
+
 pub(super) fn run(args: &List, out: &mut Output) -> Result<u8, Failure> {
     let all: Vec<Scenario> = catalogue::names().map(|name| catalogue::open(name).map_err(failed)).collect::<Result<_, _>>()?;
     let has = |scenario: &&Scenario| {
@@ -29,7 +38,7 @@ pub(super) fn run(args: &List, out: &mut Output) -> Result<u8, Failure> {
         for scenario in faults.iter().chain(&healthy) {
             let line = serde_json::json!({
                 "name": scenario.name, "fault": scenario.title, "codes": scenario.codes, "client_sees": scenario.client_sees,
-                "director": if scenario.needs_kernel { "kernel" } else { "any" },
+                "director": director(scenario),
             });
             writeln!(out, "{line}")?;
         }
@@ -38,7 +47,7 @@ pub(super) fn run(args: &List, out: &mut Output) -> Result<u8, Failure> {
     let name = all.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
     let text = out.width.saturating_sub(name + 11).max(30);
     let row = |out: &mut Output, scenario: &Scenario| -> Result<(), Failure> {
-        let kernel = if scenario.needs_kernel { " (--director kernel)" } else { "" };
+        let kernel = if director(scenario) == "kernel" { " (--director kernel)" } else { "" };
         let title = format!("{}{kernel}", scenario.title);
         let fault = textwrap::wrap(&title, text);
         let sees = match scenario.client_sees.as_str() {

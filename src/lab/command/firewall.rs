@@ -1,5 +1,6 @@
 //! `iptables`, `ip6tables` and `arptables`, by nf_tables: the matches and targets that LVS hosts have.
 
+use crate::director::MarkRule;
 use crate::net::{Endpoint, Prefix};
 use crate::netlink::nftables::{Base, Chain, Step, TableFamily};
 use crate::netlink::{Family, Socket};
@@ -173,6 +174,7 @@ fn ip_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>, family: TableFa
         ["-j", "REJECT", rest @ ..] => (Step::Reject(false), rest),
         ["-j", "NOTRACK", rest @ ..] | ["-j", "CT", "--notrack", rest @ ..] => (Step::NoTrack, rest),
         ["-j", "TCPMSS", "--set-mss", mss, rest @ ..] => (Step::Mss(mss.parse().map_err(|_| format!("{mss} is no segment size"))?), rest),
+        ["-j", "MARK", "--set-mark", mark, rest @ ..] => (Step::Mark(number(mark)?), rest),
         ["-j", "DROP", rest @ ..] => (Step::Drop, rest),
         ["-j", "ACCEPT", rest @ ..] => (Step::Accept, rest),
         ["-j", "MASQUERADE", rest @ ..] => (Step::Masquerade, rest),
@@ -182,6 +184,49 @@ fn ip_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>, family: TableFa
     };
     steps.push(step);
     Ok(rest)
+}
+
+/// A mark, as iptables takes it: `7`, `0x7`.
+fn number(text: &str) -> Result<u32, String> {
+    let parsed = text.strip_prefix("0x").map_or_else(|| text.parse(), |digits| u32::from_str_radix(digits, 16));
+    parsed.map_err(|_| format!("{text} is no mark"))
+}
+
+/// What the words behind `iptables` say of marks: a rule of mangle PREROUTING that sets one, in the built-in director's words, and whether
+/// it goes (`-D`). `None` for any other.
+pub(in crate::lab) fn marks(words: &[&str]) -> Option<Result<(bool, Vec<MarkRule>), String>> {
+    let ["-t", "mangle", what @ ("-A" | "-D"), "PREROUTING", rest @ ..] = words else { return None };
+    let at = rest.windows(2).position(|pair| pair == ["-j", "MARK"])?;
+    let [_, _, "--set-mark", mark] = rest[at..] else { return Some(Err("only --set-mark is understood".into())) };
+    Some(marked(&rest[..at], mark).map(|rules| (*what == "-D", rules)))
+}
+
+/// The built-in director has one range of ports a rule.
+fn marked(matches: &[&str], mark: &str) -> Result<Vec<MarkRule>, String> {
+    let (mut protocol, mut to, mut ports) = (None, None, vec![(0, u16::MAX)]);
+    let mut rest = matches;
+    while let Some((word, more)) = rest.split_first() {
+        rest = match (*word, more) {
+            ("-m", ["tcp" | "udp" | "multiport", more @ ..]) => more,
+            ("-p", [name, more @ ..]) => {
+                protocol = Some(name.parse()?);
+                more
+            }
+            ("-d" | "--destination", [place, more @ ..]) => {
+                let whole = |addr: IpAddr| Prefix::new(addr, if addr.is_ipv4() { 32 } else { 128 });
+                to = place.parse().ok().or_else(|| whole(place.parse().ok()?));
+                more
+            }
+            ("--dport" | "--dports", [list, more @ ..]) => {
+                let port = |text: &str| text.parse().map(|port| (port, port)).map_err(|_| format!("{text} is no port"));
+                ports = list.split(',').map(port).collect::<Result<_, String>>()?;
+                more
+            }
+            _ => return Err(format!("the built-in director does not mark by '{word}'")),
+        };
+    }
+    let (to, mark) = (to.ok_or("packets to which address? (-d is missing)")?, number(mark)?);
+    Ok(ports.into_iter().map(|ports| MarkRule { mark, protocol, to, ports }).collect())
 }
 
 /// Bits of TCP's flags.
@@ -247,4 +292,24 @@ fn arp_match<'a, 'b>(words: &'b [&'a str], steps: &mut Vec<Step>) -> Result<&'b 
     };
     steps.push(step);
     Ok(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_the_directors_too() {
+        let words: Vec<&str> =
+            "-t mangle -A PREROUTING -d 10.0.0.9 -p tcp -m multiport --dports 80,443 -j MARK --set-mark 0x7".split(' ').collect();
+        let (goes, rules) = marks(&words).expect("a mark").expect("understood");
+        assert!(!goes && rules.len() == 2);
+        let second = rules[1];
+        assert_eq!((second.mark, second.ports, second.to.to_string()), (7, (443, 443), "10.0.0.9/32".to_string()));
+        // Another table, another target, and what the director could not tell apart.
+        assert!(marks(&["-A", "INPUT", "-j", "DROP"]).is_none());
+        assert!(marks(&["-t", "mangle", "-A", "PREROUTING", "-d", "10.0.0.9", "-j", "DROP"]).is_none());
+        assert!(marks(&["-t", "mangle", "-A", "PREROUTING", "-i", "eth0", "-j", "MARK", "--set-mark", "7"]).is_some_and(|m| m.is_err()));
+        assert!(marks(&["-t", "mangle", "-A", "PREROUTING", "-j", "MARK", "--set-mark", "7"]).is_some_and(|m| m.is_err()));
+    }
 }

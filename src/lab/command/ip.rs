@@ -1,7 +1,7 @@
 //! `ip link|addr|route|neigh|rule`, by netlink.
 
 use crate::net::{MacAddr, Prefix};
-use crate::netlink::rtnetlink::{AddressSpec, Kind, LinkSpec, NeighbourSpec, Peer, RouteSpec, RuleSpec};
+use crate::netlink::rtnetlink::{Address, AddressSpec, Kind, LinkSpec, NeighbourSpec, Peer, RouteSpec, RuleSpec};
 use crate::netlink::{Family, Socket};
 use nix::libc;
 use std::net::IpAddr;
@@ -20,9 +20,16 @@ pub(super) fn run(words: &[&str]) -> Result<(), String> {
             let index = socket.link(name)?.index;
             Ok(socket.delete_link(index)?)
         }
-        ["addr" | "address" | "a", "flush", "dev", name] => {
+        ["addr" | "address" | "a", "flush", "dev", name, scope @ ..] => {
             let index = socket.link(name)?.index;
-            for a in socket.addresses()?.iter().filter(|a| a.index == index) {
+            let scope = match scope {
+                [] => None,
+                ["scope", scope] => Some(scope_of(scope)?),
+                other => return Err(format!("what is '{}'?", other.join(" "))),
+            };
+            // With -6 those of IPv6 alone, as ip(8) has it.
+            let meant = |a: &&Address| a.index == index && (!v6 || a.prefix.addr().is_ipv6()) && scope.is_none_or(|scope| a.scope == scope);
+            for a in socket.addresses()?.iter().filter(meant) {
                 // Secondary addresses may have gone with the primary one.
                 let _ = socket.delete_address(&AddressSpec { index, prefix: a.prefix, scope: a.scope, nodad: false });
             }
@@ -91,7 +98,7 @@ fn link_add(socket: &mut Socket, words: &[&str]) -> Result<(), String> {
             let kind = match *kind {
                 "dummy" => Kind::Dummy,
                 "bridge" => Kind::Bridge,
-                "ipip" => Kind::Ipip,
+                "ipip" => Kind::Ipip(None),
                 other => return Err(format!("the lab makes no {other}")),
             };
             Ok(socket.add_link(&LinkSpec { name, mac: None, kind })?)
@@ -108,6 +115,15 @@ fn link_add(socket: &mut Socket, words: &[&str]) -> Result<(), String> {
     }
 }
 
+fn scope_of(name: &str) -> Result<u8, String> {
+    match name {
+        "host" => Ok(libc::RT_SCOPE_HOST),
+        "link" => Ok(libc::RT_SCOPE_LINK),
+        "global" => Ok(libc::RT_SCOPE_UNIVERSE),
+        other => Err(format!("what scope is '{other}'?")),
+    }
+}
+
 fn addr(socket: &mut Socket, what: &str, words: &[&str]) -> Result<(), String> {
     let (wanted, mut rest) = words.split_first().ok_or("which address?")?;
     let prefix = prefix(wanted)?;
@@ -119,12 +135,7 @@ fn addr(socket: &mut Socket, what: &str, words: &[&str]) -> Result<(), String> {
                 more
             }
             ("scope", [name, more @ ..]) => {
-                scope = Some(match *name {
-                    "host" => libc::RT_SCOPE_HOST,
-                    "link" => libc::RT_SCOPE_LINK,
-                    "global" => libc::RT_SCOPE_UNIVERSE,
-                    other => return Err(format!("what scope is '{other}'?")),
-                });
+                scope = Some(scope_of(name)?);
                 more
             }
             ("nodad", more) => {

@@ -11,10 +11,13 @@ const DEL_SERVICE: u8 = 3;
 const NEW_DEST: u8 = 5;
 const SET_DEST: u8 = 6;
 const DEL_DEST: u8 = 7;
+const NEW_DAEMON: u8 = 9;
+const DEL_DAEMON: u8 = 10;
 const SET_CONFIG: u8 = 12;
 const FLUSH: u8 = 17;
 const SERVICE: u16 = 1;
 const DEST: u16 = 2;
+const DAEMON: u16 = 3;
 
 /// Said where the kernel has none.
 pub(in crate::lab) const NO_IPVS: &str = "this kernel has no IPVS (`modprobe ip_vs`, as root)";
@@ -40,6 +43,18 @@ pub(in crate::lab) fn set_timeouts(seconds: [u32; 3]) -> Result<(), String> {
     let wanted = (4..).zip(seconds).filter(|(_, seconds)| *seconds > 0);
     let timeouts = wanted.fold(Attributes::new(), |all, (kind, seconds)| all.u32(kind, seconds));
     Ok(open()?.tell(SET_CONFIG, &timeouts)?)
+}
+
+/// `ipvsadm --start-daemon`, or without a device `--stop-daemon`.
+pub(in crate::lab) fn daemon(state: &str, device: Option<&str>) -> Result<(), String> {
+    let number = match state {
+        "master" => 1,
+        "backup" => 2,
+        other => return Err(format!("{other} is neither master nor backup")),
+    };
+    let told = Attributes::new().u32(1, number).with(device, |all, name| all.text(2, name).u32(3, 0));
+    let what = if device.is_some() { NEW_DAEMON } else { DEL_DAEMON };
+    Ok(open()?.tell(what, &Attributes::new().nested(DAEMON, &told))?)
 }
 
 /// True where the kernel has IPVS for the calling thread's network namespace.

@@ -4,15 +4,17 @@
 //! not be installed; what is understood is what scenarios and remedies use, and anything else is an error, never ignored.
 
 mod fabric;
-mod firewall;
+pub(super) mod firewall;
 mod garp;
 mod ip;
 pub(super) mod ipvsadm;
+mod radvd;
 mod sysctl;
 pub(super) mod vrrp;
 
 pub(super) use fabric::fabric;
 pub(super) use garp::announce;
+pub(super) use radvd::router;
 
 use super::netns::Namespace;
 use crate::netlink::NetlinkError;
@@ -78,6 +80,11 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
 
 /// True for a command that only shows something.
 pub fn looks(command: &str) -> bool {
+    // What is shown may be too much to read.
+    let mut parts = command.split('|').map(str::trim);
+    let (first, more) = (parts.next().unwrap_or_default(), parts);
+    let picks = |part: &str| ["grep", "head", "tail", "wc"].iter().any(|name| part.split_whitespace().next() == Some(name));
+    let Some(command) = Some(first).filter(|_| more.clone().all(picks)) else { return false };
     let Ok(words) = words(command) else { return false };
     let words: Vec<&str> = words.iter().map(String::as_str).filter(|word| !matches!(*word, "-4" | "-6" | "-d" | "-s")).collect();
     match &words[..] {
@@ -168,6 +175,8 @@ mod tests {
             "sysctl net.ipv4.ip_forward",
             "nft list ruleset",
             "ipvsadm -Sn",
+            "ipvsadm -Sn | grep tun-type",
+            "ipvsadm -Ln | head -1",
         ] {
             assert!(looks(command), "{command}");
         }
@@ -177,6 +186,8 @@ mod tests {
             "sysctl -w net.ipv4.ip_forward=1",
             "iptables -F INPUT",
             "ipvsadm -Sn > /etc/sysconfig/ipvsadm",
+            "ipvsadm -Sn | ipvsadm -R",
+            "ip addr add 10.0.0.1/32 dev lo | head",
             "",
         ] {
             assert!(!looks(command), "{command}");

@@ -5,6 +5,7 @@ use crate::net::MacAddr;
 use crate::netlink::socket::NlmFlags;
 use crate::netlink::{Attributes, NetlinkError, Socket, attributes};
 use nix::libc;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// An interface, as `RTM_NEWLINK` tells.
@@ -113,8 +114,8 @@ pub enum Kind<'a> {
     Bridge,
     /// A device that swallows packets.
     Dummy,
-    /// An IPIP tunnel whose ends are any.
-    Ipip,
+    /// An IPIP tunnel: its own end and the other one; `None`: any.
+    Ipip(Option<(Ipv4Addr, Ipv4Addr)>),
     /// A VLAN on a device.
     Vlan {
         /// The device below.
@@ -192,7 +193,11 @@ impl Socket {
             // IFLA_BR_MCAST_SNOOPING: a bridge that snoops joins a group, and says so on every port.
             Kind::Bridge => ("bridge", Attributes::new().u8(23, 0)),
             Kind::Dummy => ("dummy", Attributes::new()),
-            Kind::Ipip => ("ipip", Attributes::new()),
+            // IFLA_IPTUN_LOCAL, IFLA_IPTUN_REMOTE
+            Kind::Ipip(ends) => {
+                let with = |all: Attributes, (own, other): (Ipv4Addr, Ipv4Addr)| all.bytes(2, &own.octets()).bytes(3, &other.octets());
+                ("ipip", Attributes::new().with(*ends, with))
+            }
             Kind::Vlan { lower, id } => {
                 all = all.u32(libc::IFLA_LINK, *lower);
                 ("vlan", Attributes::new().u16(1, *id))

@@ -7,6 +7,7 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Vain, in_vain};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Severity};
+use crate::host::Host;
 use crate::ipvs::Role;
 use std::net::IpAddr;
 
@@ -85,15 +86,26 @@ fn finding(hood: &super::Neighbourhood<'_>, vain: &Vain<'_>) -> Finding {
         .on(ids(&vain.flows))
 }
 
+/// The card that has an address, or a device of which nobody knows whether it is one.
+fn card_of(host: &Host, addr: IpAddr) -> Option<&str> {
+    let on_card = |a: &&crate::host::Address| a.addr.addr() == addr && host.link(&a.link).is_none_or(crate::host::Link::speaks_arp);
+    host.addresses.iter().flatten().find(on_card).map(|a| a.link.as_str())
+}
+
 /// On the director: its VIP is beside its cards, and they keep silent about such addresses.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (host, service) in site.directed() {
         let Some(address) = service.vip().filter(IpAddr::is_ipv4).and_then(|vip| host.address(vip)) else { continue };
         let vip = address.addr.addr();
         // On a card and on lo, too: then the card answers for its own.
-        let on_card = |a: &&crate::host::Address| a.addr.addr() == vip && host.link(&a.link).is_none_or(crate::host::Link::speaks_arp);
-        if let Some(card) = host.addresses.iter().flatten().find(on_card) {
-            checks.passed(&host.name, format!("{vip} is on {}", card.link));
+        if let Some(card) = card_of(host, vip) {
+            checks.passed(&host.name, format!("{vip} is on {card}"));
+            continue;
+        }
+        // Of two nodes that balance and serve, the one that waits keeps silent, as a real server has to.
+        let peers = site.directed().filter(|(_, s)| s.vip() == Some(vip)).map(|(peer, _)| peer);
+        if let Some(peer) = peers.into_iter().find(|peer| peer.name != host.name && card_of(peer, vip).is_some()) {
+            checks.passed(&host.name, format!("{} answers for {vip}", peer.name));
             continue;
         }
         let cards = host.links().iter().filter(|l| l.speaks_arp() && l.is_up() && l.master.is_none());
@@ -129,6 +141,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch};
     use super::super::super::testing::World;
     use super::super::arp011::ARP011;
     use super::*;
@@ -177,5 +190,22 @@ mod tests {
         let w = asked(w, "router", "int", "10.2.0.77", &[]);
         w.deny(&ARP006);
         w.healthy();
+    }
+
+    /// Of two nodes the one that waits is as silent as a real server has to be.
+    #[test]
+    fn a_node_that_waits_keeps_silent() {
+        let rules = "-A -t 10.0.0.100:80 -s rr\n-a -t 10.0.0.100:80 -r 10.0.0.11:80 -g\n-a -t 10.0.0.100:80 -r 10.0.0.12:80 -g\n";
+        let node = |name: &str, own: &str, device: &str| {
+            let node = Sketch::new(name).card("eth0", own).addr(device, "10.0.0.100/32").via("default", "10.0.0.1", "eth0").ipvs(rules);
+            let quiet = if device == "lo" { "1" } else { "0" };
+            node.set("net.ipv4.conf.all.arp_ignore", quiet).set("net.ipv4.conf.eth0.arp_ignore", "0")
+        };
+        let waiting = node("lb2", "10.0.0.12/24", "lo");
+        sketch::passes(&[node("lb1", "10.0.0.11/24", "eth0"), waiting.clone()], &ARP006, "lb2");
+        // Where the other one keeps silent too, nobody answers.
+        sketch::expect(std::slice::from_ref(&waiting), &ARP006, Severity::Broken, Confidence::Certain, "lb2");
+        let both = [node("lb1", "10.0.0.11/24", "lo"), waiting];
+        sketch::expect(&both, &ARP006, Severity::Broken, Confidence::Certain, "lb1, lb2");
     }
 }

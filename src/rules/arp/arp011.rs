@@ -7,6 +7,7 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{Vain, in_vain};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
+use crate::host::Host;
 use crate::ipvs::Role;
 
 rule! {
@@ -147,12 +148,20 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 }
                 continue;
             };
+            // Without a link-local address nobody was asked: another fault (IP6004).
+            if next.is_ipv6() && cannot_ask(host, &entry.link) {
+                continue;
+            }
             // Asked with the VIP as sender, it could not be answered: another fault (DR008).
             if super::super::dr::asks_as_vip(site, host, service, rip) {
                 continue;
             }
-            let summary =
-                format!("{next} does not answer ARP on {}: requests for {} that are scheduled to it are lost.", entry.link, service.name());
+            let summary = format!(
+                "{next} does not answer {} on {}: requests for {} that are scheduled to it are lost.",
+                if next.is_ipv6() { "neighbour solicitations" } else { "ARP" },
+                entry.link,
+                service.name()
+            );
             let mut found = proven(
                 host,
                 Severity::Broken,
@@ -219,6 +228,12 @@ fn without_link(
         format!("ip link set {link} down"),
     );
     proven(host, Severity::Broken, summary, format!("{link} {flags}"), format!("ip link show {link}")).mend([remedy])
+}
+
+/// True for a device with IPv6 addresses and no link-local one, from which alone Linux asks for packets that it hands on.
+fn cannot_ask(host: &Host, link: &str) -> bool {
+    let mut own = host.addresses().iter().filter(|a| a.link == link && a.addr.addr().is_ipv6()).peekable();
+    own.peek().is_some() && own.all(crate::host::Address::is_global)
 }
 
 #[cfg(test)]

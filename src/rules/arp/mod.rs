@@ -12,6 +12,8 @@ pub(super) mod arp011;
 pub(super) mod arp012;
 mod voice;
 
+pub(in crate::rules) use voice::unasked;
+
 use super::Facts;
 use super::facts::{Claimant, Neighbourhood};
 use crate::finding::{Evidence, Remedy, Severity};

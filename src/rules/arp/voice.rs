@@ -1,9 +1,9 @@
 //! Whether a real server speaks of its virtual address by ARP: settings and filters at each of its cards.
 
-use super::super::site::{elsewhere, proven};
+use super::super::site::{Duty, elsewhere, proven};
 use super::super::{Checks, Site};
 use crate::finding::{Evidence, Finding, Severity};
-use crate::host::{ArpQuestion, Fate, FilterRule, Hook, Host, Sysctls};
+use crate::host::{ArpQuestion, Ask, Fate, FilterRule, Hook, Host, Sysctls};
 use crate::ipvs::ForwardingMethod;
 use std::net::IpAddr;
 
@@ -111,6 +111,10 @@ pub(super) fn look(site: &Site<'_>, checks: &mut Checks, code: &'static str) {
         if host.address(vip).and_then(|a| host.link(&a.link)).is_some_and(crate::host::Link::speaks_arp) {
             continue;
         }
+        if let Some(why) = unasked(site, duty, vip) {
+            checks.needs(&host.name, why);
+            continue;
+        }
         match voices(host, vip) {
             Err(what) => checks.needs(&host.name, what),
             Ok(voices) => match cause(host, vip, &voices) {
@@ -134,6 +138,35 @@ pub(super) fn look(site: &Site<'_>, checks: &mut Checks, code: &'static str) {
         }
     }
     site.need_servers(checks, DIRECT);
+}
+
+/// Why nobody would ask for the virtual address where a real server is: its director has that on a card of another network than the one by
+/// which it reaches the server, or has it beside its cards and routers lead to it by another address; and no router is known to ask there.
+/// Cards of two networks may still share a wire: packets would tell.
+pub(in crate::rules) fn unasked(site: &Site<'_>, duty: &Duty, vip: IpAddr) -> Option<String> {
+    let (host, rip, at) = (site.host(duty.member), duty.rip?, duty.director?);
+    let director = site.host(at);
+    let near = |host: &Host, link: Option<&str>, addr: IpAddr| {
+        let mut nets = host.addresses().iter().filter(|a| !a.addr.is_host() && link.is_none_or(|link| a.link == link));
+        nets.any(|a| a.addr.contains(addr))
+    };
+    let holder = director.link(&director.address(vip)?.link)?;
+    let way = director.way(&Ask::to(rip)).ok()?;
+    let here = way.gateways().is_empty() && way.link() == Some(holder.name.as_str());
+    if near(host, None, vip) || way.is_local() || holder.speaks_arp() && here {
+        return None;
+    }
+    let others = || site.fleet.members.iter().enumerate().filter(|(other, _)| *other != at && *other != duty.member);
+    let ways = || others().filter_map(|(_, m)| Some((&m.host, m.host.way(&Ask::to(vip)).ok().filter(|way| !way.is_local())?)));
+    if ways().any(|(other, way)| way.gateways().is_empty() && way.link().is_some() && near(other, way.link(), rip)) {
+        return None;
+    }
+    let who = &director.name;
+    if holder.speaks_arp() {
+        return Some(format!("a capture there: does anybody ask for {vip}, which {who} has on {}, in another network?", holder.name));
+    }
+    let routed = ways().any(|(other, way)| way.gateways().iter().any(|g| director.address(*g).is_some() && near(other, way.link(), *g)));
+    routed.then(|| format!("a capture there: does anybody ask for {vip}, which is routed to {who}?"))
 }
 
 /// Addresses in words: `192.168.224.13`, `192.168.224.13 and 4 more`.
@@ -211,4 +244,62 @@ fn finding(host: &Host, vips: &[IpAddr], voices: &[Voice<'_>], code: &str, key: 
     let all = |key: &str| Sysctls::name4("all", key);
     let remedy = super::super::remedy::set(host, &[(all("arp_ignore"), "1"), (all("arp_announce"), "2")]);
     found.mend([remedy])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sketch::{self, Sketch};
+    use super::super::arp001::ARP001;
+    use crate::finding::{Confidence, Severity};
+
+    /// The VIP on the director's first card, the real server behind another; it says what it does to everybody.
+    fn site(own: &str, rip_card: &str, router: Option<&str>) -> Vec<Sketch> {
+        let rip = own.split('/').next().unwrap_or_default();
+        let rules = format!("-A -t 203.0.113.80:80 -s rr\n-a -t 203.0.113.80:80 -r {rip}:80 -g\n");
+        let director = Sketch::new("director").card("front", "203.0.113.2/24").addr("front", "203.0.113.80/32");
+        let director = if rip_card == "front" { director.addr("front", "172.31.5.2/24") } else { director.card("back", "172.31.5.2/24") };
+        let web = Sketch::new("web1").card("eth0", own).addr("lo", "203.0.113.80/32").via("default", "172.31.5.1", "eth0");
+        let mut all = vec![director.ipvs(&rules), web.listens("0.0.0.0:80")];
+        let front = router.map(|second| Sketch::new("router").card("front", "203.0.113.1/24").addr(second, "172.31.5.1/24"));
+        all.extend(front);
+        all
+    }
+
+    #[test]
+    fn nobody_asks_in_another_network() {
+        sketch::cannot_judge(&site("172.31.5.11/24", "back", None), &ARP001, "web1");
+        let behind = Sketch::new("router").card("front", "203.0.113.1/24").card("back", "172.31.5.1/24");
+        let mut all = site("172.31.5.11/24", "back", None);
+        all.push(behind);
+        sketch::cannot_judge(&all, &ARP001, "web1");
+    }
+
+    /// A route leads to the director's own address; without the router's word it would be one more address of the wire.
+    #[test]
+    fn nobody_asks_for_a_routed_address() {
+        let rules = "-A -t 192.0.2.80:80 -s rr\n-a -t 192.0.2.80:80 -r 203.0.113.11:80 -g\n";
+        let director = Sketch::new("director").card("eth0", "203.0.113.2/24").addr("lo", "192.0.2.80/32").ipvs(rules);
+        let web = Sketch::new("web1").card("eth0", "203.0.113.11/24").addr("lo", "192.0.2.80/32").via("default", "203.0.113.1", "eth0");
+        let router = Sketch::new("router").card("int", "203.0.113.1/24");
+        let web = web.listens("0.0.0.0:80");
+        let routed = router.clone().via("192.0.2.80/32", "203.0.113.2", "int");
+        sketch::cannot_judge(&[director.clone(), web.clone(), routed], &ARP001, "web1");
+        let asks = router.addr("int", "192.0.2.1/24");
+        for all in [vec![director.clone(), web.clone(), asks], vec![director, web]] {
+            sketch::expect(&all, &ARP001, Severity::Broken, Confidence::Certain, "web1");
+        }
+    }
+
+    /// Two networks on one wire, as the director has them, or as the router does.
+    #[test]
+    fn somebody_asks_on_the_same_wire() {
+        for all in [
+            site("172.31.5.11/24", "front", None),
+            site("172.31.5.11/24", "back", Some("front")),
+            // In the VIP's own network, whatever the director's cards are.
+            site("203.0.113.11/24", "front", None),
+        ] {
+            sketch::expect(&all, &ARP001, Severity::Broken, Confidence::Certain, "web1");
+        }
+    }
 }

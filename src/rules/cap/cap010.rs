@@ -85,6 +85,12 @@ mod tests {
         let w = silent(World::nat().snapped("director.ext", 44));
         let found = w.expect(&CAP010, Confidence::Certain, "director.ext");
         assert!(found.summary.contains("inside their headers"));
+        // Where the request would be seen leaving, nothing can be told apart.
+        let mut blind = World::nat().snapped("director.int", 44);
+        blind.who_has("client", "ext", "10.1.0.1", &["director"]);
+        let blind = silent(blind).without(&["web1", "web2"]);
+        let accused: Vec<_> = blind.diagnose().findings.into_iter().filter(|f| f.confidence == Confidence::Likely).collect();
+        assert!(accused.is_empty(), "{accused:?}");
         // Payload may be cut off without harm.
         silent(World::nat().snapped("director.ext", 100)).deny(&CAP010);
     }

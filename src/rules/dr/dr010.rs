@@ -84,6 +84,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.passed(&host.name, format!("{vip} is on {}", address.link));
             continue;
         }
+        if let Some(why) = super::super::arp::unasked(site, duty, vip) {
+            checks.needs(&host.name, why);
+            continue;
+        }
         let summary = format!("{vip} is on the card {}: it is answered for by ARP whatever arp_ignore says, and announced.", address.link);
         let (prefix, link) = (address.addr, address.link.as_str());
         let remedy = crate::finding::Remedy::new(

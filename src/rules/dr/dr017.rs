@@ -6,6 +6,7 @@ use super::super::{Facts, rule};
 use super::{Loop, Round, loops, vip};
 use crate::finding::Severity;
 use crate::finding::{Confidence, Outcome, Remedy};
+use crate::host::{Ask, Host, Link};
 
 rule! {
     /// # What it sees
@@ -46,7 +47,13 @@ fn check(facts: &Facts<'_>) -> Outcome {
         seen.push(pair);
         let names = facts.names(pair);
         let summary = format!("{names} both balance {}, and hand each other the same packet to and fro.", vip(loops[0].flow));
-        let mut finding = Loop::finding(&loops, facts, Confidence::Certain, summary);
+        let unsure = loops.iter().all(|l| l.unsure);
+        let confidence = if unsure { Confidence::Likely } else { Confidence::Certain };
+        let mut finding = Loop::finding(&loops, facts, confidence, summary);
+        if unsure {
+            let node = facts.name(Some(other));
+            finding = finding.unless(&["DR016"], format!("on {node}: `ipvsadm -ln`, `ip addr show to {}`", loops[0].there.dst.addr));
+        }
         finding.subject.clone_from(&names);
         found.push(finding.mend([Remedy::new(
             facts.name(Some(other)),
@@ -57,6 +64,8 @@ fn check(facts: &Facts<'_>) -> Outcome {
     }
     found.into()
 }
+
+const BACKUP_ONLY: &str = "net.ipv4.vs.backup_only";
 
 /// On two directors that are each other's real servers.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
@@ -81,12 +90,18 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 continue;
             }
             let other = site.host(peer);
-            let backup = |h: &crate::host::Host| {
-                h.sysctl("net.ipv4.vs.backup_only") == Some(1)
-                    && h.ipvs.iter().flat_map(|t| t.daemons.iter().flatten()).any(|d| d.state == "backup")
-            };
+            let daemon = |h: &Host| h.ipvs.iter().flat_map(|t| t.daemons.iter().flatten()).any(|d| d.state == "backup");
+            let backup = |h: &Host| h.sysctl(BACKUP_ONLY) == Some(1) && daemon(h);
             if backup(other) || backup(host) {
                 checks.passed(&host.name, "backup_only is on");
+                continue;
+            }
+            // One finding for the two: told to the one that clients reach, for the other to wait; both waiting would serve nobody.
+            let active = |h: &Host| {
+                let link = served.service.vip().and_then(|vip| h.link(&h.address(vip)?.link));
+                link.is_some_and(Link::speaks_arp)
+            };
+            if (active(other), peer) > (active(host), director) {
                 continue;
             }
             let summary = format!(
@@ -94,11 +109,26 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 served.service.name(),
                 other.name
             );
-            let remedy = super::super::remedy::set(other, &[("net.ipv4.vs.backup_only".to_string(), "1")]);
+            let mine = served.service.destinations.iter().map(|d| d.address.addr).find(|addr| host.address(*addr).is_some());
+            let card = mine.and_then(|addr| Some(other.way(&Ask::to(addr)).ok()?.link()?.to_string())).unwrap_or_else(|| "IF".to_string());
+            // The setting means nothing without the daemon (include/net/ip_vs.h, backup_only).
+            let set = super::super::remedy::set(other, &[(BACKUP_ONLY.to_string(), "1")]);
+            let begin = format!("ipvsadm --start-daemon backup --mcast-interface {card}");
+            let (keep, end) = ("`lvs_sync_daemon` in keepalived.conf", "ipvsadm --stop-daemon backup");
+            let remedy = match (other.sysctl(BACKUP_ONLY) == Some(1), daemon(other)) {
+                (_, true) => set,
+                (true, false) => Remedy::new(&other.name, begin, keep, end),
+                (false, false) => Remedy::new(
+                    &other.name,
+                    format!("{}; {begin}", set.command),
+                    format!("{}; {keep}", set.permanent),
+                    format!("{end}; {}", set.undo),
+                ),
+            };
             let found = proven(host, Severity::Broken, summary, format!("-r {}", d.address), "ipvsadm -Sn")
                 .and([crate::finding::Evidence::host(
                     &other.name,
-                    format!("{}, backup_only={}", served.service.name(), other.sysctl("net.ipv4.vs.backup_only").unwrap_or(0)),
+                    format!("{}, backup_only={}", served.service.name(), other.sysctl(BACKUP_ONLY).unwrap_or(0)),
                     "ipvsadm -Sn",
                 )])
                 .mend([remedy]);
@@ -109,6 +139,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch};
     use super::super::super::testing::World;
     use super::super::dr016::DR016;
     use super::*;
@@ -133,6 +164,74 @@ mod tests {
         let found = w.expect(&DR017, Confidence::Certain, "lb1, lb2");
         assert_eq!(found.flows, [1]);
         w.deny(&DR016);
+    }
+
+    const RULES: &str = "-A -t 10.0.0.100:80 -s rr\n-a -t 10.0.0.100:80 -r 10.0.0.11:80 -g\n-a -t 10.0.0.100:80 -r 10.0.0.12:80 -g\n";
+
+    fn nodes(standby: impl Fn(Sketch) -> Sketch) -> [Sketch; 2] {
+        let node = |name: &str, own: &str| Sketch::new(name).card("eth0", own).via("default", "10.0.0.1", "eth0").ipvs(RULES);
+        let node = |name: &str, own: &str| node(name, own).set(BACKUP_ONLY, "0");
+        [standby(node("lb2", "10.0.0.12/24").addr("lo", "10.0.0.100/32")), node("lb1", "10.0.0.11/24").addr("eth0", "10.0.0.100/32")]
+    }
+
+    /// The one that does not have the VIP on its card is to wait, and it alone.
+    #[test]
+    fn the_standby_is_told_to_wait() {
+        let site = nodes(|s| s);
+        let found = sketch::expect(&site, &DR017, Severity::Broken, Confidence::Certain, "lb1");
+        assert_eq!(found.remedy.len(), 1);
+        assert_eq!(
+            (found.remedy[0].host.as_str(), found.remedy[0].command.as_str()),
+            ("lb2", "sysctl -w net.ipv4.vs.backup_only=1; ipvsadm --start-daemon backup --mcast-interface eth0")
+        );
+        assert!(sketch::audit(&site).findings.iter().filter(|f| f.code == "DR017").count() == 1);
+        let daemon = |s: Sketch| {
+            let backup = crate::host::Daemon { state: "backup".into(), interface: "eth0".into(), sync_id: 0 };
+            s.with(|h| h.ipvs.as_mut().expect("a table").daemons = Some(vec![backup]))
+        };
+        let found = sketch::expect(&nodes(daemon), &DR017, Severity::Broken, Confidence::Certain, "lb1");
+        assert_eq!(found.remedy[0].command, "sysctl -w net.ipv4.vs.backup_only=1");
+        sketch::passes(&nodes(|s| daemon(s).set(BACKUP_ONLY, "1")), &DR017, "lb1");
+    }
+
+    /// Two nodes of no telling names, of which the second serves some and hands others back.
+    #[test]
+    fn who_serves_has_the_address() {
+        let world = || {
+            let mut w = World::new()
+                .plug("client.eth0", "ext", "10.1.0.100")
+                .plug("router.ext", "ext", "10.1.0.1")
+                .plug("router.int", "int", "10.2.0.1")
+                .plug("one.eth0", "int", "10.2.0.11")
+                .plug("two.eth0", "int", "10.2.0.12");
+            w.who_has("router", "int", "10.2.0.100", &["one"]);
+            w
+        };
+        let serves = |w: &mut World, port: u16| {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            w.talk(&c, "client router one two", "two router client");
+            w.wait(0.1);
+        };
+        let circles = |w: &mut World, port: u16| {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            w.syn(&c, "client router one two one two one", 1);
+            w.wait(0.1);
+        };
+        // Before, and then no more: its address may have gone.
+        let mut w = world();
+        serves(&mut w, 40001);
+        circles(&mut w, 40002);
+        assert_eq!(w.expect(&DR017, Confidence::Likely, "one, two").alternatives, ["DR016"]);
+        w.deny(&DR016);
+        // By turns.
+        serves(&mut w, 40003);
+        circles(&mut w, 40004);
+        assert!(w.expect(&DR017, Confidence::Certain, "one, two").alternatives.is_empty());
+        // Never: it does not have it.
+        let mut w = world();
+        circles(&mut w, 40001);
+        w.deny(&DR017);
+        w.expect(&DR016, Confidence::Certain, "two");
     }
 
     #[test]

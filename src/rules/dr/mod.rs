@@ -27,6 +27,7 @@ use super::{Facts, Site};
 use crate::finding::{Confidence, Finding, Severity};
 use crate::host::{Ask, Host, Service};
 use crate::ipvs::{ForwardingMethod, Role};
+use crate::net::Timestamp;
 use crate::trace::{Flow, Hop, HostId, Method, NoteKind};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -69,6 +70,7 @@ struct Loop<'a> {
 /// Loops of one kind, by the host that hands the packet back.
 fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>> {
     let all: Vec<Loop> = facts.flows().filter_map(loop_of).collect();
+    let begun: Vec<(HostId, Timestamp)> = all.iter().map(|l| (l.other, l.flow.first)).collect();
     let enters: Vec<HostId> = all.iter().map(|l| l.director).collect();
     let mut found: BTreeMap<HostId, Vec<Loop>> = BTreeMap::new();
     for mut l in all {
@@ -81,6 +83,11 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
             // It was handed a packet as a real server is; its name says what else it is.
             _ if facts.is_called(l.other) == Role::Director => Round::Director,
             _ if balances() => Round::Director,
+            // It has the address, for it serves; so it is not by its routes that it hands packets back.
+            _ if served(facts, &l).next().is_some() => {
+                l.unsure = !by_turns(facts, &l, &begun);
+                Round::Director
+            }
             Role::Router if !facts.is_real_server(l.other) => {
                 // Handing the packet back is all that makes it a router, unless it routes for others: a server that forwards does so, too.
                 let routes = |f: &Flow| f.routers.contains(&l.other) && loop_of(f).is_none();
@@ -97,6 +104,23 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
         }
     }
     found
+}
+
+/// Connections to the same address that the host which handed one back served as a real server.
+fn served<'a>(facts: &Facts<'a>, l: &Loop<'a>) -> impl Iterator<Item = &'a Flow> + use<'a> {
+    let (other, vip) = (l.other, l.there.dst);
+    facts.flows().filter(move |f| {
+        f.server_host == Some(other) && f.director.is_some_and(|d| d != other) && f.vip == Some(vip) && f.state.is_complete()
+    })
+}
+
+/// True when it did both by turns: an address that came or went meanwhile would show one after the other.
+fn by_turns(facts: &Facts<'_>, l: &Loop<'_>, begun: &[(HostId, Timestamp)]) -> bool {
+    let loops = || begun.iter().filter(|(other, _)| *other == l.other).map(|(_, at)| *at);
+    let (first, last) = (loops().min(), loops().max());
+    let after = |f: &Flow| first.is_some_and(|first| first < f.first);
+    let before = |f: &Flow| last.is_some_and(|last| f.first < last);
+    served(facts, l).any(after) && served(facts, l).any(before)
 }
 
 /// The request went from one host to another and back again, with a lower TTL each time and its addresses as they were.

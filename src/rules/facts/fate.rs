@@ -50,9 +50,10 @@ impl<'a> Facts<'a> {
         (repeated || self.watched(hop) >= PATIENCE) && self.is_whole(hop.point)
     }
 
-    /// True when the capture at a point lost nothing, as far as it says.
+    /// True when the capture at a point lost nothing, as far as it says, and kept enough of each frame.
     pub fn is_whole(&self, point: u32) -> bool {
-        self.trace.points[point as usize].dropped.unwrap_or(0) == 0
+        let point = &self.trace.points[point as usize];
+        point.dropped.unwrap_or(0) == 0 && point.cut == 0
     }
 
     /// Where a host's silence can be seen: the hop at its own interface, or at a mirror port that also shows what the host sends, or at one

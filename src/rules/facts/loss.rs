@@ -105,7 +105,7 @@ impl<'a> Facts<'a> {
     fn swallowed_by(&self, flow: &Flow, host: HostId, hop: &Hop) -> Option<Verdict> {
         let served = self.serves_around(host, hop);
         let owns = self.holds(host, hop) || served == (true, true);
-        let verdict = match (self.role_in(host, hop), owns) {
+        let mut verdict = match (self.role_in(host, hop), owns) {
             (Role::RealServer | Role::Client, _) => return None,
             // It waits for one of its servers, and nobody heard it ask.
             (Role::Director, true) if served == (true, true) && flow.from_start && self.is_deaf() => {
@@ -133,6 +133,10 @@ impl<'a> Facts<'a> {
             (Role::Unknown, true) => ("NAT008", vec!["NET002", "SVC002", "HA003", "SVC001", "NET008"], Confidence::Likely),
             (Role::Unknown, false) => ("NET001", vec!["NET008", "SVC001", "NET002"], Confidence::Likely),
         };
+        // Who cannot ask for the next neighbour says nothing for some seconds.
+        if verdict.0 == "NAT008" && hop.dst.addr.is_ipv6() {
+            verdict.1.push("IP6004");
+        }
         Some(verdict)
     }
 

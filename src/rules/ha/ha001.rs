@@ -125,8 +125,9 @@ fn by_claims(hood: &Neighbourhood<'_>, vip: IpAddr) -> Option<Finding> {
     });
     let refused = failed.iter().filter_map(|f| f.reply.first()).find(|h| [a, b].iter().any(|c| h.from == Some(c.host)));
     let alternatives: &[&'static str] = match (directors, vip.is_ipv4()) {
-        (2, _) => &["HA002"],
-        (_, true) => &["ARP001", "ARP010", "ARP012", "DR010"],
+        (2, true) => &["HA002", "K8S001"],
+        (2, false) => &["HA002"],
+        (_, true) => &["ARP001", "ARP010", "ARP012", "DR010", "K8S001"],
         (_, false) => &["IP6001"],
     };
     let settle = format!("`ip addr show to {vip}` on both: is one a real server, a second director, or a stranger?");

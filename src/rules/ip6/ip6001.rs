@@ -117,6 +117,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             checks.passed(&host.name, format!("{vip} is on {}", address.link));
             continue;
         }
+        if let Some(why) = super::super::arp::unasked(site, duty, vip).filter(|_| !failed) {
+            checks.needs(&host.name, why);
+            continue;
+        }
         let what = if failed {
             "duplicate address detection has failed: it cannot be used"
         } else {

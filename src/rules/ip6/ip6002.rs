@@ -11,9 +11,10 @@ rule! {
     /// A host that forwards IPv6 and whose default route was learnt from a router advertisement, with `accept_ra` at 1.
     ///
     /// # Why it breaks
-    /// Who forwards is a router, and a router does not listen to other routers: with forwarding on, accept_ra=1 means no. The route that
-    /// was learnt before stays until its lifetime is over (1800 s as a rule), and then there is none. Container engines switch forwarding
-    /// on.
+    /// Who forwards is a router, and a router does not listen to other routers: with forwarding on, accept_ra=1 means no. Container engines
+    /// switch forwarding on: then the kernel takes the learnt route away at once, and the host has none (NAT001, DR004). Where the route
+    /// is still there, because accept_ra was 2 until then or another program put it there, nobody renews it, and it goes when its lifetime
+    /// is over (1800 s as a rule).
     ///
     /// # Confirm it by hand
     /// `ip -6 route show default`: proto ra, with an `expires` that only falls. `sysctl net.ipv6.conf.IF.accept_ra
@@ -26,10 +27,10 @@ rule! {
     /// When something else than the kernel listens to advertisements (networkd, NetworkManager): their routes are renewed.
     ///
     /// # Reproduce
-    /// A default route by advertisement; then `sysctl -w net.ipv6.conf.all.forwarding=1`, and half an hour.
+    /// Forwarding on, accept_ra=2, a default route by advertisement; then `sysctl -w net.ipv6.conf.IF.accept_ra=1`, and half an hour.
     ///
     /// # References
-    /// kernel `Documentation/networking/ip-sysctl.rst`: accept_ra.
+    /// kernel `Documentation/networking/ip-sysctl.rst`: accept_ra; `net/ipv6/addrconf.c`, `addrconf_fixup_forwarding`.
     IP6002 "v6-gateway-by-ra" check hosts
 }
 

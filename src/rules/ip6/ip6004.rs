@@ -23,7 +23,8 @@ rule! {
     /// On that host: `ip -6 addr show dev IF scope link` is empty. `sysctl net.ipv6.conf.IF.addr_gen_mode`: 1 means none.
     ///
     /// # Remedy
-    /// `addr_gen_mode=0` and the interface down and up; or an address by hand.
+    /// `addr_gen_mode=0`, with which the kernel makes one at once; where it is 0 already, an address by hand. The interface down and up would
+    /// make one too, and lose its other IPv6 addresses and their routes.
     ///
     /// # When it is not a fault
     /// When questions are seen and nobody answers (ARP011). When the interface towards the next hop was not captured.
@@ -91,9 +92,9 @@ fn finding(facts: &Facts<'_>, host: HostId, (flows, hop, error, watched): Story<
         .on(ids(&flows))
 }
 
-/// On directors: a card with IPv6 addresses, and none that is link-local.
+/// On those who hand packets on: a card with IPv6 addresses, and none that is link-local.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
-    for (_, host) in site.playing(Role::Director) {
+    for (_, host) in [Role::Director, Role::Router].into_iter().flat_map(|role| site.playing(role)) {
         let v6 = |link: &str| host.addresses().iter().filter(move |a| a.link == link && a.addr.addr().is_ipv6()).collect::<Vec<_>>();
         for card in host.links().iter().filter(|l| l.speaks_arp() && l.is_up()) {
             let addresses = v6(&card.name);
@@ -108,15 +109,19 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 "{} has IPv6 addresses and no link-local one: it cannot ask for neighbours for packets that it hands on.",
                 card.name
             );
-            let remedy = crate::finding::Remedy::new(
-                &host.name,
-                format!(
-                    "sysctl -w net.ipv6.conf.{0}.addr_gen_mode=0; ip link set {0} down; ip link set {0} up",
-                    card.name.replace('.', "/")
-                ),
-                "addr_gen_mode=0 in /etc/sysctl.d/90-lvs.conf, and nothing that removes the address",
-                format!("ip -6 addr flush dev {} scope link", card.name),
-            );
+            let keep = "addr_gen_mode=0 in /etc/sysctl.d/90-lvs.conf, and nothing that removes the address";
+            let key = format!("net.ipv6.conf.{}.addr_gen_mode", card.name.replace('.', "/"));
+            let remedy = match host.sysctl(&key).filter(|mode| *mode != 0) {
+                Some(mode) => {
+                    let undo = format!("sysctl -w {key}={mode}; ip -6 addr flush dev {} scope link", card.name);
+                    Remedy::new(&host.name, format!("sysctl -w {key}=0"), keep, undo)
+                }
+                None => {
+                    let own = card.mac.map_or_else(|| "fe80::1".to_string(), |mac| mac.link_local().to_string());
+                    let line = |what: &str| format!("ip -6 addr {what} {own}/64 dev {}", card.name);
+                    Remedy::new(&host.name, line("add"), keep, line("del"))
+                }
+            };
             checks.failed(
                 &host.name,
                 proven(
@@ -134,6 +139,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch};
     use super::super::super::testing::World;
     use super::*;
 
@@ -163,6 +169,22 @@ mod tests {
             w.icmp(&c, false, (1, 3, 0), "2001:db8:1::1", "2001:db8:1::100", "client", "director client");
         }
         w
+    }
+
+    /// The interface is never taken down for it: that would take its other addresses along.
+    #[test]
+    fn what_gives_the_address_back() {
+        let site = |mode: &str| {
+            let rules = "-A -t [2001:db8:1::80]:80 -s rr\n-a -t [2001:db8:1::80]:80 -r [2001:db8:2::11]:80 -m\n";
+            let lb = Sketch::new("director").card("int", "2001:db8:2::1/64").addr("int", "2001:db8:1::80/128").ipvs(rules);
+            [lb.set("net.ipv6.conf.int.addr_gen_mode", mode)]
+        };
+        let command = |mode: &str| {
+            let found = sketch::expect(&site(mode), &IP6004, Severity::Broken, Confidence::Certain, "director");
+            found.remedy[0].command.clone()
+        };
+        assert_eq!(command("1"), "sysctl -w net.ipv6.conf.int.addr_gen_mode=0");
+        assert!(command("0").starts_with("ip -6 addr add fe80::") && command("0").ends_with("/64 dev int"), "{}", command("0"));
     }
 
     #[test]

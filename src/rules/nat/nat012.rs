@@ -28,8 +28,9 @@ rule! {
     /// NAT: `modprobe ip_vs_ftp`. Direct routing and tunnels: a persistent service for port 21.
     ///
     /// # When it is not a fault
-    /// Where the FTP server names the virtual address (vsftpd `pasv_address`) and its ports have a service of their own. What is encrypted (FTPS) no
-    /// module reads; there that is the way.
+    /// Where the FTP server names the virtual address (vsftpd `pasv_address`) and its ports have a service of their own, and `ip_vs_ftp` is not
+    /// loaded: the module would take the named address for the server's own, and hand the data connection on to the director's own
+    /// address. What is encrypted (FTPS) no module reads; there that is the way.
     ///
     /// # Reproduce
     /// A NAT service for port 21, `modprobe -r ip_vs_ftp` on the director, and a client in passive mode.
@@ -58,6 +59,7 @@ fn check(facts: &Facts<'_>) -> Outcome {
 fn finding(facts: &Facts<'_>, director: Option<HostId>, vip: Endpoint, pairs: &[Pair<'_>]) -> Option<Finding> {
     let (flow, control) = *pairs.first()?;
     let (name, asked, first) = (facts.name(director), flow.request.first()?, control.request.first()?);
+    let reads = pairs.iter().any(|(flow, _)| flow.service.addr == vip.addr && handed_to_itself(facts, director, flow));
     let told = match (Some(flow.service.addr) == control.real_server.map(|server| server.addr), flow.client.addr == control.client.addr) {
         (true, _) => "the real server's own address",
         (false, true) => "a port of the virtual address that has no service",
@@ -67,8 +69,22 @@ fn finding(facts: &Facts<'_>, director: Option<HostId>, vip: Endpoint, pairs: &[
         "FTP to {vip} logs in, and its data connection to {} comes to nothing: {told}. {name} does not know that they belong together.",
         flow.service
     );
+    let summary = match reads {
+        true => format!(
+            "FTP to {vip} logs in, and its data connection to {} comes to nothing: the server named the virtual address, and {name} hands \
+             it on to that address, by the module {MODULE}.",
+            flow.service
+        ),
+        false => summary,
+    };
     let nat = matches!(control.method, Method::Nat | Method::FullNat);
-    let remedy = if nat { load(name) } else { persist(name, &super::super::svc::option_of(vip), "rr") };
+    let remedy = if reads {
+        unload(name)
+    } else if nat {
+        load(name)
+    } else {
+        persist(name, &super::super::svc::option_of(vip), "rr")
+    };
     let end = flow.reply.first().map(|hop| facts.seen_with(hop, "refused")).or_else(|| flow.errors.first().map(|e| facts.error(e)));
     let flows: Vec<&Flow> = pairs.iter().map(|(flow, _)| *flow).collect();
     let settle = format!("on {name}: `lsmod | grep {MODULE}`, `ipvsadm -Ln`, or a snapshot");
@@ -76,10 +92,25 @@ fn finding(facts: &Facts<'_>, director: Option<HostId>, vip: Endpoint, pairs: &[
         Finding::new(name, Severity::Degraded, Confidence::Likely, summary, facts.seen_with(first, "the control connection"))
             .and([facts.seen_with(asked, "data")])
             .and(end)
-            .unless(&["SVC027"], settle)
+            .unless(if reads { &[] } else { &["SVC027"] }, settle)
             .mend([remedy])
             .on(ids(&flows)),
     )
+}
+
+/// A data connection for the virtual address that the director asks the servers' network for: the module read the address as a server's.
+fn handed_to_itself(facts: &Facts<'_>, director: Option<HostId>, flow: &Flow) -> bool {
+    let Some((director, hop)) = director.zip(facts.at_director(flow).or_else(|| flow.request.last())) else { return false };
+    let asks = facts.asks_in_vain(director, flow, hop).any(|q| q.target == flow.service.addr);
+    let gives_up = || flow.errors.iter().any(|e| (e.type_number, e.code) == (3, 1) && e.from == Some(director));
+    asks || gives_up()
+}
+
+fn unload(host: &str) -> Remedy {
+    let keep = format!(
+        "{MODULE} out of /etc/modules-load.d; or FTP servers that name their own address (no pasv_address), which the module translates"
+    );
+    Remedy::new(host, format!("modprobe -r {MODULE}"), keep, format!("modprobe {MODULE}"))
 }
 
 fn load(host: &str) -> Remedy {
@@ -100,11 +131,16 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for (host, service) in site.directed() {
         let Some(vip) = service.address.filter(|at| at.port == CONTROL && service.protocol == Some(Protocol::Tcp)) else { continue };
         let usable: Vec<_> = service.destinations.iter().filter(|d| d.weight > 0).collect();
+        let nat = usable.iter().any(|d| d.forwarding() == Some(ForwardingMethod::Nat));
+        if has_ports_of_its_own(host, vip) && nat && host.modules.iter().flatten().any(|m| m == MODULE) {
+            checks.needs(&host.name, format!("whether servers name {}: with {MODULE} they must not", vip.addr));
+            continue;
+        }
         if has_ports_of_its_own(host, vip) {
             checks.passed(&host.name, format!("other services take data connections for {}", vip.addr));
             continue;
         }
-        if usable.iter().any(|d| d.forwarding() == Some(ForwardingMethod::Nat)) {
+        if nat {
             match host.modules.as_deref() {
                 None => checks.needs(&host.name, format!("whether the module {MODULE} is loaded: `lsmod`")),
                 Some(modules) if modules.iter().any(|m| m == MODULE) => checks.passed(&host.name, format!("{MODULE} is loaded")),
@@ -204,6 +240,25 @@ mod tests {
         assert!(found.summary.contains("own address"), "{}", found.summary);
         let loud: Vec<_> = w.diagnose().findings.into_iter().filter(|f| f.severity >= Severity::Degraded).collect();
         assert_eq!(loud.len(), 1, "{loud:#?}");
+    }
+
+    /// As recorded on a kernel with the module loaded, whose server was told to name the virtual address.
+    #[test]
+    fn the_module_reads_what_was_not_meant_for_it() {
+        let mut w = logged_in();
+        let data = World::tcp("10.1.0.100:40002", "10.1.0.1:50123");
+        w.syn(&data, "client director", 1);
+        for _ in 0..3 {
+            w.who_has("director", "int", "10.1.0.1", &[]);
+            w.wait(1.0);
+        }
+        let found = w.expect(&NAT012, Confidence::Likely, "director");
+        assert_eq!(found.remedy[0].command, "modprobe -r ip_vs_ftp");
+        w.deny(&SVC027);
+        // And on hosts nobody knows which it is.
+        let range = format!("{NAT}-A -t 10.0.0.100:50000 -s rr\n-a -t 10.0.0.100:50000 -r 10.0.0.11:50000 -m\n");
+        let loaded = dr_with("director", move |d: Sketch| d.ipvs(&range).with(|h| h.modules = Some(vec!["ip_vs_ftp".into()])));
+        sketch::cannot_judge(&loaded, &NAT012, "director");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::super::{Facts, rule};
 use super::{half_seen_router, keeps_answers, knows_nothing_of};
 use crate::finding::{Confidence, Finding, Outcome, Severity};
 use crate::ipvs::Role;
-use crate::trace::{Flow, Hop, HostId, NoteKind, Way};
+use crate::trace::{Flow, Hop, HostId, Method, NoteKind, Way};
 use std::collections::BTreeMap;
 
 rule! {
@@ -73,7 +73,13 @@ fn answers<'a>(facts: &Facts<'a>, router: HostId, flows: &[&'a Flow]) -> Option<
     let summary = format!("Answers from {} arrive at {name} and do not leave it.", hop.src);
     let silence = facts.nowhere(&swallowed.watched, &format!("no answer to {}", flow.client));
     // A filter by state drops an answer to a question that it never saw.
-    let open: &[&str] = if knows_nothing_of(flow, router) { &["NET006", "NET008", "NET004"] } else { &["NET008", "NET004"] };
+    // So it does, or its provider, where a director with two uplinks sends it the answers of the other one.
+    let translated = flow.method == Method::Nat && hop.from == flow.director;
+    let open: &[&str] = match (knows_nothing_of(flow, router), translated) {
+        (true, true) => &["NET006", "NAT014", "NET008", "NET004"],
+        (true, false) => &["NET006", "NET008", "NET004"],
+        (false, _) => &["NET008", "NET004"],
+    };
     Some(
         Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen(hop))
             .and(facts.repeats(flow, hop, NoteKind::SynAckRepeat))

@@ -8,7 +8,7 @@ use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::host::{Ask, Fate, FilterVerdict, Hook, Host, Passing};
 use crate::ipvs::{ForwardingMethod, Role};
 use crate::net::{Endpoint, Protocol};
-use crate::trace::{Flow, FlowNote, Hop, HostId, NoteKind, PacketKind, Way};
+use crate::trace::{Flow, FlowNote, Hop, HostId, Method, NoteKind, PacketKind, Way};
 use std::collections::BTreeMap;
 
 rule! {
@@ -77,12 +77,15 @@ fn stray_finding(facts: &Facts<'_>, router: HostId, flows: &[(&Flow, &Hop)]) -> 
     let (name, (flow, hop)) = (facts.name(Some(router)), flows[0]);
     let summary = format!("{name} drops answers from {}: their SYN took another way, unseen by {name}.", hop.src);
     let swallowed = facts.swallowed(flow, Way::Reply);
+    // By which uplink answers leave, is a NAT director's choice.
+    let translated = flow.method == Method::Nat && hop.from == flow.director;
+    let open: &[&str] = if translated { &["NAT014", "NET008", "NET015"] } else { &["NET008", "NET015"] };
     let watched = swallowed.iter().flat_map(|s| facts.nowhere(&s.watched, &format!("no answer to {}", flow.client)));
     let all: Vec<&Flow> = flows.iter().map(|(f, _)| *f).collect();
     Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.seen(hop))
         .and(facts.repeats(flow, hop, NoteKind::SynAckRepeat))
         .and(watched)
-        .unless(&["NET008", "NET015"], format!("on {name}: `conntrack -S` (invalid), `nft list ruleset` (counters), or a snapshot"))
+        .unless(open, format!("on {name}: `conntrack -S` (invalid), `nft list ruleset` (counters), or a snapshot"))
         .mend([accept(name, "FORWARD", hop.src, ("-s", "--sport"))])
         .on(ids(&all))
 }

@@ -3,6 +3,7 @@
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Need, Outcome, Severity};
+use crate::host::Host;
 use crate::ipvs::Role;
 use std::net::IpAddr;
 
@@ -37,6 +38,13 @@ fn check(_: &Facts<'_>) -> Outcome {
     Outcome::NotJudged(Need("a snapshot of the real servers".to_string()))
 }
 
+/// True for two addresses of one machine, by what is known of them: its snapshot, or its MAC in the neighbour table.
+fn is_one(site: &Site<'_>, host: &Host, one: IpAddr, other: IpAddr) -> bool {
+    let mac = |addr: IpAddr| host.neighbours.iter().flatten().find(|n| n.addr == addr)?.mac;
+    let others = site.fleet.owners(other);
+    mac(one).is_some_and(|known| mac(other) == Some(known)) || site.fleet.owners(one).iter().any(|owner| others.contains(owner))
+}
+
 /// On real servers and routers.
 fn hosts(site: &Site<'_>, checks: &mut Checks) {
     for member in site.fleet.members.iter().filter(|m| m.same_as.is_none() && matches!(m.role, Role::RealServer | Role::Router)) {
@@ -45,9 +53,13 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         for v6 in [false, true] {
             let defaults: Vec<_> =
                 routes.iter().filter(|r| r.table == crate::host::MAIN && r.is_default() && r.v6 == v6 && !r.hops.is_empty()).collect();
-            let mut gateways: Vec<IpAddr> = defaults.iter().flat_map(|r| &r.hops).filter_map(|h| h.gateway).collect();
-            gateways.sort_unstable();
-            gateways.dedup();
+            // Over IPv6 a router is known by two addresses: the one that was typed in, and the one from which it advertises itself.
+            let mut gateways: Vec<IpAddr> = Vec::new();
+            for gateway in defaults.iter().flat_map(|r| &r.hops).filter_map(|h| h.gateway) {
+                if !gateways.iter().any(|known| *known == gateway || is_one(site, host, *known, gateway)) {
+                    gateways.push(gateway);
+                }
+            }
             let ip = if v6 { "ip -6" } else { "ip" };
             if defaults.len() > 1 && gateways.len() > 1 {
                 let words: Vec<String> = defaults
@@ -96,5 +108,57 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                     .mend([remedy]),
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::sketch::{self, Sketch};
+    use super::*;
+    use crate::finding::Confidence;
+    use crate::host::{Neighbour, NextHop, Route};
+
+    /// The DR site with one more IPv6 default route on a real server, by what its router says of itself.
+    fn site(macs: [&str; 2]) -> Vec<Sketch> {
+        let gateways = ["2001:db8::1", "fe80::1"];
+        let routes = gateways.map(|gateway| {
+            let hops = vec![NextHop { link: Some("eth0".into()), gateway: Some(gateway.parse().unwrap()), dead: false }];
+            Route { v6: true, table: crate::host::MAIN, hops, ..Route::default() }
+        });
+        let known = gateways.iter().zip(macs).map(|(gateway, mac)| Neighbour {
+            addr: gateway.parse().unwrap(),
+            link: "eth0".into(),
+            mac: mac.parse().ok(),
+            state: "STALE".into(),
+        });
+        let known: Vec<Neighbour> = known.collect();
+        let mut all = sketch::dr().to_vec();
+        for s in &mut all {
+            if s.is("web1") {
+                let (routes, known) = (routes.clone(), known.clone());
+                *s = s.clone().with(move |h| {
+                    h.routes.get_or_insert_default().extend(routes);
+                    h.neighbours = Some(known);
+                });
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn one_router_with_two_addresses_is_one() {
+        let found = sketch::expect(
+            &site(["02:00:00:00:00:01", "02:00:00:00:00:02"]),
+            &NET010,
+            crate::finding::Severity::Risky,
+            Confidence::Certain,
+            "web1",
+        );
+        assert!(found.summary.contains("2 default routes"), "{}", found.summary);
+        let same = sketch::audit(&site(["02:00:00:00:00:01", "02:00:00:00:00:01"]));
+        assert!(same.findings.iter().all(|f| f.code != "NET010"));
+        // Not known to be one.
+        let unknown = sketch::audit(&site(["?", "?"]));
+        assert!(unknown.findings.iter().any(|f| f.code == "NET010"));
     }
 }

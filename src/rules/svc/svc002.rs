@@ -5,6 +5,7 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::{TurnedAway, is_service, rule_for, service_option, stated, turned_away};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::host::Destination;
 use crate::ipvs::{Role, VirtualService};
 use crate::net::Protocol;
 use crate::trace::{FlowState, HostId};
@@ -55,7 +56,7 @@ fn finding(facts: &Facts<'_>, turned: &[TurnedAway<'_>]) -> Option<Finding> {
     let served = facts.flows().any(|f| f.vip == Some(vip) && f.director == Some(first.host) && f.state.is_complete());
     let rule = rule_for(facts, flow.protocol, vip);
     let said = rule.map(|rule| said(rule, &service_option(flow.protocol, vip)));
-    let mut open: Vec<&'static str> = if served { vec!["SVC006", "SVC018"] } else { vec!["NAT008"] };
+    let mut open: Vec<&'static str> = if served { vec!["SVC006", "SVC018"] } else { vec!["NAT008", "SVC006", "SVC018"] };
     if first.role == Role::Unknown {
         open.push("NET002");
     }
@@ -109,11 +110,15 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let option = service.option();
         let (what, now, undo) = match service.destinations.first() {
             None => ("no real server", format!("ipvsadm -a {option} -r RIP:PORT -g"), format!("ipvsadm -d {option} -r RIP:PORT")),
-            Some(d) => {
-                let line = |weight: u32| {
-                    format!("ipvsadm -e {option} -r {} {} -w {weight}", d.address, d.forwarding().map_or("-g", |m| m.option()))
+            Some(_) => {
+                // All of them: source hashing would go on to refuse the share of each that is left.
+                let lines = |weight: u32| {
+                    let line = |d: &Destination| {
+                        format!("ipvsadm -e {option} -r {} {} -w {weight}", d.address, d.forwarding().map_or("-g", |m| m.option()))
+                    };
+                    service.destinations.iter().map(line).collect::<Vec<_>>().join("; ")
                 };
-                ("only real servers of weight 0", line(1), line(0))
+                ("only real servers of weight 0", lines(1), lines(0))
             }
         };
         let summary = format!("{} has {what}: every connection is refused with ICMP port unreachable.", service.name());
@@ -143,7 +148,7 @@ mod tests {
         }
         let found = w.expect(&SVC002, Confidence::Likely, "director");
         assert_eq!((found.severity, found.flows.as_slice()), (Severity::Broken, &[1, 2][..]));
-        assert_eq!(found.alternatives, ["NAT008"]);
+        assert_eq!(found.alternatives, ["NAT008", "SVC006", "SVC018"]);
         // The user's rules prove it.
         let w = w.ipvs("-A -t 10.1.0.1:80 -s rr\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0\n");
         assert!(w.expect(&SVC002, Confidence::Certain, "director").alternatives.is_empty());

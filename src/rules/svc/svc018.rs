@@ -3,6 +3,7 @@
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Need, Outcome, Remedy, Severity};
+use crate::host::Destination;
 
 rule! {
     /// # What it sees
@@ -64,15 +65,13 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             server.upper
         );
         let option = service.option();
-        let method = server.forwarding().map_or(String::new(), |m| format!("{} ", m.option()));
-        let line =
-            |upper: u32| format!("ipvsadm -e {option} -r {} {method}-w {} -x {upper} -y {}", server.address, server.weight, server.lower);
-        let remedy = Remedy::new(
-            &host.name,
-            line(server.upper.saturating_mul(2)),
-            "a higher threshold in keepalived.conf (uthreshold)",
-            line(server.upper),
-        );
+        let line = |d: &Destination, upper: u32| {
+            let method = d.forwarding().map_or(String::new(), |m| format!("{} ", m.option()));
+            format!("ipvsadm -e {option} -r {} {method}-w {} -x {upper} -y {}", d.address, d.weight, d.lower)
+        };
+        // Each that is full: the others' turn would only be longer.
+        let lines = |factor: u32| full.iter().map(|(d, _)| line(d, d.upper.saturating_mul(factor))).collect::<Vec<_>>().join("; ");
+        let remedy = Remedy::new(&host.name, lines(2), "a higher threshold in keepalived.conf (uthreshold)", lines(1));
         let fact = format!("{} -x {}, {count} connections", server.address, server.upper);
         checks.failed(&host.name, proven(host, severity, summary, fact, "ipvsadm -Ln --thresholds").mend([remedy]));
     }
@@ -99,7 +98,8 @@ mod tests {
         };
         let found = sketch::expect(&with([1, 9], false), &SVC018, Severity::Degraded, Confidence::Certain, "director");
         assert_eq!(found.remedy[0].command, "ipvsadm -e -t 10.0.0.100:80 -r 10.0.0.11:80 -g -w 1 -x 20 -y 0");
-        sketch::expect(&with([1, 9], true), &SVC018, Severity::Broken, Confidence::Certain, "director");
+        let found = sketch::expect(&with([1, 9], true), &SVC018, Severity::Broken, Confidence::Certain, "director");
+        assert_eq!(found.remedy[0].command.matches(" -x 20 ").count(), 2, "{}", found.remedy[0].command);
         sketch::passes(&with([1, 8], false), &SVC018, "director");
         sketch::cannot_judge(&dr_with("director", |d| d.ipvs(rules)), &SVC018, "director");
     }

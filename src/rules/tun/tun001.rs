@@ -111,9 +111,12 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
         let summary = format!("Packets for {} come in a tunnel, and {what}: they are refused.", duty.service);
         let length = if vip.contains(':') { 128 } else { 32 };
         let load = if down.is_none() { "modprobe ipip; " } else { "" };
+        // It may be there already, and then cannot be added.
+        let held = duty.vip.is_some_and(|vip| host.addresses().iter().any(|a| a.link == name && a.addr.addr() == vip));
+        let address = if held { String::new() } else { format!("ip addr add {vip}/{length} dev {name}; ") };
         let remedy = crate::finding::Remedy::new(
             &host.name,
-            format!("{load}ip link set {name} up; ip addr add {vip}/{length} dev {name}; sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
+            format!("{load}ip link set {name} up; {address}sysctl -w net.ipv4.conf.{name}.rp_filter=2"),
             "ipip in /etc/modules-load.d/ipip.conf, the address on that device in the network's configuration, and the setting in /etc/sysctl.d/90-lvs.conf",
             format!("ip link set {name} down"),
         );
