@@ -188,18 +188,20 @@ impl<'a> Stage<'a> {
         let recording = record::begin(&self.network)?;
         let begun = Instant::now();
         let until = |ms: u64| std::thread::sleep(Duration::from_millis(ms).saturating_sub(begun.elapsed()));
-        let mut talks = Vec::new();
-        for traffic in traffic {
+        let (mut talks, mut besides) = (Vec::new(), Vec::new());
+        let background = self.scenario.background.iter().map(|traffic| (traffic, true));
+        for (traffic, in_background) in background.chain(traffic.iter().map(|traffic| (traffic, false))) {
             let Some(host) = self.network.host(&traffic.from) else { continue };
             let mut traffic = traffic.clone();
-            if works {
+            if works && !in_background {
                 traffic.patience_ms = traffic.patience_ms.max(UNHURRIED);
             }
             let talk = move || {
                 std::thread::sleep(Duration::from_millis(traffic.after_ms));
                 traffic::talk(&traffic)
             };
-            talks.push(host.namespace.spawn(talk)?);
+            let into = if in_background { &mut besides } else { &mut talks };
+            into.push(host.namespace.spawn(talk)?);
         }
         let mut trouble = None;
         for event in events {
@@ -211,6 +213,9 @@ impl<'a> Stage<'a> {
         let mut saw = Vec::new();
         for talk in talks {
             saw.extend(talk.join().map_err(|_| io::Error::other("a client panicked"))?.map_err(io::Error::from)?);
+        }
+        for talk in besides {
+            talk.join().map_err(|_| io::Error::other("a client panicked"))?.map_err(io::Error::from)?;
         }
         let captures = recording.end(folder)?;
         match trouble {

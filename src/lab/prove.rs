@@ -150,6 +150,21 @@ pub fn prove(scenario: &Scenario, builtin: bool, folder: &Path) -> io::Result<Pr
     Ok(proof)
 }
 
+/// Plays a scenario and runs what captures alone print, with no look at any host: the remedy of the first fault that they name.
+///
+/// # Errors
+/// When it cannot be played.
+pub fn mend_by_captures(scenario: &Scenario, folder: &Path) -> io::Result<(Option<&'static str>, Remedied)> {
+    let mut stage = Stage::set(scenario)?;
+    let played = stage.play(&folder.join("broken"))?;
+    let findings = judge(&reading(&played).trace, &Fleet::default()).findings;
+    let Some(first) = findings.iter().find(|finding| accuses(finding)).map(|finding| finding.code) else {
+        return Ok((None, Remedied::NotTried));
+    };
+    let guilty: Vec<&Finding> = findings.iter().filter(|finding| finding.code == first).collect();
+    Ok((Some(first), mend(&mut stage, &guilty, &folder.join("mended"))?))
+}
+
 /// True for a finding that accuses somebody of what a scenario is not about.
 fn is_wrong(scenario: &Scenario, finding: &Finding) -> bool {
     accuses(finding) && !scenario.may.iter().chain(&scenario.codes).any(|code| code == finding.code)

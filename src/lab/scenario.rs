@@ -32,6 +32,8 @@ pub struct Scenario {
     pub breaks: BTreeMap<String, Vec<String>>,
     /// Who talks to whom.
     pub traffic: Vec<Traffic>,
+    /// What hosts say to each other besides: health checks, the time, names. What becomes of it is nobody's concern.
+    pub background: Vec<Traffic>,
     /// Who talks to whom once it is mended; none: the same again. Where the fault is the test itself, a better one.
     pub instead: Vec<Traffic>,
     /// What happens meanwhile.
@@ -114,7 +116,7 @@ pub struct Traffic {
     /// How many.
     #[serde(default = "four")]
     pub connections: u32,
-    /// Bytes of each question.
+    /// Bytes of each question; 0 with TCP: a connection that is opened and closed, as health checkers do.
     #[serde(default = "hundred")]
     pub request: usize,
     /// Bytes of each answer.
@@ -228,6 +230,9 @@ struct Sheet {
     breaks: BTreeMap<String, Vec<String>>,
     serve: BTreeMap<String, Vec<Serve>>,
     traffic: Vec<Traffic>,
+    background: Vec<Traffic>,
+    /// Without what the base has in the background.
+    quiet: bool,
     instead: Vec<Traffic>,
     #[serde(rename = "event")]
     events: Vec<Event>,
@@ -270,7 +275,7 @@ impl Scenario {
             .keys()
             .chain(scenario.mend.keys())
             .chain(scenario.files.keys())
-            .chain(scenario.traffic.iter().chain(&scenario.instead).map(|t| &t.from))
+            .chain(scenario.traffic.iter().chain(&scenario.instead).chain(&scenario.background).map(|t| &t.from))
             .chain(scenario.events.iter().map(|e| &e.host));
         for host in named {
             if !hosts.contains(&host.as_str()) {
@@ -328,6 +333,10 @@ impl Scenario {
         if !sheet.traffic.is_empty() {
             scenario.traffic = sheet.traffic;
         }
+        if sheet.quiet {
+            scenario.background.clear();
+        }
+        scenario.background.extend(sheet.background);
         scenario.instead.extend(sheet.instead);
         scenario.events.extend(sheet.events);
         scenario.director_faults.extend(sheet.director_faults);

@@ -212,10 +212,12 @@ fn ask_tcp(traffic: &Traffic, patience: Duration) -> Result<Saw, (io::Error, boo
     let begun = Instant::now();
     let left = |begun: Instant| patience.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
     let mut stream = TcpStream::connect_timeout(&address(traffic.to), patience).map_err(|e| (e, false))?;
+    if traffic.request == 0 {
+        return Ok(Saw::Answer);
+    }
     let within = |e| (e, true);
     stream.set_write_timeout(Some(left(begun))).map_err(within)?;
-    let questions = if traffic.pause_ms > 0 { 3 } else { 1 };
-    for turn in 0..questions {
+    for turn in 0..questions(traffic) {
         if turn > 0 {
             std::thread::sleep(Duration::from_millis(traffic.pause_ms));
         }
@@ -241,16 +243,28 @@ fn ask_udp(traffic: &Traffic, patience: Duration) -> Result<Saw, (io::Error, boo
     let first = |e| (e, false);
     let socket = UdpSocket::bind(SocketAddr::new(own, 0)).map_err(first)?;
     socket.connect(address(traffic.to)).map_err(first)?;
-    let (begun, mut buffer) = (Instant::now(), vec![0; 65_536]);
+    let mut buffer = vec![0; 65_536];
     socket.set_read_timeout(Some(patience.min(AGAIN).max(TURN))).map_err(first)?;
-    loop {
-        socket.send(&question(traffic)).map_err(first)?;
-        match socket.recv(&mut buffer) {
-            Ok(_) => return Ok(Saw::Answer),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && begun.elapsed() < patience => {}
-            Err(e) => return Err((e, false)),
+    for turn in 0..questions(traffic) {
+        if turn > 0 {
+            std::thread::sleep(Duration::from_millis(traffic.pause_ms));
+        }
+        let begun = Instant::now();
+        loop {
+            socket.send(&question(traffic)).map_err(first)?;
+            match socket.recv(&mut buffer) {
+                Ok(_) => break,
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) && begun.elapsed() < patience => {}
+                Err(e) => return Err((e, turn > 0)),
+            }
         }
     }
+    Ok(Saw::Answer)
+}
+
+/// How many questions are asked on one connection, or from one port.
+fn questions(traffic: &Traffic) -> u32 {
+    if traffic.pause_ms > 0 { 3 } else { 1 }
 }
 
 pub(super) fn address(to: Endpoint) -> SocketAddr {

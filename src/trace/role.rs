@@ -50,7 +50,10 @@ impl Hosts {
             }
         };
         for flow in flows {
-            say(flow.client_host, Role::Client);
+            // Everybody opens connections now and then: a director to look after its servers, a server to ask for the time.
+            if matches!(self.called(flow.client_host), Role::Unknown | Role::Client) {
+                say(flow.client_host, Role::Client);
+            }
             say(flow.director, Role::Director);
             // What is served without a director may be any server anywhere, unless the address is a virtual one that it holds, or its name.
             let named = self.called(flow.server_host) == Role::RealServer;

@@ -64,18 +64,19 @@ fn a_dead_virtual_address_is_told_from_a_green_health_check() {
     if !inside("probe::a_dead_virtual_address_is_told_from_a_green_health_check") {
         return;
     }
-    let ask = "service 192.168.224.13:80 -i int --wait 300ms --real-server";
-    for (scenario, outcomes, health) in [
-        ("dr-ok", &["serves"][..], None),
-        ("dr-no-vip", &["silence", "sent-back"], Some("serves")),
-        ("dr-rip-only", &["refuses"], Some("serves")),
+    let (notes, routed) = (["192.168.224.13", "192.168.224.11", "192.168.224.12"], ["203.0.113.80", "203.0.113.11", "203.0.113.12"]);
+    for (scenario, [vip, first, second], outcomes, health) in [
+        ("dr-ok", notes, &["serves"][..], None),
+        ("dr-no-vip", notes, &["silence", "sent-back"], Some("serves")),
+        ("dr-rip-only", routed, &["refuses"], Some("serves")),
     ] {
+        let ask = format!("service {vip}:80 -i int --wait 300ms --real-server");
         on(scenario, |stage| {
-            let (code, report) = probe(namespace(stage, "router"), &format!("{ask} 192.168.224.11"));
+            let (code, report) = probe(namespace(stage, "router"), &format!("{ask} {first}"));
             assert!(outcomes.contains(&report["outcome"].as_str().expect("an outcome")), "{scenario}: {report}");
             assert_eq!((report["own_address"].as_str(), code), (health, i32::from(scenario != "dr-ok")), "{scenario}: {report}");
             // The healthy neighbour is healthy in each of them.
-            let (code, report) = probe(namespace(stage, "router"), &format!("{ask} 192.168.224.12"));
+            let (code, report) = probe(namespace(stage, "router"), &format!("{ask} {second}"));
             assert_eq!((code, report["outcome"].as_str()), (0, Some("serves")), "{scenario}: {report}");
             assert_eq!(half_open(namespace(stage, "web1")) + half_open(namespace(stage, "web2")), 0, "{scenario}: left half open");
         });

@@ -322,7 +322,9 @@ mod interfaces {
         args.extend(["--format", "ndjson", "tcp", "port", "80"].map(String::from));
         let child = begin("trace", &args);
         stage.play(folder.path()).expect("played");
-        let (exit, flows) = end(child);
+        let (exit, mut flows) = end(child);
+        // Not the director's own checks.
+        flows.retain(|flow| flow["service"] == "192.168.2.59:80");
         assert!(exit == Some(0) && flows.len() >= 2, "{exit:?} {flows:?}");
         assert!(flows.iter().all(|flow| flow["method"] == "nat" && flow["state"] == "closed"), "{flows:?}");
     }

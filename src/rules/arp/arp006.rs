@@ -40,7 +40,7 @@ rule! {
 
 fn check(facts: &Facts<'_>) -> Outcome {
     let hood = facts.neighbourhood();
-    let found = in_vain(&hood).iter().filter(|v| v.code() == "ARP006").map(|vain| finding(&hood, vain)).collect();
+    let found = in_vain(&hood).iter().filter(|v| v.code(&hood) == "ARP006").map(|vain| finding(&hood, vain)).collect();
     let services = facts.service_addresses();
     let asked = facts.trace.claims.questions.iter().any(|q| q.target.is_ipv4() && services.contains(&q.target));
     let need = || "a capture of the question for the VIP and its answer, on the director or on its neighbour".to_string();

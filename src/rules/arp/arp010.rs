@@ -1,15 +1,19 @@
 //! A host answers ARP or neighbour discovery for an address that it only has a way to.
 
-use super::super::remedy::{ip_for, set};
+use super::super::remedy::{ip_for, set, sysctl};
 use super::super::site::proven;
 use super::super::{Checks, Facts, Site, rule};
-use crate::finding::{Confidence, Evidence, Need, Outcome, Remedy, Severity};
+use super::Neighbourhood;
+use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::host::{Ask, Host, Proxy, Sysctls};
+use crate::ipvs::Role;
+use crate::trace::{Claim, ClaimKind, HostId, Question};
 use std::net::IpAddr;
 
 rule! {
     /// # What it sees
-    /// A host that forwards and answers for the VIP in its place: `proxy_arp` on a card in the VIP's network and a route to the VIP that
+    /// In packets: two answers to one question for the VIP, one at once, the other one late: the kernel lets who has the address go first, and
+    /// waits up to 0.8 s before it answers for another. On a host: it forwards and answers for the VIP in its place: `proxy_arp` on a card in the VIP's network and a route to the VIP that
     /// leaves by another device, `proxy_arp_pvlan` and a route that leaves by the same one, or an entry of `ip neigh add proxy`; for IPv6
     /// such an entry and `proxy_ndp`.
     ///
@@ -37,9 +41,78 @@ rule! {
     ARP010 "proxy-arp-answers-vip" check hosts
 }
 
-/// Packets do not show it.
-fn check(_: &Facts<'_>) -> Outcome {
-    Outcome::NotJudged(Need("snapshots of the hosts in the network of the VIP".to_string()))
+fn check(facts: &Facts<'_>) -> Outcome {
+    let hood = facts.neighbourhood();
+    let found: Vec<Finding> =
+        facts.service_addresses().into_iter().filter_map(|vip| by_proxy(&hood, vip)).map(|proxy| slow(facts, &proxy)).collect();
+    Outcome::or_need(found, Some("snapshots of the hosts in the network of the VIP".to_string()))
+}
+
+/// Who has an address answers so many times sooner.
+const SOONER: i64 = 4;
+/// Who answers in the place of another waits for a random time, up to `proxy_delay`, 0.8 s (kernel `net/core/neighbour.c`, `pneigh_enqueue`).
+const WAITS: std::ops::RangeInclusive<i64> = 15_000_000..=1_000_000_000;
+
+/// A host that takes its time before it answers for an address that another one answers for at once.
+pub(in crate::rules) struct ByProxy<'a> {
+    host: HostId,
+    vip: IpAddr,
+    late: &'a Claim,
+    prompt: &'a Claim,
+    question: &'a Question,
+    delay: i64,
+}
+
+/// Looks for a host whose answers for an address all come late, while somebody else answers the same question at once.
+pub(in crate::rules) fn by_proxy<'a>(hood: &Neighbourhood<'a>, vip: IpAddr) -> Option<ByProxy<'a>> {
+    let facts = hood.facts;
+    let claimants = facts.claimants(vip);
+    let replies =
+        |host: HostId| claimants.iter().filter(move |c| c.host == host).flat_map(|c| &c.claims).filter(|c| c.kind == ClaimKind::Reply);
+    let questions = || facts.trace.claims.questions.iter().filter(|q| q.target == vip && !q.unicast);
+    let asked = |claim: &Claim| questions().find(|q| q.point == claim.point && q.asker == claim.about && q.mac != claim.mac);
+    let others =
+        |host: HostId| claimants.iter().filter(move |c| c.host != host).flat_map(|c| &c.claims).filter(|c| c.kind == ClaimKind::Reply);
+    // A real server has the address itself, however late it answers (ARP001), and so has a second director (HA001).
+    let may_be = |host: &HostId| matches!(hood.standing(*host, vip), Role::Unknown | Role::Router);
+    claimants.iter().map(|c| c.host).filter(may_be).find_map(|host| {
+        // Both have to be heard at one place: at the asker's, or at a mirror.
+        replies(host).find_map(|late| {
+            let question = asked(late)?;
+            let delays_here = delays(question, late);
+            let delay = delays_here.iter().copied().min().filter(|_| delays_here.iter().all(|d| WAITS.contains(d)))?;
+            let mut same = others(host).filter(|c| c.point == late.point && c.about == late.about);
+            let prompt = same.find(|c| delays(question, c).iter().any(|d| d * SOONER <= delay))?;
+            Some(ByProxy { host, vip, late, prompt, question, delay })
+        })
+    })
+}
+
+/// How long after the question before it each answer came.
+fn delays(question: &Question, answer: &Claim) -> Vec<i64> {
+    let asked: Vec<_> = question.times.first.iter().map(|(_, at)| *at).collect();
+    let since = |at: crate::net::Timestamp| asked.iter().map(|q| at - *q).filter(|d| *d >= 0).min();
+    answer.times.first.iter().filter_map(|(_, at)| since(*at)).collect()
+}
+
+fn slow(facts: &Facts<'_>, proxy: &ByProxy<'_>) -> Finding {
+    let (name, vip) = (facts.name(Some(proxy.host)), proxy.vip);
+    let owner = facts.name(facts.trace.host_of(proxy.prompt.mac));
+    let summary = format!(
+        "{name} answers ARP for {vip} too, {} ms after the question, as one does who answers for another; {owner} answers at once.",
+        proxy.delay / 1_000_000
+    );
+    let heard = facts.trace.host_at(proxy.late.point) == Some(proxy.host);
+    let device = if heard { facts.device(proxy.late.point) } else { "IF" };
+    let keys = ["net.ipv4.conf.all.proxy_arp".to_string(), format!("net.ipv4.conf.{device}.proxy_arp")];
+    let settings: Vec<(&str, &str, &str)> = keys.iter().map(|key| (key.as_str(), "0", "1")).collect();
+    Finding::new(name, Severity::Degraded, Confidence::Likely, summary, facts.claim(proxy.late))
+        .and([facts.claim(proxy.prompt), facts.question(proxy.question)])
+        .unless(
+            &["HA001", "ARP001", "ARP012"],
+            format!("on {name}: `ip addr show to {vip}`, `sysctl -a -r '\\.proxy_arp'`, `ip neigh show proxy`"),
+        )
+        .mend([sysctl(name, &settings)])
 }
 
 /// On everybody in the network of a VIP.
@@ -65,7 +138,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
     }
 }
 
-fn finding(site: &Site<'_>, at: usize, vip: IpAddr, card: &str, why: Proxy) -> crate::finding::Finding {
+fn finding(site: &Site<'_>, at: usize, vip: IpAddr, card: &str, why: Proxy) -> Finding {
     let (host, ip, v6) = (site.host(at), ip_for(&vip.to_string()), vip.is_ipv6());
     let what = if v6 { "neighbour discovery" } else { "ARP" };
     let way = host.way(&arriving(vip, card)).map_or_else(|_| "no route".to_string(), |way| way.words());

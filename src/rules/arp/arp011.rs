@@ -38,7 +38,7 @@ rule! {
 
 fn check(facts: &Facts<'_>) -> Outcome {
     let hood = facts.neighbourhood();
-    let heard = in_vain(&hood).iter().filter(|v| v.code() == "ARP011").map(|vain| finding(&hood, vain)).collect::<Vec<_>>();
+    let heard = in_vain(&hood).iter().filter(|v| v.code(&hood) == "ARP011").map(|vain| finding(&hood, vain)).collect::<Vec<_>>();
     let unheard = facts.losses("ARP011");
     heard.into_iter().chain(unheard.iter().map(|loss| unheard_of(facts, loss))).collect::<Vec<_>>().into()
 }

@@ -133,9 +133,21 @@ struct Vain<'a> {
 
 impl Vain<'_> {
     /// Whose fault it is: the director's, which should answer, or a neighbour's that is not there.
-    fn code(&self) -> &'static str {
+    fn code(&self, hood: &Neighbourhood<'_>) -> &'static str {
+        if self.is_meant_for_the_asker(hood) {
+            return "SVC001";
+        }
         let director_hears = self.heard.is_some() && !self.balances && !self.answers;
         if self.question.target.is_ipv4() && (director_hears || self.is_service) { "ARP006" } else { "ARP011" }
+    }
+
+    /// True when a director asks for an address that its own client dialled, on the link by which the request came: whoever sent the request
+    /// there is on that link, too, and meant the director to have it (SVC001).
+    fn is_meant_for_the_asker(&self, hood: &Neighbourhood<'_>) -> bool {
+        let came =
+            |f: &&Flow| f.request.last().is_some_and(|hop| hop.dst_mac == Some(self.question.mac) && hop.dst.addr == self.question.target);
+        let all = !self.flows.is_empty() && self.flows.iter().all(came);
+        all && !self.answers && hood.facts.role(Some(self.asker)) == Role::Director && hood.facts.owner(self.question.target).is_none()
     }
 
     /// `-g `, `-m `, `-i `: how the service hands on, as far as its other flows tell; ipvsadm takes `-g` where nothing is said.
@@ -210,6 +222,19 @@ fn in_vain<'a>(hood: &Neighbourhood<'a>) -> Vec<Vain<'a>> {
         }
     }
     found.into_values().collect()
+}
+
+/// A director that looks for an address on the link by which requests for it came.
+pub(super) struct Wanted<'a> {
+    pub(super) asker: HostId,
+    pub(super) question: &'a Question,
+    pub(super) flows: Vec<&'a Flow>,
+}
+
+/// Directors that lack the address which others sent them requests for.
+pub(super) fn meant_for_askers<'a>(hood: &Neighbourhood<'a>) -> Vec<Wanted<'a>> {
+    let vain = in_vain(hood).into_iter().filter(|v| v.code(hood) == "SVC001");
+    vain.map(|v| Wanted { asker: v.asker, question: v.question, flows: v.flows }).collect()
 }
 
 /// True when a question was repeated at once, so many times: who is answered has no need to.

@@ -6,7 +6,9 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::{ForwardingMethod, Match, VirtualService};
-use crate::trace::{Flow, FlowState, PacketKind};
+use crate::net::Endpoint;
+use crate::trace::{Flow, FlowState, Method, PacketKind};
+use std::collections::{BTreeMap, BTreeSet};
 
 rule! {
     /// # What it sees
@@ -35,10 +37,72 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
+    let mut found: Vec<Finding> = facts.hints.rules.iter().filter_map(|service| finding(facts, service)).collect();
+    let need = || "the director's rules: `--ipvs FILE`, from `ipvsadm -Sn`".to_string();
     if facts.hints.rules.is_empty() {
-        return Outcome::NotJudged(crate::finding::Need("the director's rules: `--ipvs FILE`, from `ipvsadm -Sn`".to_string()));
+        found.extend(checked(facts));
     }
-    facts.hints.rules.iter().filter_map(|service| finding(facts, service)).collect::<Vec<_>>().into()
+    Outcome::or_need(found, facts.hints.rules.is_empty().then(need))
+}
+
+/// A connection that a flow's director opened to its server's own address at another port, and that was accepted: it asks there whether the
+/// server lives, and nowhere else. Health checkers try the port that the table names.
+pub(in crate::rules) fn checked_elsewhere<'a>(facts: &Facts<'a>, flow: &Flow) -> Option<&'a Flow> {
+    if !matches!(flow.method, Method::DirectRouting | Method::Tunnel) || flow.state != FlowState::Refused {
+        return None;
+    }
+    let (director, server, vip) = (flow.director?, flow.server_host?, flow.vip?);
+    let to_server = |f: &&Flow| {
+        let own = f.director.is_none() && f.client_host == Some(director) && f.protocol == flow.protocol && f.service.addr != vip.addr;
+        own && f.request.last().is_some_and(|hop| hop.to == Some(server))
+    };
+    // Another service of the same server has its own checks.
+    let is_service = |port: u16| {
+        facts.flows().any(|f| f.director == Some(director) && f.server_host == Some(server) && f.vip.is_some_and(|v| v.port == port))
+    };
+    let mut checks = facts.flows().filter(to_server).peekable();
+    let first = *checks.peek()?;
+    let elsewhere = |f: &Flow| f.service.port == first.service.port && f.service.port != vip.port && f.state.is_complete();
+    (checks.all(elsewhere) && !is_service(first.service.port)).then_some(first)
+}
+
+/// Servers that refuse what the director hands on to the service's port, and are looked after at another one.
+fn checked(facts: &Facts<'_>) -> Vec<Finding> {
+    let refused: Vec<(&Flow, &Flow)> = facts.flows().filter_map(|f| Some((f, checked_elsewhere(facts, f)?))).collect();
+    let mut by_service: BTreeMap<Option<Endpoint>, Vec<(&Flow, &Flow)>> = BTreeMap::new();
+    for (flow, check) in refused {
+        by_service.entry(flow.vip).or_default().push((flow, check));
+    }
+    by_service.into_iter().filter_map(|(vip, flows)| of_checks(facts, vip?, &flows)).collect()
+}
+
+fn of_checks(facts: &Facts<'_>, vip: Endpoint, flows: &[(&Flow, &Flow)]) -> Option<Finding> {
+    let (flow, check) = flows.first()?;
+    let names = facts.names(flows.iter().filter_map(|(f, _)| f.server_host));
+    let director = facts.name(flow.director);
+    let port = check.service.port;
+    let summary = format!(
+        "{director} looks after {names} at port {port} and hands requests on at port {}, where they are refused: only NAT changes ports.",
+        vip.port
+    );
+    let reset = flow.reply.first()?;
+    let accepted = check.reply.first().map(|hop| facts.seen_with(hop, &format!("port {port} is served")));
+    let method = if flow.method == Method::Tunnel { "-i" } else { "-g" };
+    let option = if flow.protocol == crate::net::Protocol::Udp { "-u" } else { "-t" };
+    let line = |port: u16| {
+        let servers: BTreeSet<String> = flows.iter().map(|(_, check)| Endpoint::new(check.service.addr, port).to_string()).collect();
+        servers.iter().map(|at| format!("ipvsadm -a {option} {vip} -r {at} {method}")).collect::<Vec<_>>().join("; ")
+    };
+    let out = |port: u16| line(port).replace("ipvsadm -a", "ipvsadm -d").replace(&format!(" {method}"), "");
+    let keep = "the port in keepalived.conf or in the saved rules, and a listener on it";
+    let mended = Remedy::new(director, format!("{}; {}", out(port), line(vip.port)), keep, format!("{}; {}", out(vip.port), line(port)));
+    Some(
+        Finding::new(&names, Severity::Broken, Confidence::Likely, summary, facts.seen(reset))
+            .and(accepted)
+            .unless(&["DR012", "SVC004"], format!("on {director}: `ipvsadm -ln`: which ports have the real servers of {vip}?"))
+            .mend([mended])
+            .on(flows.iter().map(|(f, _)| f.id)),
+    )
 }
 
 fn finding(facts: &Facts<'_>, service: &VirtualService) -> Option<Finding> {
@@ -162,5 +226,26 @@ mod tests {
     fn without_rules_nothing_is_said() {
         let w = world("");
         assert!(w.cannot_judge(&DR007));
+    }
+
+    #[test]
+    fn the_director_looks_after_another_port() {
+        let mut w = world("");
+        w.talk(&World::tcp("10.2.0.100:50001", "10.2.0.11:8080"), "director web1", "web1 director");
+        let found = w.expect(&DR007, Confidence::Likely, "web1");
+        assert_eq!(
+            found.remedy[0].command,
+            "ipvsadm -d -t 10.2.0.100:80 -r 10.2.0.11:8080; ipvsadm -a -t 10.2.0.100:80 -r 10.2.0.11:80 -g"
+        );
+        w.deny(&super::super::dr012::DR012);
+        w.deny(&super::super::super::svc::svc004::SVC004);
+        let mut same = w.clone();
+        // It looks after that of the service, too: two services.
+        same.talk(&World::tcp("10.2.0.100:50002", "10.2.0.11:80"), "director web1", "web1 director");
+        same.deny(&DR007);
+        // Somebody else may ask for anything.
+        let mut other = world("");
+        other.talk(&World::tcp("10.2.0.1:50001", "10.2.0.11:8080"), "router web1", "web1 router");
+        other.deny(&DR007);
     }
 }

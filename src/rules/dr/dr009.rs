@@ -96,7 +96,14 @@ fn nobody(facts: &Facts<'_>, mac: MacAddr, way: Way, flows: &[&Flow], hop: &Hop)
     let alike = |f: &&Flow| f.id != flow.id && f.vip == flow.vip && f.state.is_complete();
     let right =
         facts.flows().filter(alike).filter_map(|f| if way == Way::Reply { f.reply.first() } else { None }).find(|h| h.dst_mac.is_some());
+    // Who has the address has said so, with another MAC.
+    let hood = facts.neighbourhood();
+    let mine = |c: &&Claim| c.addr == hop.dst.addr && c.is_earnest() && c.mac != mac && hood.on_one_link(c.point, hop.point);
+    // A service's address moves between directors: who still believes in the one that is gone need not have it in writing (ARP007).
+    let moves = way == Way::Request && (flow.vip.is_none_or(|vip| vip.addr == hop.dst.addr) && flow.real_server.is_none());
+    let owner = facts.trace.claims.claims.iter().filter(|_| !moves).find(mine);
     let (what, addr) = match way {
+        Way::Reply if owner.is_some() => (format!("answers for {}", hop.dst.addr), hop.dst.addr.to_string()),
         Way::Request => (format!("requests for {}", hop.dst), hop.dst.addr.to_string()),
         Way::Reply => {
             let handed = flow.request.hops.iter().find(|h| h.to == flow.director && h.src_mac.is_some());
@@ -105,16 +112,25 @@ fn nobody(facts: &Facts<'_>, mac: MacAddr, way: Way, flows: &[&Flow], hop: &Hop)
             (format!("answers from {}", hop.src), gateway)
         }
     };
-    let confidence = if right.is_some() { Confidence::Likely } else { Confidence::Possible };
-    let others: &[&'static str] = if way == Way::Reply { &["DR005"] } else { &["ARP007", "SVC001", "NAT008"] };
-    let summary =
-        format!("{name} sends {what} to {mac}, from which nothing was ever heard: the network floods them, and nobody takes them.");
+    let confidence = if right.is_some() || owner.is_some() { Confidence::Likely } else { Confidence::Possible };
+    let others: &[&'static str] = match (owner, way) {
+        (Some(_), _) => &["ARP007"],
+        (None, Way::Reply) => &["DR005"],
+        (None, Way::Request) => &["ARP007", "SVC001", "NAT008"],
+    };
+    let summary = match owner {
+        Some(claim) => {
+            format!("{name} sends {what} to {mac}, from which nothing was ever heard; that address is at {}.", claim.mac)
+        }
+        None => format!("{name} sends {what} to {mac}, from which nothing was ever heard: the network floods them, and nobody takes them."),
+    };
     let (severity, device) =
         (if facts.others_serve(flow) { Severity::Degraded } else { Severity::Broken }, facts.device(hop.point).to_string());
     let ip = super::super::remedy::ip_for(&addr);
     Finding::new(name, severity, confidence, summary, facts.seen_with(hop, &format!("to {mac}")))
         .and(facts.repeats(flow, hop, if way == Way::Reply { NoteKind::SynAckRepeat } else { NoteKind::SynRepeat }))
         .and(right.map(|hop| facts.seen_with(hop, &facts.to_whom(hop))))
+        .and(owner.map(|claim| facts.claim(claim)))
         .unless(others, format!("on {name}: `{ip} neigh show {addr}` says PERMANENT? Is {mac} a card of anybody's?"))
         .mend([Remedy::new(
             name,
@@ -314,5 +330,22 @@ mod tests {
         w.who_has("web1", "int", "10.2.0.1", &["director"]);
         w.syn(&c, "client director web1", 3);
         w.deny(&DR009);
+    }
+
+    /// The client's own words show that its address is elsewhere.
+    #[test]
+    fn answers_go_to_a_mac_that_the_client_had() {
+        let mut w = World::nat().plug("gone.eth0", "ext", "10.1.0.99").flooding("ext").without(&["gone"]);
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        w.announce("web1", "int", "10.2.0.11");
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+        for _ in 0..3 {
+            w.carry(&c, false, SYN, b"", "client director web1");
+            w.carry(&c, true, SYN_ACK, b"", "web1 director gone");
+            w.wait(1.0);
+        }
+        let found = w.expect(&DR009, Confidence::Likely, "director");
+        assert_eq!(found.remedy[0].command, "ip neigh del 10.1.0.100 dev ext");
     }
 }

@@ -5,6 +5,7 @@ use super::super::site::proven;
 use super::super::svc::refusals;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
+use super::dr007::checked_elsewhere;
 use super::vip;
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::trace::{Flow, Method};
@@ -36,7 +37,8 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let refused: Vec<&Flow> = refusals(facts).filter(|f| matches!(f.method, Method::DirectRouting | Method::Tunnel)).collect();
+    let direct = |f: &&Flow| matches!(f.method, Method::DirectRouting | Method::Tunnel) && checked_elsewhere(facts, f).is_none();
+    let refused: Vec<&Flow> = refusals(facts).filter(direct).collect();
     let found: Vec<Finding> = groups(facts, &refused).into_iter().filter_map(|group| finding(facts, &group)).collect();
     found.into()
 }
@@ -69,7 +71,13 @@ fn on_own_address<'a>(facts: &Facts<'a>, flow: &Flow) -> Option<&'a Flow> {
             && f.request.last().is_some_and(|hop| hop.to == flow.server_host)
             && f.service.port == flow.service.port
     };
-    facts.flows().find(|f| accepted(f) && Some(f.service.addr) != flow.vip.map(|vip| vip.addr))
+    let own = |f: &&Flow| accepted(f) && Some(f.service.addr) != flow.vip.map(|vip| vip.addr);
+    // What died meanwhile was there before, and what was started later is there now: between two refusals it was there all the time.
+    let same = |f: &&Flow| f.server_host == flow.server_host && f.vip == flow.vip;
+    let times: Vec<_> = refusals(facts).filter(same).map(|f| f.first).collect();
+    let served = facts.flows().filter(same).any(|f| f.state.is_complete());
+    let mut meanwhile = facts.flows().filter(own).filter(|f| times.iter().any(|t| *t <= f.first) && times.iter().any(|t| *t >= f.first));
+    meanwhile.next().or_else(|| facts.flows().find(own).filter(|_| !served))
 }
 
 fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
@@ -156,5 +164,23 @@ mod tests {
         let c = World::tcp("10.1.0.100:40002", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
         w.talk(&c, "client router director web2", "web2 router client");
         w.deny(&DR012);
+    }
+
+    /// Its own address was served while the VIP was, too: it went down as a whole.
+    #[test]
+    fn a_server_that_died_meanwhile() {
+        let mut w = World::dr();
+        w.who_has("router", "int", "10.2.0.100", &["director"]);
+        let c = World::tcp("10.1.0.100:40001", "10.1.0.1:80").dnat("router", "10.2.0.100:80");
+        w.talk(&c, "client router director web1", "web1 router client");
+        w.talk(&World::tcp("10.2.0.100:50001", "10.2.0.11:80"), "director web1", "web1 director");
+        refused(&mut w, 40002, "web1");
+        w.deny(&DR012);
+        w.finding(&SVC004);
+        // While it refuses the VIP, before and after.
+        w.talk(&World::tcp("10.2.0.100:50002", "10.2.0.11:80"), "director web1", "web1 director");
+        w.deny(&DR012);
+        refused(&mut w, 40003, "web1");
+        w.expect(&DR012, Confidence::Certain, "web1");
     }
 }

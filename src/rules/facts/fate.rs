@@ -99,9 +99,9 @@ impl<'a> Facts<'a> {
         if answered || flow.state != FlowState::Unanswered {
             return None;
         }
-        // The last place on the server: behind its tunnel, where that was captured.
+        // The last place on the server: behind its tunnel, where that was captured, and for as long.
         let inside = flow.request.hops.iter().rev().find(|hop| hop.at == Some(server) && hop.dst_mac.is_none());
-        let hop = inside.or_else(|| self.reached(&flow.request, server))?;
+        let hop = inside.filter(|hop| self.waited(flow, hop)).or_else(|| self.reached(&flow.request, server)).or(inside)?;
         let later = |h: &Hop| h.from == Some(server) && h.dst_mac.is_some() && h.ttl < hop.ttl;
         let hands_on = || flow.request.hops.iter().chain(&flow.request.strays).any(later);
         let silent = self.answer_of_its_own_address(flow).is_none() && self.waited(flow, hop) && !hands_on();

@@ -262,7 +262,7 @@ impl<'a> Facts<'a> {
     /// The router whose translation, made for clients outside, a connection missed because it was opened on the router itself, or inside:
     /// it came by the interface by which theirs leave, or from one of the machines that the translation leads to.
     pub(in crate::rules) fn tested_from_inside(&self, flow: &Flow) -> Option<HostId> {
-        if flow.state.is_complete() {
+        if flow.state.is_complete() || flow.service.addr.is_loopback() {
             return None;
         }
         let reached = |router: HostId| flow.request.hops.iter().find(|hop| hop.to == Some(router) && hop.dst == flow.service);

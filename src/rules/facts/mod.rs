@@ -5,6 +5,7 @@ mod fate;
 mod ftp;
 mod lone;
 mod loss;
+mod near;
 mod neighbours;
 mod rivals;
 mod silence;

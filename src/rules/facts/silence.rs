@@ -129,10 +129,15 @@ impl<'a> Facts<'a> {
         let served: Vec<bool> =
             self.served_elsewhere(flow).map(|f| f.request.last().is_some_and(|h| self.is_source_on_link(f, h))).collect();
         let alike = served.contains(&on_link);
+        let own_address = self.own_address_answers(flow, hop);
         match flow.method {
             Method::Nat if self.is_hairpin(flow) => ("NAT011", Vec::new(), false),
             Method::Nat if !self.is_work_seen(flow) => ("NET008", vec!["NAT001", "DR001", "DR004"], true),
             _ if alike => ("NET008", vec!["DR018", "NET013"], true),
+            // It has the address, and a way back: what is missing is this port.
+            _ if self.serves_beside(flow, on_link) => ("NET008", vec!["NET013"], false),
+            // A neighbour needs no gateway for its answer, and does not get one either.
+            Method::Nat if own_address == Some(false) => ("NET008", vec!["NET013", "NAT001"], false),
             // It was seen to use a route to somewhere; that it has none to this client is less likely.
             Method::Nat if served.is_empty() && flow.server_host.is_some_and(|s| self.sends_off_link(s)) => {
                 ("NET008", vec!["NAT001", "DR018"], false)
@@ -140,18 +145,24 @@ impl<'a> Facts<'a> {
             Method::Nat if served.is_empty() => ("NAT001", vec!["NET008", "DR018"], false),
             Method::Nat => ("NAT006", vec!["NET008", "DR018"], false),
             Method::FullNat => ("NET008", vec!["SVC025"], false),
-            Method::Tunnel => self.cause_in_tunnel(flow, hop),
-            _ => self.cause_in_direct_routing(flow, on_link, &served, silent),
+            Method::Tunnel => self.cause_in_tunnel(flow, hop, on_link, &served),
+            _ => self.cause_in_direct_routing(flow, on_link, own_address, &served, silent),
         }
     }
 
-    fn cause_in_tunnel(&self, flow: &Flow, hop: &Hop) -> (&'static str, Vec<&'static str>, bool) {
+    fn cause_in_tunnel(&self, flow: &Flow, hop: &Hop, on_link: bool, served: &[bool]) -> (&'static str, Vec<&'static str>, bool) {
+        // What its neighbours ask comes out of the tunnel, and is served.
+        if !on_link && served.contains(&true) {
+            return ("DR004", vec!["DR018", "NET008"], false);
+        }
         let outer = flow.request.hops.iter().find_map(|hop| hop.outer);
         if outer.is_some_and(|(_, src, _)| Some(src) == flow.vip.map(|vip| vip.addr)) {
             return ("TUN011", vec!["TUN001", "NET008"], false);
         }
         let plain = outer.is_none_or(|(kind, ..)| kind == TunnelKind::IpIp);
-        let (cause, mut others) = match hop.outer {
+        let inside = |h: &Hop| h.at.is_some() && h.at == flow.server_host && h.dst_mac.is_none() && h.outer.is_none();
+        let still_packed = hop.outer.filter(|_| !flow.request.hops.iter().any(inside));
+        let (cause, mut others) = match still_packed {
             // Only IPv4 knows reverse path filtering.
             _ if hop.src.addr.is_ipv6() => ("DR001", vec!["NET008", "DR004", "TUN007", "TUN006"]),
             // Seen behind the tunnel: it was unpacked, and then dropped.
@@ -160,11 +171,25 @@ impl<'a> Facts<'a> {
             Some(_) if self.watches_tunnel(flow.server_host, hop) => ("NET008", vec!["TUN007", "TUN006", "TUN001"]),
             Some(_) => ("TUN002", vec!["TUN003", "TUN007", "TUN006", "NET008", "DR001", "DR004"]),
         };
+        if self.needs_no_route(flow, on_link) {
+            others.retain(|code| *code != "DR004");
+        }
         // A GRE key or a GUE checksum that the other end does not expect is dropped without a word.
-        if !plain && hop.outer.is_some() {
+        if !plain && still_packed.is_some() {
             others.push("TUN009");
         }
         (cause, others, false)
+    }
+
+    /// True when a missing route to the client is no explanation: the server sends further away, or is silent towards its neighbours, too.
+    fn needs_no_route(&self, flow: &Flow, on_link: bool) -> bool {
+        flow.server_host.is_some_and(|s| self.sends_off_link(s)) || (!on_link && self.is_silent_nearby(flow))
+    }
+
+    /// True when the server of a flow is silent towards a client on its own link, too.
+    fn is_silent_nearby(&self, flow: &Flow) -> bool {
+        let alike = |f: &&Flow| f.server_host == flow.server_host && f.vip == flow.vip && f.id != flow.id;
+        self.flows().filter(alike).any(|f| self.silent_server(f).is_some_and(|hop| self.is_source_on_link(f, hop)))
     }
 
     /// True when a tunnel device of the host was captured while it received a packet.
@@ -187,13 +212,27 @@ impl<'a> Facts<'a> {
         &self,
         flow: &Flow,
         on_link: bool,
+        own_address: Option<bool>,
         served: &[bool],
         silent: &[HostId],
     ) -> (&'static str, Vec<&'static str>, bool) {
         let all_silent = self.flows().filter(|f| f.vip == flow.vip).all(|f| f.server_host.is_none_or(|s| silent.contains(&s)));
-        let two_nics = flow.server_host.is_some_and(|s| self.trace.hosts[s].macs.len() > 1);
-        let routes_out = flow.server_host.is_some_and(|s| self.sends_off_link(s));
-        let mut open: Vec<&'static str> = match (on_link, served.is_empty()) {
+        let two_nics = flow.server_host.is_some_and(|s| self.has_two_cards(s));
+        let routes_out = self.needs_no_route(flow, on_link);
+        // It does not answer its neighbours at its own address either, and the VIP has no part in that.
+        if own_address == Some(false) && served.is_empty() {
+            let speaks = flow.server_host.is_some_and(|s| self.answers_neighbours(s));
+            let lost = flow.server_host.is_some_and(|s| self.sends_off_link(s));
+            return match (speaks || flow.client.addr.is_ipv6(), lost) {
+                (true, _) => ("NET008", vec!["NET013"], false),
+                // What it sends further away comes out, and nothing for its own network does.
+                (false, true) => ("DR002", vec!["NET008"], false),
+                (false, false) => ("NET008", vec!["DR002", "NET013"], false),
+            };
+        }
+        // What its neighbours meet with as well has no further reason.
+        let near = on_link || (served.is_empty() && self.is_silent_nearby(flow));
+        let mut open: Vec<&'static str> = match (near, served.is_empty()) {
             // It serves clients that are further away: the route to the near ones is wrong.
             (true, false) => vec!["DR002", "DR018", "NET008"],
             (false, false) => vec!["DR004", "DR018", "NET008"],
@@ -203,6 +242,10 @@ impl<'a> Facts<'a> {
         };
         if routes_out {
             open.retain(|code| *code != "DR004");
+        }
+        // Its neighbours get answers from it: they are not local to it.
+        if own_address == Some(true) && served.is_empty() {
+            open.retain(|code| *code != "DR002");
         }
         // Another host that answers for the server's address is heard by the director alone.
         if flow.director.is_some_and(|d| self.trace.hosts[d].points.is_empty()) {
@@ -225,17 +268,11 @@ impl<'a> Facts<'a> {
     }
 
     /// Whether the client of a flow, as its server sees it, is on the server's own link.
-    fn is_source_on_link(&self, flow: &Flow, hop: &Hop) -> bool {
-        let translated = flow.client.addr != hop.src.addr;
-        (translated && self.is_one_armed(flow) != Some(false)) || self.is_on_link(hop.src.addr, hop)
-    }
-
-    /// True when a host was seen to send to an address that is not its neighbour's: it has a route for that.
-    fn sends_off_link(&self, host: HostId) -> bool {
-        let hops = |f: &'a Flow| f.request.hops.iter().chain(&f.reply.hops);
-        self.flows().flat_map(hops).any(|hop| {
-            let beyond = |next: HostId| !self.trace.hosts[next].addresses.contains(&hop.dst.addr);
-            hop.from == Some(host) && hop.to.is_some_and(beyond)
-        })
+    pub(super) fn is_source_on_link(&self, flow: &Flow, hop: &Hop) -> bool {
+        let (source, translated) = (hop.src.addr, flow.client.addr != hop.src.addr);
+        // A tunnel device is on no link; its packets came by one.
+        let by_card = || flow.request.hops.iter().rev().find(|h| h.to.is_some() && h.to == flow.server_host && h.dst_mac.is_some());
+        let hop = if hop.dst_mac.is_none() { by_card().unwrap_or(hop) } else { hop };
+        (translated && self.is_one_armed(flow) != Some(false)) || self.is_on_link(source, hop)
     }
 }

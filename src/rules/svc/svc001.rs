@@ -1,11 +1,11 @@
 //! The director does not hold the address of its virtual service.
 
-use super::super::facts::plural;
+use super::super::facts::{ids, plural};
 use super::super::remedy::ip_for;
 use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
-use crate::finding::{Finding, Outcome, Remedy, Severity};
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
 
 rule! {
@@ -36,7 +36,9 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let found: Vec<Finding> = facts.losses("SVC001").into_iter().map(|loss| finding(facts, &loss)).collect();
+    let mut found: Vec<Finding> = facts.losses("SVC001").into_iter().map(|loss| finding(facts, &loss)).collect();
+    let hood = facts.neighbourhood();
+    found.extend(super::super::arp::meant_for_askers(&hood).iter().map(|wanted| looks_for_itself(facts, wanted)));
     let need = facts.half_seen_director().map(|host| format!("captures on all interfaces of {host}, or a snapshot of it"));
     Outcome::or_need(found, need)
 }
@@ -56,6 +58,27 @@ fn finding(facts: &Facts<'_>, loss: &super::super::facts::Loss<'_>) -> Finding {
     let mut finding = loss.finding(facts, summary, &format!("on {name}: `{ip} route get {vip}` (it should say local), or a snapshot"));
     finding.severity = Severity::Broken;
     finding.mend([mend])
+}
+
+/// The director asks on the very link by which requests came who has the address that they are for.
+fn looks_for_itself(facts: &Facts<'_>, wanted: &super::super::arp::Wanted<'_>) -> Finding {
+    let (name, vip) = (facts.name(Some(wanted.asker)), wanted.question.target);
+    let times = plural(wanted.question.times.count as usize, "time");
+    let summary = format!("{name} is sent requests for {vip}, and asks {times} who has it: it does not hold that address itself.");
+    let (ip, length) = (ip_for(&vip.to_string()), if vip.is_ipv6() { 128 } else { 32 });
+    let on = facts.device(wanted.question.point);
+    let mend = Remedy::new(
+        name,
+        format!("{ip} addr add {vip}/{length} dev {on}"),
+        format!("{vip}/{length} among the virtual_ipaddress of keepalived, or on the interface in netplan, networkd or ifcfg"),
+        format!("{ip} addr del {vip}/{length} dev {on}"),
+    );
+    let waiting = wanted.flows.first().and_then(|f| f.request.last()).map(|hop| facts.seen(hop));
+    Finding::new(name, Severity::Broken, Confidence::Likely, summary, facts.question(wanted.question))
+        .and(waiting)
+        .unless(&["ARP011", "ARP007"], format!("on {name}: `{ip} route get {vip}` (it should say local), or a snapshot"))
+        .mend([mend])
+        .on(ids(&wanted.flows))
 }
 
 /// On the director: a service whose address is not local.
@@ -147,5 +170,35 @@ mod tests {
         w.talk(&c, "client director web1", "web1 director client");
         w.deny(&SVC001);
         w.healthy();
+    }
+
+    /// A route leads to the director, which looks for the address on the link by which the request came.
+    #[test]
+    fn the_director_asks_who_has_the_vip() {
+        let mut w = World::new()
+            .plug("client.eth0", "far", "10.9.0.7")
+            .plug("edge.far", "far", "10.9.0.1")
+            .plug("edge.ext", "ext", "10.1.0.254")
+            .plug("director.ext", "ext", "10.1.0.2")
+            .plug("director.int", "int", "10.2.0.1");
+        w.who_has("edge", "ext", "10.1.0.2", &["director"]);
+        for port in [40001, 40002] {
+            w.syn(&World::tcp(&format!("10.9.0.7:{port}"), "10.1.0.5:80"), "client edge director", 1);
+            w.who_has("director", "ext", "10.1.0.5", &[]);
+            w.wait(1.0);
+            w.who_has("director", "ext", "10.1.0.5", &[]);
+        }
+        w.wait(2.0);
+        let found = w.expect(&SVC001, Confidence::Likely, "director");
+        assert_eq!(found.remedy[0].command, "ip addr add 10.1.0.5/32 dev ext");
+        w.deny(&super::super::super::arp::arp011::ARP011);
+        // On another link it is somebody else's address, who is not there.
+        let mut elsewhere = World::nat();
+        for _ in 0..2 {
+            elsewhere.syn(&World::tcp("10.1.0.100:40001", "10.2.0.9:80"), "client director", 1);
+            elsewhere.who_has("director", "int", "10.2.0.9", &[]);
+            elsewhere.wait(1.0);
+        }
+        elsewhere.deny(&SVC001);
     }
 }

@@ -1,5 +1,6 @@
 //! Nobody listens on the port at a real server.
 
+use super::super::dr::dr007::checked_elsewhere;
 use super::super::dr::dr012::is_bound_elsewhere;
 use super::super::facts::{by_server, ids, plural, seconds};
 use super::super::site::proven;
@@ -37,7 +38,7 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    let refused: Vec<&Flow> = refusals(facts).filter(|f| !is_bound_elsewhere(facts, f)).collect();
+    let refused: Vec<&Flow> = refusals(facts).filter(|f| !is_bound_elsewhere(facts, f) && checked_elsewhere(facts, f).is_none()).collect();
     by_server(refused).into_values().filter_map(|flows| finding(facts, &flows)).collect::<Vec<_>>().into()
 }
 

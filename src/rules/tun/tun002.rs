@@ -107,6 +107,21 @@ mod tests {
         assert!(w.cannot_judge(&TUN003));
     }
 
+    /// The card shows the repetitions, and the tunnel's device the first packet alone: its capture ended sooner.
+    #[test]
+    fn unpacked_and_captured_there_for_a_moment() {
+        let mut w = World::dr().tunnel_device("web1.tunl0");
+        let c = tunnel(40001);
+        w.syn(&c, "client router director web1", 1);
+        w.unpack(&c, SYN, b"", "web1.tunl0", 62);
+        for pause in [1.0, 2.0] {
+            w.wait(pause);
+            w.syn(&c, "client router director web1", 1);
+        }
+        let found = w.expect(&TUN002, Confidence::Likely, "web1");
+        assert!(!found.alternatives.contains(&"TUN007"), "{:?}", found.alternatives);
+    }
+
     #[test]
     fn the_tunnel_device_was_not_captured() {
         let w = silent(World::dr(), false);

@@ -55,3 +55,24 @@ pub(super) fn heed_siblings(store: &Store, sample: &[Sampled], points: &[Capture
         }
     }
 }
+
+/// Frames for a MAC that nobody uses, a bridge floods: at the interface of a host that asks much and is answered at a wrong MAC, they may be
+/// more than its own. But an interface has the MAC from which it speaks. It is that of a speaker to whom, at this point, more time passes
+/// between question and answer than at every other point that shows his frames.
+pub(super) fn heed_speakers(frames: &Frames, nearness: &Nearness, spoken: &HashSet<MacAddr>, candidates: &mut [Vec<MacAddr>]) {
+    let points = candidates.len();
+    for (at, own) in candidates.iter_mut().enumerate() {
+        if own.is_empty() || own.iter().any(|mac| spoken.contains(mac)) {
+            continue;
+        }
+        let elsewhere = |mac: &MacAddr| -> Vec<usize> { (0..points).filter(|&p| p != at && frames.seen(p, mac) > 0).collect() };
+        let nearest = |mac: &&MacAddr| {
+            let others = elsewhere(mac);
+            !others.is_empty() && others.iter().all(|p| nearness.lead(at as u32, *p as u32, **mac) > 0)
+        };
+        let mut near = spoken.iter().filter(|mac| frames.seen(at, mac) > 0).filter(nearest);
+        if let (Some(mac), None) = (near.next(), near.next()) {
+            *own = vec![*mac];
+        }
+    }
+}

@@ -24,7 +24,7 @@ use super::table::NoteKind;
 use super::wire::Wire;
 use crate::net::MacAddr;
 use crate::packet::Heading;
-use candidates::{candidates, heed_siblings};
+use candidates::{candidates, heed_siblings, heed_speakers};
 use frames::Frames;
 use hashbrown::HashSet;
 use machines::Machines;
@@ -76,6 +76,7 @@ impl Topology {
         let frames = Frames::count(store, points.len());
         let mut candidates = candidates(&frames, &topology.nearness, points);
         heed_siblings(store, &sample, points, &mut candidates);
+        heed_speakers(&frames, &topology.nearness, &topology.spoken, &mut candidates);
         topology.settle_owners(points, &candidates);
         // Who forwards says more of whose the points are, and the other way round.
         for _ in 0..3 {
