@@ -112,7 +112,9 @@ fn nobody(facts: &Facts<'_>, mac: MacAddr, way: Way, flows: &[&Flow], hop: &Hop)
             (format!("answers from {}", hop.src), gateway)
         }
     };
-    let confidence = if right.is_some() || owner.is_some() { Confidence::Likely } else { Confidence::Possible };
+    // Where ARP was not captured, somebody may have said what nobody heard.
+    let told = (right.is_some() || owner.is_some()) && !facts.is_deaf();
+    let confidence = if told { Confidence::Likely } else { Confidence::Possible };
     let others: &[&'static str] = match (owner, way) {
         (Some(_), _) => &["ARP007"],
         (None, Way::Reply) => &["DR005"],
@@ -268,11 +270,15 @@ mod tests {
 
     /// A router, a director, two real servers on one segment, where what is for `gone` is flooded to all.
     fn flooded() -> World {
-        let mut w = World::dr().plug("gone.eth0", "int", "10.2.0.99").flooding("int").without(&["gone"]);
+        let mut w = unheard();
         for (host, addr) in [("router", "10.2.0.1"), ("director", "10.2.0.100"), ("web1", "10.2.0.11"), ("web2", "10.2.0.12")] {
             w.announce(host, "int", addr);
         }
         w
+    }
+
+    fn unheard() -> World {
+        World::dr().plug("gone.eth0", "int", "10.2.0.99").flooding("int").without(&["gone"])
     }
 
     fn dialled(port: u16) -> super::super::super::testing::Conn {
@@ -295,6 +301,16 @@ mod tests {
         // Whoever speaks is somebody: another router, say.
         w.announce("gone", "int", "10.2.0.99");
         w.deny(&DR009);
+        // Nor is anybody nobody because a capture filter left out what it said.
+        let mut w = unheard();
+        w.talk(&dialled(40001), "client router director web2", "web2 router client");
+        w.talk(&dialled(40003), "client router director web1", "web1 router client");
+        for _ in 0..3 {
+            w.carry(&dialled(40002), false, SYN, b"", "client router director web1");
+            w.carry(&dialled(40002), true, SYN_ACK, b"", "web1 gone");
+            w.wait(1.0);
+        }
+        assert_eq!(w.finding(&DR009).confidence, Confidence::Possible);
     }
 
     /// With NAT too: it is no other gateway that the answers go to.

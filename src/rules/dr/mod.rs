@@ -96,9 +96,10 @@ fn loops<'a>(facts: &Facts<'a>, wanted: Round) -> BTreeMap<HostId, Vec<Loop<'a>>
             }
             _ => Round::Server,
         };
-        // Without ARP only their names would say whose the address is, and so who sends the packet back.
+        // Where nobody was heard to have the address, only their names would say whose it is, and so who sends the packet back.
         let called = |host| facts.is_called(host) != Role::Unknown;
-        l.unsure |= kind == Round::Router && facts.is_deaf() && !called(l.director) && !called(l.other);
+        let unheard = facts.claimants(l.there.dst.addr).is_empty();
+        l.unsure |= kind == Round::Router && unheard && !called(l.director) && !called(l.other);
         if kind == wanted {
             found.entry(l.other).or_default().push(l);
         }

@@ -195,6 +195,33 @@ mod tests {
         assert!(found.summary.starts_with("router sends 2 connections on to lb2 that director had begun"), "{}", found.summary);
     }
 
+    /// A real server that answers for the address, and then the director: without ARP nothing shows that both were asked for.
+    #[test]
+    fn a_router_that_changes_its_mind_is_no_director() {
+        let world = |heard: bool| {
+            let mut w = World::dr();
+            if heard {
+                w.announce("director", "int", VIP);
+            }
+            let direct = |port: u16| World::tcp(&format!("10.1.0.100:{port}"), "10.2.0.100:80");
+            for (port, web) in [(40001, "web1"), (40002, "web2")] {
+                w.carry(&direct(port), false, SYN, b"", &format!("client router {web}"));
+                w.carry(&direct(port), true, SYN_ACK, b"", &format!("{web} router client"));
+                w.carry(&direct(port), false, ACK, b"", &format!("client router {web}"));
+            }
+            w.wait(1.0);
+            for port in [40001, 40002] {
+                w.carry(&direct(port), false, PSH, b"second", "client router director");
+                w.carry(&direct(port), true, RST, b"", "director router client");
+            }
+            w
+        };
+        for heard in [false, true] {
+            let found = world(heard).diagnose().findings;
+            assert!(found.iter().all(|f| f.code != "HA004" || f.confidence == Confidence::Possible), "{heard}: {found:?}");
+        }
+    }
+
     #[test]
     fn captured_at_one_of_them_alone() {
         let alone = ["client", "router", "director", "web1", "web2"];

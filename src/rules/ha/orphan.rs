@@ -105,7 +105,10 @@ pub(super) fn is_takeover(facts: &Facts<'_>, orphan: &Orphan<'_>) -> bool {
         Role::Unknown => word(facts, orphan).is_some() || (orphan.before.is_some() && orphan.flow.director == orphan.before),
         _ => false,
     };
-    !orphan.is_its_own() && known && !quarrels()
+    // A router that handed packets to one after the other looks like a director; it does not say that it has the address.
+    let has = |host: HostId| facts.claimants(addr).iter().any(|c| c.host == host);
+    let routed = orphan.before.is_some_and(|before| facts.is_called(before) == Role::Router && !has(before));
+    !orphan.is_its_own() && known && !routed && !quarrels()
 }
 
 /// The first request that the one before handed on after the other one had reset a connection of its: both are at work.
