@@ -1,5 +1,6 @@
 //! Tests of the whole, in one binary.
 
+mod altered;
 mod arp;
 mod audit;
 mod capture;
