@@ -1,13 +1,12 @@
 //! Healthy cases as other people would have captured them: with a filter, cut, doubled, with losses, too late or not to the end. Whatever
 //! is missing then, nobody is accused.
 
-use crate::support::{Random, fixtures, plain, records};
+use crate::support::{Random, fixtures, plain, point, records};
 use lvscope::case::{self, CaptureArg, Case, Limits, accuses};
 use lvscope::host::Fleet;
 use lvscope::rules::{Facts, diagnose};
 use lvscope::trace::{Hints, Options};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 /// A packet of a pcap file: its record header, and its bytes.
 type Packet<'a> = (&'a [u8], &'a [u8]);
@@ -64,12 +63,6 @@ fn accused(captures: &[CaptureArg]) -> Vec<String> {
     let (hints, fleet) = (Hints::default(), Fleet::default());
     let findings = diagnose(&Facts { trace: &trace, hints: &hints, fleet: &fleet }).findings;
     findings.iter().filter(|f| accuses(f)).map(|f| format!("{} {} {}: {}", f.code, f.severity, f.confidence, f.summary)).collect()
-}
-
-/// `HOST.IFACE` of a file.
-fn point(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.split(".pcap").next().unwrap_or_default().to_string()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Every recorded case, as it is, under other names and clocks, and seen from one host alone.
 
-use crate::support::{Random, fixtures, plain, records, shift};
+use crate::support::{Random, fixtures, plain, point, records, shift};
 use lvscope::case::{self, CaptureArg, Case, ExpectedFinding, Limits, Reading, accuses};
 use lvscope::finding::{Finding, Severity};
 use lvscope::rules::{Facts, diagnose};
@@ -114,12 +114,6 @@ fn stories(reading: &Reading) -> Vec<String> {
 
 fn accusations(findings: &[Finding]) -> BTreeSet<&'static str> {
     findings.iter().filter(|finding| accuses(finding)).map(|finding| finding.code).collect()
-}
-
-/// `HOST.IFACE` of a file.
-fn point(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.split(".pcap").next().unwrap_or_default().to_string()
 }
 
 /// Files called a.pcap, b.pcap … in any order, each from a host whose clock is wrong by up to two seconds.

@@ -1,6 +1,6 @@
 //! The recorded cases in another network: other addresses, other MACs, every checksum as right or wrong as it was. The story is the same.
 
-use crate::support::{Random, fixtures, plain, records};
+use crate::support::{Random, fixtures, plain, point, records};
 use lvscope::case::{self, CaptureArg, Case, Limits, accuses};
 use lvscope::finding::Finding;
 use lvscope::host::Fleet;
@@ -228,12 +228,6 @@ fn told(captures: &[CaptureArg], plan: Option<&Plan>) -> BTreeSet<String> {
         format!("{story}, no. {number}")
     });
     stories.chain(findings.iter().filter(|f| accuses(f)).map(accusation)).collect()
-}
-
-/// `HOST.IFACE` of a file.
-fn point(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.split(".pcap").next().unwrap_or_default().to_string()
 }
 
 fn host(capture: &CaptureArg) -> String {

@@ -25,6 +25,12 @@ pub fn plain(path: &Path) -> Vec<u8> {
     bytes
 }
 
+/// `HOST.IFACE` of a file.
+pub fn point(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.split(".pcap").next().unwrap_or_default().to_string()
+}
+
 fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
 }

@@ -80,12 +80,12 @@ setup = ["ip addr add 192.168.2.101/24 dev eth0"]
 [[traffic]]
 from = "client"
 to = "192.168.2.59:80"
-connections = 6
+connections = 12
 every_ms = 80
 [[traffic]]
 from = "desk"
 to = "192.168.2.59:80"
-connections = 6
+connections = 12
 every_ms = 80
 "#,
         called: "nothing",
