@@ -18,10 +18,13 @@ impl Table {
         let now = self.tick(now);
         let (idle, ended) = (now.saturating_sub(IDLE), now.saturating_sub(LINGER));
         let mut from = 0;
-        // The other direction may have ended a connection as well; to ask for that, two records would have to be read for every leg.
-        let has_ended = |leg: &Live| leg.seen.has(PacketKind::Fin) || leg.seen.has(PacketKind::Reset);
-        let over = |leg: &Live| leg.last_tick < idle || (leg.last_tick < ended && has_ended(leg));
-        while let Some(at) = self.live.next(from, over) {
+        loop {
+            // What a leg saw itself needs no look at two other records; but often the other side alone ended the connection.
+            let (legs, conversations) = (&self.legs, &self.conversations);
+            let other_side = |leg: &Live| conversations[legs[leg.leg as usize].conversation as usize].has_ended();
+            let has_ended = |leg: &Live| leg.seen.has(PacketKind::Fin) || leg.seen.has(PacketKind::Reset) || other_side(leg);
+            let over = |leg: &Live| leg.last_tick < idle || (leg.last_tick < ended && has_ended(leg));
+            let Some(at) = self.live.next(from, over) else { break };
             self.rest(at);
             from = at;
         }
