@@ -178,6 +178,12 @@ impl LiveLegs {
         removed
     }
 
+    /// Places for legs: what memory grows with.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.slots.len()
+    }
+
     /// All legs.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Live> {
         self.slots.iter().filter(|leg| leg.hash != 0)

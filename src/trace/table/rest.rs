@@ -113,3 +113,46 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Sighting, Table, gate};
+    use crate::net::{Endpoint, FiveTuple, Protocol};
+    use crate::packet::TcpFlags;
+    use crate::trace::live::leg_hash;
+    use crate::trace::tuple::AddressBook;
+
+    /// Connections of which one side alone is seen to end, ten a millisecond: what they take is given back.
+    #[test]
+    fn the_other_side_may_have_ended_it() {
+        let (mut table, mut book) = (Table::new(1 << 20), AddressBook::default());
+        let service: Endpoint = "10.0.0.1:80".parse().unwrap();
+        for n in 0..40_000u32 {
+            let client = Endpoint::new(std::net::Ipv4Addr::from(0x0a01_0000 + n / 1000).into(), 1024 + (n % 1000) as u16);
+            let request = FiveTuple { protocol: Protocol::Tcp, src: client, dst: service };
+            let packets = [(request, 2, 0x02, 7, 0), (request.reversed(), 1, 0x12, 9, 8), (request, 2, 0x11, 8, 10)];
+            for (at, (tuple, wire, flags, seq, ack)) in packets.into_iter().enumerate() {
+                let (tuple, flags) = (book.compact(tuple), TcpFlags(flags));
+                let (hash, frame) = (leg_hash(tuple, wire), n * 3 + at as u32 + 1);
+                let time = i64::from(n) * 100_000 + at as i64;
+                let (payload_len, ttl, id) = (0, 64, frame as u16);
+                table.see(&Sighting {
+                    tuple,
+                    wire,
+                    hash,
+                    time,
+                    frame,
+                    seq,
+                    ack,
+                    flags,
+                    payload_len,
+                    ttl,
+                    id,
+                    gate: gate(ttl, flags, false),
+                });
+            }
+        }
+        assert_eq!(table.conversations.len(), 40_000);
+        assert!(table.live.capacity() <= 1 << 15, "{} places", table.live.capacity());
+    }
+}
