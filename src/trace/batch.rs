@@ -119,7 +119,7 @@ impl Tracer {
                 Some(plain) if frame.heading.is_none() => {
                     let time = when(&frame);
                     span.saw(time);
-                    let at = frame.bytes.as_ptr().addr() - window.as_ptr().addr();
+                    let at = frame.bytes.as_ptr().addr().wrapping_sub(window.as_ptr().addr());
                     self.notice(point, time, frame.number, &plain, at, frame.bytes.len());
                 }
                 // By value: passing its address on would have every frame written to memory (nine instructions for each).
@@ -140,7 +140,7 @@ impl Tracer {
             Some(plain) if frame.heading.is_none() => {
                 let time = when(&frame);
                 self.points.saw(point, time);
-                let at = frame.bytes.as_ptr().addr() - window.as_ptr().addr();
+                let at = frame.bytes.as_ptr().addr().wrapping_sub(window.as_ptr().addr());
                 self.notice(point, time, frame.number, &plain, at, frame.bytes.len());
             }
             _ => {

@@ -1,6 +1,6 @@
 //! Every recorded case, as it is, under other names and clocks, and seen from one host alone.
 
-use crate::support::{Random, fixtures, plain, point, records, shift};
+use crate::support::{Random, fixtures, plain, point, records, shift, story};
 use lvscope::case::{self, CaptureArg, Case, ExpectedFinding, Limits, Reading, accuses};
 use lvscope::finding::{Finding, Severity};
 use lvscope::rules::{Facts, diagnose};
@@ -89,25 +89,8 @@ fn allowed(folder: &Path, case: &Case) -> Vec<String> {
     codes.map(ToString::to_string).collect()
 }
 
-/// What must not depend on names and clocks: who talked to whom, by which method, over how many hops.
-fn story(flow: &Flow) -> String {
-    let or_unknown = |e: Option<lvscope::net::Endpoint>| e.map_or("unknown".to_string(), |e| e.to_string());
-    format!(
-        "{} {} > {} vip {} real server {} {} {}, {} and {} hops",
-        flow.protocol,
-        flow.client,
-        flow.service,
-        or_unknown(flow.vip),
-        or_unknown(flow.real_server),
-        flow.method,
-        flow.state,
-        flow.request.hops.len(),
-        flow.reply.hops.len()
-    )
-}
-
 fn stories(reading: &Reading) -> Vec<String> {
-    let mut stories: Vec<String> = reading.trace.all_flows().map(|flow| story(&flow)).collect();
+    let mut stories: Vec<String> = reading.trace.all_flows().map(|flow| story(&flow, |end| end)).collect();
     stories.sort_unstable();
     stories
 }

@@ -1,13 +1,13 @@
 //! The recorded cases in another network: other addresses, other MACs, every checksum as right or wrong as it was. The story is the same.
 
-use crate::support::{Random, fixtures, plain, point, records};
+use crate::support::{Random, fixtures, plain, point, records, story};
 use lvscope::case::{self, CaptureArg, Case, Limits, accuses};
 use lvscope::finding::Finding;
 use lvscope::host::Fleet;
 use lvscope::net::Endpoint;
 use lvscope::packet::{adjust, is_partial, pseudo_sum, sum};
 use lvscope::rules::{Facts, diagnose};
-use lvscope::trace::{Flow, Hints, Options};
+use lvscope::trace::{Hints, Options};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -199,23 +199,6 @@ fn pseudo_of(addresses: &[u8], protocol: u8, len: u32) -> u16 {
     lvscope::packet::fold(pseudo_sum(ip(src), ip(dst), protocol, len))
 }
 
-fn story(flow: &Flow, plan: Option<&Plan>) -> String {
-    let end = |e: Endpoint| plan.map_or(e, |plan| plan.end(e)).to_string();
-    let or_unknown = |e: Option<Endpoint>| e.map_or("unknown".to_string(), end);
-    format!(
-        "{} {} > {} vip {} real server {} {} {}, {} and {} hops",
-        flow.protocol,
-        end(flow.client),
-        end(flow.service),
-        or_unknown(flow.vip),
-        or_unknown(flow.real_server),
-        flow.method,
-        flow.state,
-        flow.request.hops.len(),
-        flow.reply.hops.len()
-    )
-}
-
 /// The stories of the flows, each with its number among its like, and who is accused of what.
 fn told(captures: &[CaptureArg], plan: Option<&Plan>) -> BTreeSet<String> {
     let trace = case::read(captures, Options::default(), Limits::default(), |_| {}).trace;
@@ -223,7 +206,7 @@ fn told(captures: &[CaptureArg], plan: Option<&Plan>) -> BTreeSet<String> {
     let findings = diagnose(&Facts { trace: &trace, hints: &hints, fleet: &fleet }).findings;
     let accusation = |f: &Finding| format!("{} {} {} instead of {:?}", f.code, f.severity, f.confidence, f.alternatives);
     let mut alike: BTreeMap<String, usize> = BTreeMap::new();
-    let stories = trace.all_flows().map(|flow| story(&flow, plan)).map(|story| {
+    let stories = trace.all_flows().map(|flow| story(&flow, |end| plan.map_or(end, |plan| plan.end(end)))).map(|story| {
         let number = alike.entry(story.clone()).and_modify(|n| *n += 1).or_insert(1);
         format!("{story}, no. {number}")
     });

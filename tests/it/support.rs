@@ -112,3 +112,21 @@ pub fn lab_is_possible() -> bool {
     }
     tried.status.success()
 }
+
+/// What must depend on neither names nor clocks nor, but for the addresses themselves, on addresses: who talked to whom, by which method, over
+/// how many hops. `shown` says what each address is told as.
+pub fn story(flow: &lvscope::trace::Flow, shown: impl Fn(lvscope::net::Endpoint) -> lvscope::net::Endpoint) -> String {
+    let or_unknown = |end: Option<lvscope::net::Endpoint>| end.map_or("unknown".to_string(), |end| shown(end).to_string());
+    format!(
+        "{} {} > {} vip {} real server {} {} {}, {} and {} hops",
+        flow.protocol,
+        shown(flow.client),
+        shown(flow.service),
+        or_unknown(flow.vip),
+        or_unknown(flow.real_server),
+        flow.method,
+        flow.state,
+        flow.request.hops.len(),
+        flow.reply.hops.len()
+    )
+}
