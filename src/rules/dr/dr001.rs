@@ -78,6 +78,19 @@ mod tests {
         w.unnamed().expect(&DR001, Confidence::Likely, "rs2");
     }
 
+    /// The kernel has no `rp_filter` for IPv6.
+    #[test]
+    fn over_ipv6_no_reverse_path_filter_is_among_the_causes() {
+        let mut w = World::dr6().plug("web1.eth1", "other", "2001:db8:3::11").plug("web2.eth1", "other", "2001:db8:3::12");
+        w.solicit("director", "int", "2001:db8:2::11");
+        let c = |client: &str, service: &str| World::tcp(client, service);
+        w.talk(&c("[2001:db8:1::100]:40001", "[2001:db8:2::100]:80"), "client router director web2", "web2 router client");
+        w.syn(&c("[2001:db8:1::100]:40002", "[2001:db8:2::100]:80"), "client router director web1", 3);
+        w.talk(&c("[2001:db8:3::11]:50001", "[2001:db8:3::12]:22"), "web1 web2", "web2 web1");
+        let found = w.expect(&DR001, Confidence::Likely, "web1");
+        assert!(!found.alternatives.contains(&"DR018"), "{:?}", found.alternatives);
+    }
+
     #[test]
     fn captures_without_arp_do_not_say_that_nobody_asked() {
         let mut w = World::dr();

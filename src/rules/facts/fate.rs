@@ -137,7 +137,16 @@ impl<'a> Facts<'a> {
         let macs = &self.trace.hosts[host].macs;
         // A neighbour that it knows is asked for again by unicast now and then, whatever it wants to send.
         let asks = |q: &&Question| macs.contains(&q.mac) && !q.unicast && q.asker == Some(hop.dst.addr) && self.last_asked(q) >= since;
-        self.trace.claims.questions.iter().any(|q| asks(&q))
+        self.trace.claims.questions.iter().any(|q| asks(&q) && !self.is_for_the_neighbour(host, hop, q, q.times.last.1))
+    }
+
+    /// True when a host asked for a neighbour because this neighbour itself had just sent it something else, a health check say.
+    fn is_for_the_neighbour(&self, host: HostId, hop: &Hop, question: &Question, at: Timestamp) -> bool {
+        let asked = self.trace.common_time(question.point, at);
+        let just = |h: &Hop| (0..=PROMPT).contains(&(asked - self.trace.common_time(h.point, h.time)));
+        let hops = |f: &'a Flow| f.request.hops.iter().chain(&f.reply.hops);
+        question.target != hop.src.addr
+            && self.flows().flat_map(hops).any(|h| h.to == Some(host) && h.src.addr == question.target && just(h))
     }
 
     /// True when a host asks for a neighbour right after it received a packet, or insists on one, wherever that was heard: it has an answer
@@ -146,7 +155,8 @@ impl<'a> Facts<'a> {
         let received = self.trace.common_time(hop.point, hop.time);
         let macs = &self.trace.hosts[host].macs;
         let after = |q: &Question, at: Timestamp| self.trace.common_time(q.point, at) - received;
-        let prompt = |q: &Question| q.times.first.iter().any(|(_, at)| (0..=PROMPT).contains(&after(q, *at)));
+        let at_once = |q: &Question, at: Timestamp| (0..=PROMPT).contains(&after(q, at)) && !self.is_for_the_neighbour(host, hop, q, at);
+        let prompt = |q: &Question| q.times.first.iter().any(|(_, at)| at_once(q, *at));
         let insists = |q: &Question| q.times.count >= 2 && after(q, q.times.last.1) >= 0 && !self.is_answered(q);
         let asks = |q: &&Question| macs.contains(&q.mac) && !q.unicast && q.asker.is_some();
         self.trace.claims.questions.iter().filter(asks).any(|q| prompt(q) || insists(q))

@@ -1,7 +1,7 @@
 //! A real server that was captured alone. Who hands requests to it, and whether by balancing or by routing, no packet shows; so what is said of
 //! it is possible at most.
 
-use super::silence::Silence;
+use super::silence::{Silence, possible_for};
 use super::{Facts, is_initial};
 use crate::ipvs::Role;
 use crate::trace::{Flow, FlowState, Hop, HostId, Way};
@@ -55,6 +55,7 @@ impl<'a> Facts<'a> {
                 true => ("NAT001", vec!["NET008", "DR018"]),
                 false => ("DR001", vec!["DR004", "DR018", "DR002", "NET008"]),
             };
+            others.retain(|code| possible_for(flow.client.addr, code));
             if !named {
                 others.extend(if own { ["NAT008", "NET002"] } else { ["NET001", "SVC001"] });
             }

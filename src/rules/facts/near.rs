@@ -110,6 +110,27 @@ mod tests {
         other.expect(&NAT001, Likely, "web1");
     }
 
+    /// It asks for the director because the director asked it something, not to answer the client.
+    #[test]
+    fn a_question_for_who_checks_it_is_no_answer_to_the_client() {
+        let check = World::tcp("10.2.0.1:50001", "10.2.0.11:80");
+        let (mut w, mut wants) = (nat(), nat());
+        for (w, checked) in [(&mut w, true), (&mut wants, false)] {
+            let late = World::tcp("10.1.0.100:40002", "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+            w.syn(&late, "client director web1", 1);
+            if checked {
+                w.syn(&check, "director web1", 1);
+            }
+            w.who_has("web1", "int", "10.2.0.1", &["director"]);
+            if checked {
+                w.talk(&check, "director web1", "web1 director");
+            }
+            w.syn(&late, "client director web1", 3);
+        }
+        w.expect(&NAT001, Likely, "web1");
+        wants.deny(&NAT001);
+    }
+
     fn far(port: u16) -> Conn {
         World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("router", "10.2.0.100:80")
     }

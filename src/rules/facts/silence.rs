@@ -24,6 +24,11 @@ pub(in crate::rules) struct Silence<'a> {
     pub(in crate::rules) hop: &'a Hop,
 }
 
+/// False for what cannot befall a client of its address family: only IPv4 knows reverse path filtering.
+pub(super) fn possible_for(client: IpAddr, code: &str) -> bool {
+    client.is_ipv4() || code != "DR018"
+}
+
 impl Silence<'_> {
     /// Names of the silent servers: `web1, web2`.
     pub(in crate::rules) fn names(&self, facts: &Facts<'_>) -> String {
@@ -86,6 +91,7 @@ impl<'a> Facts<'a> {
         let mut stories: BTreeMap<(&'static str, Vec<&'static str>, bool), Silence> = BTreeMap::new();
         for (flow, hop) in silent {
             let (cause, mut others, serves_others) = self.cause(flow, hop, &servers);
+            others.retain(|code| possible_for(hop.src.addr, code));
             // Switches flood what they have never heard from: the MAC may be nobody's.
             if hop.dst_mac.is_some_and(|mac| !self.trace.has_spoken(mac)) && !others.contains(&"DR009") {
                 others.push("DR009");
@@ -240,6 +246,7 @@ impl<'a> Facts<'a> {
             (false, true) if all_silent && !routes_out => vec!["DR004", "DR001", "DR018", "DR002", "NET008"],
             (false, true) => vec!["DR001", "DR004", "DR018", "DR002", "NET008"],
         };
+        open.retain(|code| possible_for(flow.client.addr, code));
         if routes_out {
             open.retain(|code| *code != "DR004");
         }
@@ -253,7 +260,7 @@ impl<'a> Facts<'a> {
         }
         if served.is_empty() && all_silent && self.is_one_armed(flow) == Some(false) && flow.vip == Some(flow.service) {
             open.insert(0, "NAT007");
-        } else if two_nics {
+        } else if two_nics && flow.client.addr.is_ipv4() {
             open.retain(|code| *code != "DR018");
             open.insert(0, "DR018");
         }

@@ -352,6 +352,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             let causes: &[&'static str] = match destination.forwarding() {
                 Some(ForwardingMethod::Nat) => &["NAT001", "NAT002", "NET008"],
                 Some(ForwardingMethod::Tunnel) => &["TUN001", "TUN002", "DR004", "NET008"],
+                _ if destination.address.addr.is_ipv6() => &["DR001", "DR004", "NET008"],
                 _ => &["DR001", "DR004", "DR018", "NET008"],
             };
             let settle = format!("a snapshot of {}, or a capture there", destination.address.addr);
