@@ -6,6 +6,7 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
 use crate::ipvs::Role;
+use crate::net::MacAddr;
 use crate::packet::IcmpKind;
 use crate::trace::{Flow, FlowError, Hop, HostId};
 use std::collections::BTreeMap;
@@ -57,9 +58,11 @@ fn check(facts: &Facts<'_>) -> Outcome {
         }
         let macs = &facts.trace.hosts[host].macs;
         let since = facts.trace.common_time(hop.point, hop.time);
-        // By its MAC, or, where no frame says which that is, by anybody on those interfaces: nobody must have asked there.
+        // By its MAC, or, where no frame says which that is, by whoever is not known to be somebody else: none must have asked there.
+        let others = |mac: MacAddr| facts.trace.host_of(mac).is_some_and(|h| h != host && !facts.trace.hosts[h].points.is_empty());
         let asks = facts.trace.claims.questions.iter().any(|q| {
-            let here = watched.contains(&q.point) && q.asker.is_some() && q.target.is_ipv6();
+            let nobodys = facts.trace.mac_at(q.point).is_none_or(|own| own == q.mac) && !others(q.mac);
+            let here = watched.contains(&q.point) && q.asker.is_some() && q.target.is_ipv6() && nobodys;
             (macs.contains(&q.mac) && q.target != hop.src.addr || here) && facts.last_asked(q) >= since
         });
         if !asks {
@@ -197,6 +200,43 @@ mod tests {
     #[test]
     fn asked_in_vain_is_another_story() {
         world(true).deny(&IP6004);
+    }
+
+    /// The director checks a server, which answers or not, while the router waits.
+    fn checked(answers: bool) -> World {
+        let mut w = World::dr6();
+        w.solicit("client", "ext", "2001:db8:1::1");
+        w.neighbour("router", "ext", "2001:db8:1::1", false);
+        w.talk(&World::udp("[2001:db8:1::100]:5353", "[2001:db8:1::1]:53"), "client router", "router client");
+        let c = World::tcp("[2001:db8:1::100]:40001", "[2001:db8:2::100]:80");
+        w.syn(&c, "client router", 1);
+        for _ in 0..3 {
+            let check = World::tcp("[2001:db8:2::100]:50001", "[2001:db8:2::11]:80");
+            w.solicit("director", "int", "2001:db8:2::11");
+            if answers {
+                w.talk(&check, "director web1", "web1 director");
+            } else {
+                w.syn(&check, "director web1", 1);
+            }
+            w.wait(1.0);
+        }
+        w.icmp(&c, false, (1, 3, 0), "2001:db8:1::1", "2001:db8:1::100", "client", "router client");
+        w
+    }
+
+    #[test]
+    fn what_others_ask_is_not_the_routers_question() {
+        checked(true).expect(&IP6004, Confidence::Likely, "router");
+        // Whose question it is shows at the director's interface alone.
+        checked(true).without(&["director"]).deny(&IP6004);
+    }
+
+    /// The only voice at an interface need not be that of its host: here its connections go past.
+    #[test]
+    fn who_talks_elsewhere_too_is_not_the_router() {
+        let trace = checked(false).trace();
+        let asks = trace.flows.iter().find(|f| f.client.port == 50001).expect("the check");
+        assert_ne!(trace.host_name(asks.request.hops[0].from), "router");
     }
 
     #[test]

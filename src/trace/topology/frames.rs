@@ -54,6 +54,11 @@ impl Frames {
         self.by_point[point].get(mac).copied().unwrap_or(0)
     }
 
+    /// True when no other point saw far more frames of a MAC: an interface shows all of its own. Captures do not begin and end all at once.
+    pub(super) fn are_all_at(&self, point: usize, mac: &MacAddr) -> bool {
+        (0..self.by_point.len()).all(|other| self.seen(other, mac) <= self.seen(point, mac) * 2)
+    }
+
     /// The MACs that may be a point's own, apart from those ruled out: one where it is clear, two at the end of a link between two hosts,
     /// none at a mirror.
     pub(super) fn likeliest(&self, point: usize, ruled_out: &HashSet<MacAddr>) -> Vec<MacAddr> {

@@ -87,7 +87,7 @@ impl Topology {
             }
         }
         topology.settle_insides(store, &sample, points, &candidates);
-        topology.settle_askers(points, claims);
+        topology.settle_askers(&frames, points, claims);
         topology.settle_searchers(points, &candidates, claims);
         let passages = topology.passages(store, &sample, points, &topology.doubtful(&frames));
         topology.clocks = Clocks::estimate(points.iter().map(|p| p.file).collect(), &passages);

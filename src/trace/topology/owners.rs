@@ -1,6 +1,6 @@
 //! Whose interface each point is.
 
-use super::{Sampled, Topology};
+use super::{Frames, Sampled, Topology};
 use crate::ipvs::Role;
 use crate::net::MacAddr;
 use crate::trace::claims::{ClaimKind, Claims};
@@ -89,14 +89,16 @@ impl Topology {
     }
 
     /// An interface on which nothing happens but ARP that nobody answers belongs to who asks there, when the user says that it is on a host
-    /// whose other interfaces are busy, and the asker is nobody else: a forwarder that looks for its next hop.
-    pub(super) fn settle_askers(&mut self, points: &[CapturePoint], claims: &Claims) {
+    /// whose other interfaces are busy, and the asker is nobody else: a forwarder that looks for its next hop. Not a neighbour that also talks
+    /// to others, past this interface.
+    pub(super) fn settle_askers(&mut self, frames: &Frames, points: &[CapturePoint], claims: &Claims) {
         let busy = |p: usize| (0..points.len()).any(|q| points[q].is_beside(&points[p]) && self.own[q].is_some());
         let open: Vec<usize> = (0..points.len()).filter(|&p| self.own[p].is_none() && busy(p)).collect();
         for &point in &open {
             let strangers = |p: usize| -> HashSet<MacAddr> {
                 let asks = claims.questions.iter().filter(|q| q.point as usize == p).map(|q| q.mac);
-                asks.filter(|mac| !self.own.iter().flatten().any(|own| self.machines.same(*own, *mac))).collect()
+                let others = |mac: &MacAddr| self.own.iter().flatten().any(|own| self.machines.same(*own, *mac));
+                asks.filter(|mac| !others(mac) && frames.are_all_at(p, mac)).collect()
             };
             let here = strangers(point);
             let rivals = open.iter().any(|&q| points[q].is_apart_from(&points[point]) && !strangers(q).is_disjoint(&here));
