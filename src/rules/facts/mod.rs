@@ -3,6 +3,7 @@
 mod between;
 mod fate;
 mod ftp;
+mod late;
 mod lone;
 mod loss;
 mod near;
@@ -13,6 +14,7 @@ mod size;
 mod words;
 
 pub(super) use between::Between;
+pub(super) use late::Late;
 pub(super) use lone::Lone;
 pub(super) use loss::{Loss, is_initial};
 pub(super) use neighbours::Claimant;

@@ -139,6 +139,8 @@ impl<'a> Facts<'a> {
         match flow.method {
             Method::Nat if self.is_hairpin(flow) => ("NAT011", Vec::new(), false),
             Method::Nat if !self.is_work_seen(flow) => ("NET008", vec!["NAT001", "DR001", "DR004"], true),
+            // It lets some wait, and others in vain.
+            _ if alike && flow.server_host.is_some_and(|s| self.late_answers().contains_key(&s)) => ("NET013", vec!["NET008"], true),
             _ if alike => ("NET008", vec!["DR018", "NET013"], true),
             // It has the address, and a way back: what is missing is this port.
             _ if self.serves_beside(flow, on_link) => ("NET008", vec!["NET013"], false),

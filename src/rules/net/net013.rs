@@ -1,13 +1,16 @@
 //! A server whose queue of connections ran over.
 
+use super::super::facts::{Late, seconds};
 use super::super::remedy::look;
 use super::super::{Checks, Facts, Site, rule};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Severity};
 use crate::net::Protocol;
+use crate::trace::{HostId, NoteKind};
 
 rule! {
     /// # What it sees
-    /// A real server of a TCP service that has counted connections for which its listening sockets had no room.
+    /// A real server that receives a SYN and answers none but the client's second, a second later, while it serves others at once. On the
+    /// host: counted connections for which its listening sockets had no room.
     ///
     /// # Why it breaks
     /// A program that does not take its connections quickly enough lets the queue of its listening socket run full (its backlog, at most
@@ -22,7 +25,8 @@ rule! {
     /// A longer backlog in the program, and `net.core.somaxconn` no smaller than that; more workers; a lower weight.
     ///
     /// # When it is not a fault
-    /// The counters count since the machine was started: one rush, long ago, is no fault of today.
+    /// The counters count since the machine was started: one rush, long ago, is no fault of today. A filter that lets so many SYNs a second
+    /// pass looks alike in packets.
     ///
     /// # Reproduce
     /// A program that listens with a backlog of 1 and accepts nothing; three clients.
@@ -32,11 +36,35 @@ rule! {
     NET013 "listen-overflow-or-synflood" check hosts
 }
 
-/// In packets it is a server that is silent at times (NET008), with this among its causes.
+/// In packets it is a server that answers some SYNs at the second try only. One that is silent at times may have another cause (NET008), with
+/// this among those left open.
 fn check(facts: &Facts<'_>) -> Outcome {
+    let found = facts.late_answers().iter().map(|(server, late)| finding(facts, *server, late)).collect();
     let open = facts.silences("NET008").into_iter().find(|silence| silence.others.contains(&"NET013"));
-    Outcome::or_need(Vec::new(), open.map(|silence| format!("`nstat -az TcpExtListenDrops` on {}, or a snapshot", silence.names(facts))))
+    Outcome::or_need(found, open.map(|silence| format!("`nstat -az TcpExtListenDrops` on {}, or a snapshot", silence.names(facts))))
 }
+
+fn finding(facts: &Facts<'_>, server: HostId, late: &[Late<'_>]) -> Finding {
+    let (first, name) = (&late[0], facts.name(Some(server)));
+    let silent = facts.silences("NET013").into_iter().flat_map(|s| s.flows).filter(|f| f.server_host == Some(server));
+    let mut silent: Vec<u32> = silent.map(|f| f.id).collect();
+    let service = first.flow.vip.unwrap_or(first.flow.service);
+    let also = if silent.is_empty() { "" } else { ", or none" };
+    let summary =
+        format!("{name} takes no notice of some SYNs for {service} and answers when they are repeated{also}: clients wait for seconds.");
+    // A single one may have been answered by a packet that no capture kept.
+    let confidence = if late.len() > 1 { Confidence::Likely } else { Confidence::Possible };
+    silent.extend(late.iter().map(|l| l.flow.id));
+    let counters = COUNTERS.join(" ");
+    Finding::new(name, Severity::Degraded, confidence, summary, facts.seen(first.asked))
+        .and(facts.repeats(first.flow, first.asked, NoteKind::SynRepeat))
+        .and([facts.seen_with(first.answer, &format!("{} after the first SYN", seconds(first.answer.time - first.asked.time)))])
+        .unless(&["NET008"], format!("on {name}: `nstat -az {counters}` and its filter rules, or a snapshot"))
+        .mend([look(name, format!("nstat -az {counters}; ss -ltn"), THEN)])
+        .on(silent)
+}
+
+const THEN: &str = "where they grow: a longer backlog in the program, net.core.somaxconn no smaller, more workers";
 
 const COUNTERS: [&str; 2] = ["TcpExtListenOverflows", "TcpExtListenDrops"];
 
@@ -57,11 +85,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             continue;
         };
         let summary = "At some time since its start there was no room for new connections in the queue of a listening socket.";
-        let then = "where they grow: a longer backlog in the program, net.core.somaxconn no smaller, more workers";
         let found = Finding::new(&host.name, Severity::Note, Confidence::Possible, summary, first)
             .and(proofs)
             .and(listeners(host, duty).map(|what| Evidence::host(&host.name, what, "ss -ltn")))
-            .mend([look(&host.name, format!("nstat -az {}; ss -ltn", COUNTERS.join(" ")), then)]);
+            .mend([look(&host.name, format!("nstat -az {}; ss -ltn", COUNTERS.join(" ")), THEN)]);
         checks.failed(&host.name, found);
     }
 }
@@ -101,6 +128,56 @@ mod tests {
         });
         sketch::passes(&routeless, &NET013, "web1");
         sketch::cannot_judge(&dr_with("web1", |s| s.with(|h| h.counters = None)), &NET013, "web1");
+    }
+
+    /// Of `all` connections to web1 the last `late` are answered at the second try.
+    fn rush(all: u16, late: u16) -> World {
+        let mut w = World::nat();
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        for port in 40001..=40000 + all {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+            if port > 40000 + all - late {
+                w.syn(&c, "client director web1", 1);
+                w.wait(1.0);
+            }
+            w.talk(&c, "client director web1", "web1 director client");
+        }
+        w
+    }
+
+    #[test]
+    fn answered_at_the_second_try() {
+        let found = rush(4, 2).expect(&NET013, Confidence::Likely, "web1");
+        assert_eq!(
+            (found.severity, found.flows.as_slice(), found.alternatives.as_slice()),
+            (Severity::Degraded, &[3, 4][..], &["NET008"][..])
+        );
+        assert_eq!(found.evidence().len(), 3);
+        rush(4, 1).expect(&NET013, Confidence::Possible, "web1");
+        rush(4, 0).healthy();
+        // Elsewhere a SYN may have been lost on its way.
+        rush(4, 2).without(&["web1"]).deny(&NET013);
+        // Others wait in vain.
+        let mut w = rush(4, 2);
+        w.syn(&World::tcp("10.1.0.100:40009", "10.1.0.1:80").dnat("director", "10.2.0.11:80"), "client director web1", 3);
+        assert_eq!(w.expect(&NET013, Confidence::Likely, "web1").flows, [3, 4, 5]);
+        w.deny(&NET008);
+    }
+
+    /// A SYN that came once is answered when the server knows to whom to hand its answer.
+    #[test]
+    fn the_answer_waits_for_a_neighbour() {
+        let mut w = World::nat();
+        w.who_has("director", "int", "10.2.0.11", &["web1"]);
+        for port in [40001, 40002] {
+            let c = World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80").dnat("director", "10.2.0.11:80");
+            w.syn(&c, "client director web1", 1);
+            w.who_has("web1", "int", "10.2.0.1", &[]);
+            w.wait(1.0);
+            w.who_has("web1", "int", "10.2.0.1", &["director"]);
+            w.talk(&c, "client director web1", "web1 director client");
+        }
+        w.deny(&NET013);
     }
 
     /// Beside silence at times, the counter is a proof for that cause; here the snapshot excludes the others, too.
