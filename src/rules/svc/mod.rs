@@ -99,6 +99,19 @@ fn turned_away<'a>(facts: &Facts<'a>) -> Vec<TurnedAway<'a>> {
     found.collect()
 }
 
+/// A connection of another client that the same service served while these were turned away, where which of them are served goes by the client
+/// alone: each of these is turned away every time, and more than once.
+fn served_instead<'a>(facts: &Facts<'a>, turned: &[TurnedAway<'_>]) -> Option<&'a Flow> {
+    let (first, last) = (turned.first()?, turned.last()?);
+    let served: Vec<&Flow> =
+        facts.flows().filter(|f| f.vip == Some(first.hop.dst) && f.director == Some(first.host) && f.state.is_complete()).collect();
+    let client = |f: &Flow| f.request.towards(first.host).next().map_or(f.client.addr, |hop| hop.src.addr);
+    let times = |t: &TurnedAway<'_>| turned.iter().filter(|other| other.hop.src.addr == t.hop.src.addr).count();
+    let always = |t: &TurnedAway<'_>| times(t) > 1 && served.iter().all(|f| client(f) != t.hop.src.addr);
+    let meanwhile = |f: &&Flow| (first.flow.first..=last.flow.first).contains(&f.first);
+    if turned.iter().all(always) { served.iter().copied().find(meanwhile) } else { None }
+}
+
 /// True when it is known that a director has a virtual service at an address: it hands connections on, or the user says so.
 fn is_service(facts: &Facts<'_>, protocol: Protocol, vip: Endpoint) -> bool {
     rule_for(facts, protocol, vip).is_some() || facts.flows().any(|f| f.director.is_some() && (f.protocol, f.vip) == (protocol, Some(vip)))

@@ -3,7 +3,7 @@
 use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
-use super::{TurnedAway, is_service, rule_for, service_option, stated, turned_away};
+use super::{TurnedAway, is_service, rule_for, served_instead, service_option, stated, turned_away};
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
 use crate::host::Destination;
 use crate::ipvs::{Role, VirtualService};
@@ -40,14 +40,21 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
+    let stories = refusals(facts);
+    let all = stories.values().filter(|turned| served_instead(facts, turned).is_none());
+    let found: Vec<Finding> = all.filter_map(|turned| finding(facts, turned)).collect();
+    Outcome::or_need(found, need(facts))
+}
+
+/// What directors turned away, service by service.
+pub(super) fn refusals<'a>(facts: &Facts<'a>) -> BTreeMap<(HostId, String), Vec<TurnedAway<'a>>> {
     // A socket that is missing answers UDP in the same way; only a service that is known to exist says more.
     let tells = |t: &TurnedAway<'_>| t.flow.protocol != Protocol::Udp || is_service(facts, t.flow.protocol, t.hop.dst);
-    let mut stories: BTreeMap<(HostId, String), Vec<TurnedAway<'_>>> = BTreeMap::new();
+    let mut stories: BTreeMap<(HostId, String), Vec<TurnedAway<'a>>> = BTreeMap::new();
     for turned in turned_away(facts).into_iter().filter(tells) {
         stories.entry((turned.host, turned.hop.dst.to_string())).or_default().push(turned);
     }
-    let found: Vec<Finding> = stories.values().filter_map(|flows| finding(facts, flows)).collect();
-    Outcome::or_need(found, need(facts))
+    stories
 }
 
 fn finding(facts: &Facts<'_>, turned: &[TurnedAway<'_>]) -> Option<Finding> {

@@ -1,16 +1,20 @@
 //! Source hashing: a client stays with its server for good.
 
+use super::super::facts::list;
 use super::super::site::proven;
 use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::affinity::{Affinity, affinities};
+use super::svc002::refusals;
 use super::svc008::stays;
-use super::{service_option, stated};
-use crate::finding::{Confidence, Finding, Need, Outcome, Remedy, Severity};
+use super::{TurnedAway, served_instead, service_option, stated};
+use crate::finding::{Confidence, Finding, Outcome, Remedy, Severity};
+use crate::trace::Flow;
 
 rule! {
     /// # What it sees
-    /// All connections of a client go to one server, and the director's rules (`--ipvs`) say that the scheduler is sh or mh. Without the
+    /// The director refuses some clients each time, with ICMP port unreachable, while it serves others at the same service. Or all
+    /// connections of a client go to one server, and the director's rules (`--ipvs`) say that the scheduler is sh or mh. Without the
     /// rules that looks like persistence: SVC008, with this as its alternative.
     ///
     /// # Why it breaks
@@ -36,10 +40,38 @@ rule! {
 }
 
 fn check(facts: &Facts<'_>) -> Outcome {
-    if facts.hints.rules.is_empty() && facts.flows().any(|f| f.director.is_some()) {
-        return Outcome::NotJudged(Need("the director's rules: `ipvsadm -Sn > rules.txt`, then --ipvs rules.txt".to_string()));
-    }
-    affinities(facts).iter().filter(|a| a.is_hashed()).map(|a| finding(facts, a)).collect::<Vec<_>>().into()
+    let stories = refusals(facts);
+    let shares = stories.values().filter_map(|turned| served_instead(facts, turned).map(|served| lost_share(facts, turned, served)));
+    let hashed: Vec<Affinity> = affinities(facts).into_iter().filter(Affinity::is_hashed).collect();
+    let found = shares.chain(hashed.iter().map(|a| finding(facts, a))).collect();
+    let unknown = facts.hints.rules.is_empty() && facts.flows().any(|f| f.director.is_some());
+    Outcome::or_need(found, unknown.then(|| "the director's rules: `ipvsadm -Sn > rules.txt`, then --ipvs rules.txt".to_string()))
+}
+
+/// Clients whose server is out of use.
+fn lost_share(facts: &Facts<'_>, turned: &[TurnedAway<'_>], served: &Flow) -> Finding {
+    let (first, name) = (&turned[0], facts.name(Some(turned[0].host)));
+    let (vip, service) = (first.hop.dst, service_option(first.flow.protocol, first.hop.dst));
+    let mut clients: Vec<String> = turned.iter().map(|t| t.hop.src.addr.to_string()).collect();
+    clients.sort_unstable();
+    clients.dedup();
+    let of = if clients.len() > 3 { format!("{} clients", clients.len()) } else { list(&clients) };
+    let summary = format!(
+        "{name} refuses {of} each time and serves others at {vip}: as source hashing does with the share of a server without weight."
+    );
+    let scheduler = super::rule_for(facts, first.flow.protocol, vip).map_or("sh", |rule| rule.scheduler.as_str());
+    let proof = served.request.towards(first.host).next().map(|hop| facts.seen_with(hop, "is served meanwhile"));
+    Finding::new(name, Severity::Degraded, first.confidence.min(Confidence::Likely), summary, facts.error(first.error))
+        .and([facts.seen(first.hop)])
+        .and(proof)
+        .unless(&["SVC002", "SVC018", "NAT008"], format!("on {name}: `ipvsadm -ln` (the scheduler, weights), or a snapshot"))
+        .mend([Remedy::new(
+            name,
+            format!("ipvsadm -E {service} -s {scheduler} -b {scheduler}-fallback"),
+            "lvs_sched sh and sh-fallback in keepalived.conf, or `ipvsadm -Sn > /etc/sysconfig/ipvsadm`",
+            format!("ipvsadm -E {service} -s {scheduler}"),
+        )])
+        .on(turned.iter().map(|t| t.flow.id))
 }
 
 fn finding(facts: &Facts<'_>, affinity: &Affinity<'_>) -> Finding {
@@ -110,6 +142,7 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 #[cfg(test)]
 mod tests {
     use super::super::super::testing::{REFUSE, World};
+    use super::super::svc002::SVC002;
     use super::*;
 
     const RULES: &str = "-A -t 10.1.0.1:80 -s sh\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 1\n-a -t 10.1.0.1:80 -r 10.2.0.12:80 -m -w 1\n";
@@ -130,6 +163,44 @@ mod tests {
         let w = w.ipvs(RULES);
         assert_eq!(w.expect(&SVC006, Confidence::Certain, "director").severity, Severity::Note);
         w.healthy();
+    }
+
+    fn refused(w: &mut World, client: u8, port: u16) {
+        let (conn, to) = (World::tcp(&format!("10.1.0.{client}:{port}"), "10.1.0.1:80"), format!("10.1.0.{client}"));
+        w.syn(&conn, "client director", 1);
+        w.icmp(&conn, false, (3, 3, 0), "10.1.0.1", &to, "director", "director client");
+    }
+
+    #[test]
+    fn a_hash_refuses_the_share_of_a_server_without_weight() {
+        let mut w = World::nat();
+        for port in 0..2 {
+            refused(&mut w, 100, 40000 + port);
+            served(&mut w, 101, 42000 + port, 2);
+        }
+        let found = w.expect(&SVC006, Confidence::Likely, "director");
+        assert_eq!((found.flows.as_slice(), found.evidence().len()), (&[1, 3][..], 3));
+        assert_eq!(found.remedy[0].command, "ipvsadm -E -t 10.1.0.1:80 -s sh -b sh-fallback");
+        w.deny(&SVC002);
+        // Each at another time.
+        let mut w = World::nat();
+        (0..2).for_each(|port| refused(&mut w, 100, 40000 + port));
+        (0..2).for_each(|port| served(&mut w, 101, 42000 + port, 2));
+        w.deny(&SVC006);
+        // Whoever is served at times is not turned away by a hash.
+        let mut w = World::nat();
+        for port in 0..2 {
+            refused(&mut w, 100, 40000 + port);
+            served(&mut w, 100, 42000 + port, 2);
+        }
+        w.deny(&SVC006);
+        // Once tells nothing of a next time.
+        let mut w = World::nat();
+        for client in [100, 102] {
+            refused(&mut w, client, 40000);
+            served(&mut w, 101, 42000 + u16::from(client), 2);
+        }
+        w.deny(&SVC006);
     }
 
     #[test]
