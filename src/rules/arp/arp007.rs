@@ -6,6 +6,7 @@ use super::super::{Checks, Site};
 use super::super::{Facts, rule};
 use super::forget;
 use crate::finding::{Confidence, Evidence, Finding, Outcome, Remedy, Severity};
+use crate::host::Member;
 use crate::ipvs::Role;
 use crate::net::Timestamp;
 use crate::trace::{Claim, Flow, Hop, HostId};
@@ -169,9 +170,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
                 checks.passed(&host.name, format!("{vip} is at {mac}"));
                 continue;
             }
-            // A real server's card is a leak (ARP001), which has its own page.
-            let leak = site.fleet.by_mac(&[mac]).map(|at| &site.fleet.members[at]).filter(|m| m.role == Role::RealServer);
-            if leak.is_some() {
+            // The card of a real server (ARP001), or of another host that has the address and answers for it (K8S001, HA001): that has its
+            // own page.
+            let answers = |m: &&Member| m.role == Role::RealServer || m.host.address(vip).is_some();
+            if site.fleet.by_mac(&[mac]).map(|at| &site.fleet.members[at]).filter(answers).is_some() {
                 continue;
             }
             let director = site.host(director).name.as_str();
@@ -192,8 +194,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::sketch::{self, Sketch};
     use super::super::super::testing::World;
     use super::*;
+    use crate::host::Neighbour;
 
     const VIP: &str = "10.2.0.100";
 
@@ -211,6 +215,32 @@ mod tests {
 
     fn flow(w: &mut World, port: u16, director: &str) {
         w.talk(&conn(port), &format!("client router {director} web1"), "web1 router client");
+    }
+
+    /// By whose card a router remembers the address at.
+    #[test]
+    fn what_a_router_remembers() {
+        let spare = |device: &str, addr: &str| {
+            let dummy =
+                crate::host::Link { name: "dummy0".into(), hardware: "ether".into(), flags: vec!["NOARP".into()], ..Default::default() };
+            Sketch::new("spare").card("eth0", "10.0.0.20/24").device(dummy).addr(device, addr)
+        };
+        let site = |of: &str, spare: Sketch| {
+            let mut hosts: Vec<Sketch> = sketch::dr().into_iter().chain([spare]).collect();
+            let mut mac = None;
+            let at = hosts.iter().position(|h| h.is(of)).expect("a host");
+            hosts[at] = hosts[at].clone().with(|h| mac = h.links().iter().find_map(|l| l.mac));
+            let entry = Neighbour { addr: "10.0.0.100".parse().unwrap(), link: "int".into(), mac, state: "STALE".into() };
+            hosts[0] = hosts[0].clone().with(|h| h.neighbours.get_or_insert_default().push(entry));
+            hosts
+        };
+        sketch::passes(&site("director", spare("eth0", "10.0.0.30/32")), &ARP007, "router");
+        let stale = site("spare", spare("eth0", "10.0.0.30/32"));
+        let found = sketch::expect(&stale, &ARP007, Severity::Broken, Confidence::Certain, "router");
+        assert_eq!(found.remedy[0].command, "ip neigh flush to 10.0.0.100 nud all");
+        // Who has it as well answered for it: the entry is right as long as that one does.
+        assert!(sketch::all(&site("spare", spare("dummy0", "10.0.0.100/32")), &ARP007).is_empty());
+        assert!(sketch::all(&site("web1", spare("eth0", "10.0.0.30/32")), &ARP007).is_empty());
     }
 
     #[test]
