@@ -34,7 +34,8 @@ pub fn story(captures: &[PathBuf]) -> Story {
         }
         (name, talks)
     };
-    captures.iter().map(read).collect()
+    // A capture of nothing tells nothing.
+    captures.iter().map(read).filter(|(_, talks)| !talks.is_empty()).collect()
 }
 
 /// Ports that were drawn, by what they talk to: the first, the second.

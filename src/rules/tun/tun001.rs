@@ -68,10 +68,12 @@ fn finding(facts: &Facts<'_>, flows: &[&Flow]) -> Option<Finding> {
         format!("{ip} addr del {vip}/{length} dev {device}; ip link set {device} down; modprobe -r {module}"),
     );
     let severity = if facts.others_serve(flow) { Severity::Degraded } else { Severity::Broken };
-    // The servers' own word about the outer packet leaves nothing open but which part is missing.
-    Some(
-        Finding::new(name, severity, Confidence::Certain, summary, facts.error(error)).and([facts.seen(hop)]).mend([mended]).on(ids(flows)),
-    )
+    // The servers' own word about the outer packet leaves nothing open but which part is missing. Where the module is loaded, a device for
+    // another director is refused by the same words as none.
+    let confidence = if error.code == 3 { Confidence::Likely } else { Confidence::Certain };
+    let found = Finding::new(name, severity, confidence, summary, facts.error(error)).and([facts.seen(hop)]);
+    let found = if error.code == 3 { found.unless(&["TUN006"], format!("on {name}: `ip -d link show type ipip`")) } else { found };
+    Some(found.mend([mended]).on(ids(flows)))
 }
 
 /// Protocol unreachable about a plain TCP or UDP packet: every host knows those, so a director must have translated a server's word about
@@ -147,9 +149,11 @@ mod tests {
     fn the_server_refuses_the_outer_packet() {
         for code in [2, 3] {
             let w = refusing(code);
-            let found = w.expect(&TUN001, Confidence::Certain, "web1");
+            let found = w.expect(&TUN001, if code == 3 { Confidence::Likely } else { Confidence::Certain }, "web1");
             assert!(found.remedy[0].command.starts_with("modprobe ipip; ip link set tunl0 up;"), "{}", found.remedy[0].command);
             w.deny(&SVC004);
+            // The protocol is known: there may be a device for somebody else.
+            assert_eq!(found.alternatives.as_slice(), if code == 3 { &["TUN006"][..] } else { &[] });
             // The director's captures suffice.
             w.without(&["client", "router", "web1", "web2"]).finding(&TUN001);
             // So do the real server's.
