@@ -201,7 +201,7 @@ mod tests {
         let c = World::tcp("10.1.0.100:40001", "10.0.0.100:80").tunnel("director", 4, "10.0.0.10", "10.0.0.11");
         w.syn(&c, "client router director web1", 1);
         w.icmp_about_tunnel(&c, (3, 3, 0), "10.0.0.11", "10.0.0.10", "director", "web1 director");
-        w.expect(&TUN001, Confidence::Certain, "web1");
+        w.expect(&TUN001, Confidence::Likely, "web1");
         w.fleet = sketch::fleet(&site(|s| tunnel(s, "ipip1", Some("10.0.0.9"), true)));
         let found = w.expect(&TUN006, Confidence::Certain, "web1");
         assert_eq!(found.flows, [1]);
