@@ -153,16 +153,29 @@ pub(super) fn verdicts(page: &mut Page<'_>, report: &Report<'_>, services: &[Ser
     if shown.is_empty() {
         shown = services.iter().collect();
     }
-    let left = services.len() - shown.len().min(SERVICES);
+    let (checks, rest): (Vec<&Service>, Vec<&Service>) = services
+        .iter()
+        .filter(|s| !shown.iter().take(SERVICES).any(|shown| std::ptr::eq(*shown, *s)))
+        .partition(|s| s.checked_by.is_some());
     for service in shown.iter().take(SERVICES) {
         verdict(page, report, service)?;
         if service.count(Outcome::Unseen) > 0 && report.health(service) == Health::Unknown {
             settle(page, report.trace, service)?;
         }
     }
-    if left > 0 {
-        let complete = services.iter().map(|s| s.complete).sum::<u64>() - shown.iter().take(SERVICES).map(|s| s.complete).sum::<u64>();
-        page.line(&format!("  and {} more, with {} complete", plural(left as u64, "destination"), plural(complete, "connection")))?;
+    if !rest.is_empty() {
+        let complete = rest.iter().map(|s| s.complete).sum();
+        page.line(&format!("  and {} more, with {} complete", plural(rest.len() as u64, "destination"), plural(complete, "connection")))?;
+    }
+    if !checks.is_empty() {
+        let mut by: Vec<&str> = checks.iter().map(|s| report.trace.host_name(s.checked_by)).collect();
+        by.sort_unstable();
+        by.dedup();
+        let (complete, all) = checks.iter().fold((0, 0), |(complete, all), s| (complete + s.complete, all + s.total()));
+        let other = if shown.iter().take(SERVICES).any(|s| s.checked_by.is_some()) { "other " } else { "" };
+        let of = format!("{} of {}", thousands(complete), plural(all, "connection"));
+        let text = format!("{other}health checks by {}: {of} complete", by.join(", "));
+        page.wrapped("  ", "  ", &text)?;
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! What became of the connections to each service. Counted by groups, so that 100,000 connections cost no more than their groups.
 
 use crate::net::{Endpoint, Protocol};
-use crate::trace::{Flow, FlowState, HostId, Method, NoteKind, Rewrite, Trace};
+use crate::trace::{Flow, FlowState, Group, HostId, Method, NoteKind, Rewrite, Trace};
+use std::collections::HashSet;
 
 /// What became of a connection, as far as it is proven.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -92,6 +93,8 @@ pub struct Service {
     pub servers: Vec<Server>,
     /// A director took part in some connection.
     pub balanced: bool,
+    /// All connections are a director's own, to a real server of its: checks whether that one lives.
+    pub checked_by: Option<HostId>,
     /// What a router in front translates: destination, source.
     pub translated: (bool, bool),
     /// Connections that came to each other outcome than [`Outcome::Complete`].
@@ -125,8 +128,16 @@ impl Service {
 /// The services of a trace: those with failures first, then by size.
 pub fn services(trace: &Trace) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
+    let first_of = |group: &Group| trace.flow(group.examples.first().copied().unwrap_or(group.first));
+    let handed: HashSet<(HostId, HostId)> =
+        trace.groups.iter().filter_map(first_of).filter_map(|flow| flow.director.zip(flow.server_host)).collect();
+    let check = |flow: &Flow| {
+        let asked = flow.server_host.or_else(|| flow.request.last().and_then(|hop| hop.to));
+        let pair = flow.client_host.zip(asked).filter(|_| flow.director.is_none());
+        pair.filter(|pair| pair.0 != pair.1 && handed.contains(pair)).map(|(director, _)| director)
+    };
     for (at, group) in trace.groups.iter().enumerate() {
-        let Some(flow) = trace.flow(group.examples.first().copied().unwrap_or(group.first)) else { continue };
+        let Some(flow) = first_of(group) else { continue };
         let count = u64::from(group.count);
         let same = |s: &&mut Service| s.protocol == flow.protocol && s.service == flow.service;
         let service = match services.iter_mut().find(same) {
@@ -139,6 +150,7 @@ pub fn services(trace: &Trace) -> Vec<Service> {
                     method: flow.method,
                     servers: Vec::new(),
                     balanced: false,
+                    checked_by: check(&flow),
                     translated: (false, false),
                     others: Vec::new(),
                     complete: 0,
@@ -149,6 +161,7 @@ pub fn services(trace: &Trace) -> Vec<Service> {
             }
         };
         service.groups.push(at);
+        service.checked_by = service.checked_by.filter(|by| check(&flow) == Some(*by));
         service.vip = service.vip.or(flow.vip.filter(|_| flow.director.is_some()));
         // A connection past the director says nothing about how the others are handed on.
         match (service.balanced, flow.director.is_some()) {

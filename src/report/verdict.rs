@@ -29,7 +29,11 @@ impl Report<'_> {
         self.faults().filter(|f| f.flows.is_empty() || examples.iter().any(|id| f.flows.binary_search(id).is_ok())).collect()
     }
 
+    /// How a service fares. Of checks that are answered no fault is the fault.
     pub(super) fn health(&self, service: &Service) -> Health {
+        if service.checked_by.is_some() && service.failed() == 0 && service.complete > 0 {
+            return Health::Well;
+        }
         let proven = self.faults_of(service).iter().any(|f| f.confidence > Confidence::Possible);
         if service.failed() > 0 || proven {
             Health::Troubled
@@ -50,7 +54,7 @@ pub(super) fn verdict(page: &mut Page<'_>, report: &Report<'_>, service: &Servic
         Health::Unknown => "?".yellow().bold(),
     };
     let paint = |line: &str| if health == Health::Well { line.to_string() } else { line.bold().to_string() };
-    let (name, built, outcome) = (name(service), built(service), outcome(report, service));
+    let (name, built, outcome) = (name(service), built(report, service), outcome(report, service));
     let whole = format!("{name} ({built}): {outcome}");
     if display_width(&whole) + 2 <= page.width {
         return page.painted(&format!("{symbol} "), "  ", &whole, paint);
@@ -72,7 +76,10 @@ fn name(service: &Service) -> String {
 }
 
 /// `router DNAT, LVS-DR, 2 real servers`.
-fn built(service: &Service) -> String {
+fn built(report: &Report<'_>, service: &Service) -> String {
+    if let Some(by) = service.checked_by {
+        return format!("health checks by {}", report.trace.host_name(Some(by)));
+    }
     let mut words = Vec::new();
     match service.translated {
         (true, true) => words.push("router DNAT+SNAT".to_string()),

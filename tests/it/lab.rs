@@ -186,6 +186,26 @@ fn the_director_carries_much() {
     }
 }
 
+/// What a director asks its real servers is no service beside its own; where it fails it is worth a line.
+#[test]
+fn health_checks_are_told_apart_from_services() {
+    if !lab_is_possible() {
+        return;
+    }
+    let told = |name: &str| -> Vec<String> {
+        let output = lvscope(&["lab", "run", name]).output().unwrap();
+        text(&output.stdout).lines().filter(|l| l.contains("health checks") || l.contains(" more, with")).map(str::to_string).collect()
+    };
+    assert_eq!(told("nat-ok"), ["  health checks by director: 4 of 4 connections complete"]);
+    assert_eq!(
+        told("nat-server-down"),
+        [
+            "✗ 192.168.224.11:80 (health checks by director): 2 of 2 connections are refused",
+            "  other health checks by director: 2 of 2 connections complete"
+        ]
+    );
+}
+
 #[test]
 fn a_recorded_case_can_be_replayed() {
     if !lab_is_possible() {
