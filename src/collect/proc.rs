@@ -52,13 +52,16 @@ fn put(into: &mut Sysctls, parts: &[&str]) {
     }
 }
 
-/// Counters of the protocols under their names in nstat(8): two lines each, names and numbers.
+/// Counters of the protocols under their names in nstat(8), those that counted.
 pub(super) fn counters() -> Option<BTreeMap<String, u64>> {
     let mut found = BTreeMap::new();
     for file in ["snmp", "netstat"] {
         if let Ok(text) = read(format!("/proc/thread-self/net/{file}")) {
             pairs(&text, &mut found);
         }
+    }
+    if let Ok(text) = read("/proc/thread-self/net/snmp6") {
+        lines(&text, &mut found);
     }
     (!found.is_empty()).then_some(found)
 }
@@ -77,6 +80,16 @@ pub(super) fn modules() -> Result<Vec<String>, String> {
     }
 }
 
+/// IPv6 has a line for each.
+fn lines(text: &str, into: &mut BTreeMap<String, u64>) {
+    for (name, number) in text.lines().filter_map(|line| line.split_once(char::is_whitespace)) {
+        if let Ok(number @ 1..) = number.trim().parse() {
+            into.insert(name.to_string(), number);
+        }
+    }
+}
+
+/// The others have two: names and numbers.
 fn pairs(text: &str, into: &mut BTreeMap<String, u64>) {
     let lines: Vec<&str> = text.lines().collect();
     for pair in lines.chunks_exact(2) {
@@ -98,7 +111,8 @@ mod tests {
     fn counters_that_counted() {
         let mut found = BTreeMap::new();
         pairs("Ip: InReceives OutNoRoutes\nIp: 7 0\nTcpExt: IPReversePathFilter\nTcpExt: 3\n", &mut found);
+        lines("Ip6InReceives                   \t7\nIp6OutNoRoutes                  \t2\nIp6InNoRoutes \t0\nrubbish\n", &mut found);
         let names: Vec<(&str, u64)> = found.iter().map(|(k, v)| (k.as_str(), *v)).collect();
-        assert_eq!(names, [("IpInReceives", 7), ("TcpExtIPReversePathFilter", 3)]);
+        assert_eq!(names, [("Ip6InReceives", 7), ("Ip6OutNoRoutes", 2), ("IpInReceives", 7), ("TcpExtIPReversePathFilter", 3)]);
     }
 }

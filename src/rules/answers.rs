@@ -92,7 +92,9 @@ impl Site<'_> {
     pub(super) fn unroutable(&self, checks: &mut Checks, code: &'static str, gateway: impl Fn(&Duty) -> String) {
         self.answers(checks, code, |host, duty, story| {
             let summary = format!("There is no route to {} ({}): answers of {} cannot leave.", story.source, story.by, duty.service);
-            let counted = self.counted(host, &["IpOutNoRoutes", "TcpExtIPReversePathFilter"]);
+            let counters: &[&str] =
+                if story.source.is_ipv6() { &["Ip6OutNoRoutes"] } else { &["IpOutNoRoutes", "TcpExtIPReversePathFilter"] };
+            let counted = self.counted(host, counters);
             story.fault(host, Severity::Broken, summary).and(counted).mend([answer_through(host, duty, &gateway(duty))])
         });
     }

@@ -77,7 +77,10 @@ fn hosts(site: &Site<'_>, checks: &mut Checks) {
             continue;
         }
         // A SYN whose answer has no route is counted among the drops as well (kernel net/ipv4/tcp_input.c, tcp_conn_request).
-        let routeless = host.counters.iter().any(|c| c.get("IpOutNoRoutes").is_some_and(|n| *n > 0));
+        let no_route = |c: &std::collections::BTreeMap<String, u64>| {
+            ["IpOutNoRoutes", "Ip6OutNoRoutes"].iter().any(|key| c.get(*key).is_some_and(|n| *n > 0))
+        };
+        let routeless = host.counters.iter().any(no_route);
         let telling = if routeless { &COUNTERS[..1] } else { &COUNTERS[..] };
         let mut proofs = site.counted(host, telling).into_iter();
         let Some(first) = proofs.next() else {
@@ -119,14 +122,11 @@ mod tests {
         assert!(found.evidence().iter().any(|e| matches!(e, Evidence::Host { fact, .. } if fact == "TcpExtListenDrops 17")));
         sketch::passes(&dr(), &NET013, "web1");
         // Drops for want of a route to answer by are another story.
-        let routeless = dr_with("web1", |s| {
-            s.with(|h| {
-                let counters = h.counters.get_or_insert_default();
-                counters.insert("TcpExtListenDrops".into(), 4);
-                counters.insert("IpOutNoRoutes".into(), 4);
-            })
-        });
-        sketch::passes(&routeless, &NET013, "web1");
+        for no_route in ["IpOutNoRoutes", "Ip6OutNoRoutes"] {
+            let counted = [("TcpExtListenDrops".to_string(), 4), (no_route.to_string(), 4)];
+            let routeless = dr_with("web1", |s| s.with(|h| h.counters.get_or_insert_default().extend(counted)));
+            sketch::passes(&routeless, &NET013, "web1");
+        }
         sketch::cannot_judge(&dr_with("web1", |s| s.with(|h| h.counters = None)), &NET013, "web1");
     }
 
