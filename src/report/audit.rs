@@ -1,7 +1,7 @@
 //! The pages of an audit: each host's verdict, its faults with their mending, and the checklist.
 
 use super::alike::{Alike, hosts, reasons};
-use super::page::findings;
+use super::found::findings;
 use super::suite::{Check as Case, End, Suite};
 use super::{Page, Report};
 use crate::finding::{Finding, Severity};

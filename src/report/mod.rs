@@ -3,10 +3,13 @@
 
 mod alike;
 mod audit;
+mod footer;
+mod found;
 pub mod json;
 pub mod junit;
 mod ladder;
 mod page;
+mod rows;
 pub mod sarif;
 mod services;
 mod settle;

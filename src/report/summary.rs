@@ -1,7 +1,10 @@
 //! What a look at live packets says: findings as they come, and at the end what it all came to.
 
-use super::page::{damage, finding, footer, severity, verdicts};
+use super::footer::footer;
+use super::found::{finding, severity};
+use super::page::damage;
 use super::text::pad;
+use super::verdict::verdicts;
 use super::{Page, Report, services};
 use crate::finding::Finding;
 use crate::net::{Timestamp, plural, thousands};

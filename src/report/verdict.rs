@@ -1,6 +1,7 @@
 //! The first line: what became of the connections to a service.
 
 use super::services::{Outcome, Service};
+use super::settle::settle;
 use super::{Page, Report};
 use crate::finding::{Confidence, Finding, Severity};
 use crate::net::{plural, thousands};
@@ -8,6 +9,9 @@ use crate::trace::Method;
 use colored::Colorize;
 use std::io;
 use textwrap::core::display_width;
+
+/// Services that get a line of their own; of more, the rest is counted.
+const SERVICES: usize = 8;
 
 /// How a service fares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,8 +49,50 @@ impl Report<'_> {
     }
 }
 
+/// The services that have something to tell, a line each; of the others their number.
+pub(super) fn verdicts(page: &mut Page<'_>, report: &Report<'_>, services: &[Service]) -> io::Result<()> {
+    if services.is_empty() {
+        let packets = report.trace.packets;
+        let what = match packets {
+            0 => "no packet in these captures".to_string(),
+            n => format!("no connection among {}", plural(n, "packet")),
+        };
+        return page.line(&format!("{} {what}", "?".yellow().bold()));
+    }
+    let matters = |s: &&Service| s.balanced || report.health(s) == Health::Troubled;
+    let mut shown: Vec<&Service> = services.iter().filter(matters).collect();
+    if shown.is_empty() {
+        shown = services.iter().collect();
+    }
+    let (checks, rest): (Vec<&Service>, Vec<&Service>) = services
+        .iter()
+        .filter(|s| !shown.iter().take(SERVICES).any(|shown| std::ptr::eq(*shown, *s)))
+        .partition(|s| s.checked_by.is_some());
+    for service in shown.iter().take(SERVICES) {
+        verdict(page, report, service)?;
+        if service.count(Outcome::Unseen) > 0 && report.health(service) == Health::Unknown {
+            settle(page, report.trace, service)?;
+        }
+    }
+    if !rest.is_empty() {
+        let complete = rest.iter().map(|s| s.complete).sum();
+        page.line(&format!("  and {} more, with {} complete", plural(rest.len() as u64, "destination"), plural(complete, "connection")))?;
+    }
+    if !checks.is_empty() {
+        let mut by: Vec<&str> = checks.iter().map(|s| report.trace.host_name(s.checked_by)).collect();
+        by.sort_unstable();
+        by.dedup();
+        let (complete, all) = checks.iter().fold((0, 0), |(complete, all), s| (complete + s.complete, all + s.total()));
+        let other = if shown.iter().take(SERVICES).any(|s| s.checked_by.is_some()) { "other " } else { "" };
+        let of = format!("{} of {}", thousands(complete), plural(all, "connection"));
+        let text = format!("{other}health checks by {}: {of} complete", by.join(", "));
+        page.wrapped("  ", "  ", &text)?;
+    }
+    Ok(())
+}
+
 /// `✗ 192.168.2.59:80 (LVS-NAT, 2 real servers): 4 of 4 connections get no answer`.
-pub(super) fn verdict(page: &mut Page<'_>, report: &Report<'_>, service: &Service) -> io::Result<()> {
+fn verdict(page: &mut Page<'_>, report: &Report<'_>, service: &Service) -> io::Result<()> {
     let health = report.health(service);
     let symbol = match health {
         Health::Well => "✓".green().bold(),
