@@ -125,7 +125,7 @@ fn later(trace: &Trace, flow: &Flow, lanes: &[HostId]) -> Vec<Rung> {
             NoteKind::DataRepeat => "data again",
             NoteKind::Reset => "RST",
             NoteKind::Loop => "same packet again",
-            NoteKind::TtlChange | NoteKind::AfterSilence => continue,
+            NoteKind::TtlChange | NoteKind::AfterSilence | NoteKind::LateSynAck => continue,
         };
         let first = if n.way == Way::Request { &flow.request } else { &flow.reply };
         // The reset that is itself the first packet of its direction has its rungs already.

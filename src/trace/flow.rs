@@ -179,7 +179,7 @@ pub struct FlowNote {
     pub to: Option<HostId>,
     /// TCP sequence number.
     pub seq: u32,
-    /// Payload bytes; for [`NoteKind::AfterSilence`] the silence in milliseconds.
+    /// Payload bytes; for [`NoteKind::AfterSilence`] the silence in milliseconds, for [`NoteKind::SynRepeat`] its timestamp, 0 without one.
     pub len: u32,
     /// TTL.
     pub ttl: u8,

@@ -260,6 +260,12 @@ impl Tracer {
         if options.mss.is_some() || options.toa.is_some() {
             self.table.annotate(conversation, s, options.mss, options.toa.is_some());
         }
+        if c.note_count > 0
+            && let Some(stamps) = options.timestamps
+            && s.flags.has(TcpFlags::SYN)
+        {
+            self.table.stamped(conversation, s, stamps);
+        }
         if let Some(toa) = options.toa {
             let told = self.addresses.compact(FiveTuple { protocol: Protocol::Tcp, src: toa.0, dst: toa.0 });
             self.told_clients.insert(conversation, told.source());

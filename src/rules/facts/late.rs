@@ -1,12 +1,9 @@
 //! Servers that take a SYN for nothing and answer when the client repeats it.
 
 use super::Facts;
-use crate::net::{Protocol, Timestamp};
-use crate::trace::{Flow, Hop, HostId, NoteKind, PacketKind};
+use crate::net::Protocol;
+use crate::trace::{Flow, FlowNote, Hop, HostId, NoteKind, PacketKind};
 use std::collections::BTreeMap;
-
-/// The first repetition of a SYN comes after one second (RFC 6298; kernel `TCP_TIMEOUT_INIT`); an answer so late is to that.
-const REPEATED: i64 = 900_000_000;
 
 /// A connection that a server answered at the second try or later.
 pub(in crate::rules) struct Late<'a> {
@@ -18,8 +15,8 @@ pub(in crate::rules) struct Late<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// Connections whose first SYN a server received and did not answer, by server. Only at an interface by which it answers, too, and not
-    /// where it first had to find the neighbour to whom the answer goes.
+    /// Connections whose first SYN a server received and did not take, by server: it answers the one that came again, as the timestamp shows
+    /// which it echoes. Not a SYN-ACK that got lost, nor where the server first had to find the neighbour to whom the answer goes.
     pub(in crate::rules) fn late_answers(&self) -> BTreeMap<HostId, Vec<Late<'a>>> {
         let mut found: BTreeMap<HostId, Vec<Late>> = BTreeMap::new();
         for flow in self.flows().filter(|f| f.protocol == Protocol::Tcp && f.from_start) {
@@ -35,8 +32,8 @@ impl<'a> Facts<'a> {
         let asked = flow.request.received_by(server).filter(|hop| own(hop.point) && self.is_whole(hop.point))?;
         let sent = |hop: &&Hop| hop.from == Some(server) && hop.point == asked.point && hop.first == PacketKind::SynAck;
         let answer = flow.reply.hops.iter().find(sent)?;
-        let again = |time: Timestamp| (REPEATED..=answer.time - asked.time).contains(&(time - asked.time));
-        let repeated = flow.noted(NoteKind::SynRepeat).any(|n| n.point == asked.point && again(n.time));
-        (repeated && !self.wants_to_answer(server, flow, asked)).then_some((server, Late { flow, asked, answer }))
+        let late = |n: &FlowNote| n.point == asked.point && n.frame == answer.frame;
+        (flow.noted(NoteKind::LateSynAck).any(late) && !self.wants_to_answer(server, flow, asked))
+            .then_some((server, Late { flow, asked, answer }))
     }
 }

@@ -34,6 +34,8 @@ pub(in crate::rules) struct Conn {
     pub(super) service: Endpoint,
     pub(super) udp: bool,
     pub(super) isn: (u32, u32),
+    /// Timestamp of its SYN, and what its SYN-ACK echoes.
+    pub(super) stamps: (u32, u32),
     pub(super) work: Vec<(String, Work)>,
 }
 
@@ -42,7 +44,8 @@ impl World {
     pub(in crate::rules) fn tcp(client: &str, service: &str) -> Conn {
         let client = end(client);
         let number = u32::from(client.port).wrapping_mul(0x9e37_79b9);
-        Conn { client, service: end(service), udp: false, isn: (number | 1 << 20, number.rotate_left(13) | 1 << 21), work: Vec::new() }
+        let isn = (number | 1 << 20, number.rotate_left(13) | 1 << 21);
+        Conn { client, service: end(service), udp: false, isn, stamps: (isn.0 ^ 0x5555, 0), work: Vec::new() }
     }
 
     /// UDP between `client` and `service`.
@@ -80,6 +83,11 @@ impl Conn {
         Conn { isn: (self.isn.0, self.isn.1.wrapping_add(bytes)), ..self.clone() }
     }
 
+    /// The same connection whose SYN is sent at `value`, and whose SYN-ACK echoes `echo`.
+    pub(in crate::rules) fn stamped(&self, value: u32, echo: u32) -> Self {
+        Conn { stamps: (value, echo), ..self.clone() }
+    }
+
     fn work_of(&mut self, host: &str) -> &mut Work {
         if !self.work.iter().any(|(h, _)| h == host) {
             self.work.push((host.to_string(), Work::default()));
@@ -114,7 +122,8 @@ impl Conn {
                 let first = flags & SYN != 0 || flags == REFUSE;
                 let seq = if flags == REFUSE { 0 } else { mine.wrapping_add(u32::from(!first)) };
                 let ack = if flags & ACK != 0 { other.wrapping_add(1) } else { 0 };
-                let options = if flags & SYN != 0 { build::syn_options(1460, mine ^ 0x5555, 0) } else { Vec::new() };
+                let (value, echo) = if back { (self.isn.1 ^ 0x5555, self.stamps.1) } else { (self.stamps.0, 0) };
+                let options = if flags & SYN != 0 { build::syn_options(1460, value, echo) } else { Vec::new() };
                 (6, build::tcp(*src, *dst, &build::TcpFields { seq, ack, flags: TcpFlags(flags), options: &options }, payload))
             }
         };

@@ -199,6 +199,24 @@ impl Table {
         Some(new)
     }
 
+    /// What timestamps tell of a handshake whose SYN came again: which of them the SYN-ACK answers.
+    pub(in crate::trace) fn stamped(&mut self, conversation: u32, s: &Sighting, (value, echo): (u32, u32)) {
+        let mut at = self.conversations[conversation as usize].notes;
+        while let Some(note) = self.notes.get_mut(at as usize) {
+            at = note.next;
+            if note.kind != NoteKind::SynRepeat {
+                continue;
+            }
+            if s.flags.opens() && (note.wire, note.frame) == (s.wire, s.frame) {
+                note.len = value;
+                return;
+            }
+            if s.flags.accepts() && note.len == echo && echo != 0 && note.from_b != s.tuple.canonical().1 {
+                return self.note(conversation, s, NoteKind::LateSynAck, 0);
+            }
+        }
+    }
+
     fn note(&mut self, conversation: u32, s: &Sighting, kind: NoteKind, len: u32) {
         let c = &mut self.conversations[conversation as usize];
         if c.note_count >= MAX_NOTES {

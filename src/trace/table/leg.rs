@@ -111,4 +111,7 @@ pub enum NoteKind {
     TtlChange,
     /// The first packet after a long silence; `len` is the silence in milliseconds.
     AfterSilence,
+    /// A SYN-ACK that echoes the timestamp of a SYN that came again: it answers that one, and the server had not taken the one before. Of a
+    /// SYN-ACK that got lost and is sent again the echo is that of the first (RFC 7323; kernel `net/ipv4/tcp_minisocks.c`, `tcp_check_req`).
+    LateSynAck,
 }
