@@ -129,12 +129,15 @@ impl Service {
 pub fn services(trace: &Trace) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
     let first_of = |group: &Group| trace.flow(group.examples.first().copied().unwrap_or(group.first));
-    let handed: HashSet<(HostId, HostId)> =
-        trace.groups.iter().filter_map(first_of).filter_map(|flow| flow.director.zip(flow.server_host)).collect();
+    let balanced: Vec<Flow> = trace.groups.iter().filter_map(first_of).filter(|flow| flow.director.is_some()).collect();
+    let servers: HashSet<(Option<HostId>, HostId)> = balanced.iter().filter_map(|f| Some((f.director, f.server_host?))).collect();
+    let ports: HashSet<(Option<HostId>, u16)> = balanced.iter().filter_map(|f| Some((f.director, f.real_server?.port))).collect();
+    // One that gets no connections is checked as well: a neighbour, at the port of the others.
     let check = |flow: &Flow| {
-        let asked = flow.server_host.or_else(|| flow.request.last().and_then(|hop| hop.to));
-        let pair = flow.client_host.zip(asked).filter(|_| flow.director.is_none());
-        pair.filter(|pair| pair.0 != pair.1 && handed.contains(pair)).map(|(director, _)| director)
+        let asked = flow.server_host.or_else(|| flow.request.last()?.to)?;
+        let near = || ports.contains(&(flow.client_host, flow.service.port)) && flow.request.links().count() == 1;
+        let checks = flow.director.is_none() && flow.client_host != Some(asked);
+        flow.client_host.filter(|_| checks && (servers.contains(&(flow.client_host, asked)) || near()))
     };
     for (at, group) in trace.groups.iter().enumerate() {
         let Some(flow) = first_of(group) else { continue };

@@ -108,8 +108,14 @@ fn served_instead<'a>(facts: &Facts<'a>, turned: &[TurnedAway<'_>]) -> Option<&'
     let client = |f: &Flow| f.request.towards(first.host).next().map_or(f.client.addr, |hop| hop.src.addr);
     let times = |t: &TurnedAway<'_>| turned.iter().filter(|other| other.hop.src.addr == t.hop.src.addr).count();
     let always = |t: &TurnedAway<'_>| times(t) > 1 && served.iter().all(|f| client(f) != t.hop.src.addr);
+    // In turns: one is served between two that are turned away, or the other way round.
     let meanwhile = |f: &&Flow| (first.flow.first..=last.flow.first).contains(&f.first);
-    if turned.iter().all(always) { served.iter().copied().find(meanwhile) } else { None }
+    let before = |t: &TurnedAway<'_>| served.iter().copied().rfind(|f| f.first < t.flow.first);
+    let after = |t: &TurnedAway<'_>| served.iter().any(|f| f.first > t.flow.first);
+    if !turned.iter().all(always) {
+        return None;
+    }
+    served.iter().copied().find(meanwhile).or_else(|| turned.iter().filter(|t| after(t)).find_map(before))
 }
 
 /// True when it is known that a director has a virtual service at an address: it hands connections on, or the user says so.

@@ -182,6 +182,12 @@ mod tests {
         assert_eq!((found.flows.as_slice(), found.evidence().len()), (&[1, 3][..], 3));
         assert_eq!(found.remedy[0].command, "ipvsadm -E -t 10.1.0.1:80 -s sh -b sh-fallback");
         w.deny(&SVC002);
+        // In turns, whoever comes first.
+        let mut w = World::nat();
+        served(&mut w, 101, 42000, 2);
+        (0..2).for_each(|port| refused(&mut w, 100, 40000 + port));
+        served(&mut w, 101, 42001, 2);
+        w.expect(&SVC006, Confidence::Likely, "director");
         // Each at another time.
         let mut w = World::nat();
         (0..2).for_each(|port| refused(&mut w, 100, 40000 + port));
