@@ -11,8 +11,9 @@ use crate::packet::{Frame, LinkType};
 use ::pcap::{Active, Capture, Error, Precision};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{SockaddrStorage, getsockname};
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 /// How to capture.
@@ -94,6 +95,13 @@ impl Tap {
         Ok(Tap { place: place.clone(), link_type, packets: 0, lost: None, capture, before: Drops::default(), sees_card })
     }
 
+    /// True when its interface was deleted: the kernel takes it from the socket then (`net/packet/af_packet.c`, `packet_notifier`). libpcap
+    /// is told once, when the interface goes down; if that is still there when it looks, it hears of nothing more.
+    fn is_gone(&self) -> bool {
+        let bound = getsockname::<SockaddrStorage>(self.capture.as_fd().as_raw_fd());
+        bound.is_ok_and(|bound| bound.as_link_addr().is_some_and(|link| link.ifindex() == usize::MAX))
+    }
+
     /// What was counted until now.
     pub fn counted(&mut self) -> Drops {
         let now = match self.capture.stats() {
@@ -150,6 +158,8 @@ pub struct Live {
     frames: u64,
     /// When those that are lost were looked for.
     looked: Instant,
+    /// When it was looked whether all are still there.
+    checked: Instant,
 }
 
 /// How often.
@@ -158,7 +168,7 @@ const LOOK: Duration = Duration::from_secs(1);
 impl Live {
     /// Of open ones.
     pub fn new(taps: Vec<Tap>) -> Self {
-        Live { taps, frames: 0, looked: Instant::now() }
+        Live { taps, frames: 0, looked: Instant::now(), checked: Instant::now() }
     }
 
     /// True as long as something can still come.
@@ -192,6 +202,12 @@ impl Live {
     /// # Errors
     /// When waiting is impossible.
     pub fn turn(&mut self, patience: Duration, mut take: impl FnMut(&Frame<'_>) -> bool) -> Result<u64, Errno> {
+        if self.checked.elapsed() >= LOOK {
+            self.checked = Instant::now();
+            for tap in self.taps.iter_mut().filter(|tap| tap.lost.is_none() && tap.is_gone()) {
+                tap.lost = Some("the interface disappeared".to_string());
+            }
+        }
         {
             let alive = self.taps.iter().filter(|tap| tap.lost.is_none());
             let mut fds: Vec<PollFd<'_>> = alive.map(|tap| PollFd::new(tap.capture.as_fd(), PollFlags::POLLIN)).collect();

@@ -162,17 +162,27 @@ fn an_interface_that_goes_does_not_stop_the_others() {
         return;
     }
     ip("link set lo up");
-    ip("link add a0 type veth peer name b0");
-    ip("link set a0 up");
-    ip("link set b0 up");
+    for (one, other) in [("a0", "b0"), ("a1", "b1")] {
+        ip(&format!("link add {one} type veth peer name {other}"));
+        ip(&format!("link set {one} up"));
+        ip(&format!("link set {other} up"));
+    }
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("x.pcapng");
-    let mut child = capture(&words(&format!("-i a0 -i lo -w {}", file.display())));
-    ip("link del a0");
+    let mut child = capture(&words(&format!("-i a0 -i lo -i a1 -w {}", file.display())));
     let mut errors = BufReader::new(child.stderr.take().expect("a pipe"));
-    let mut line = String::new();
-    errors.read_line(&mut line).expect("a word");
-    assert!(line.contains("a0: ") && line.contains("disappeared"), "{line}");
+    let mut says = |name: &str| {
+        let mut line = String::new();
+        errors.read_line(&mut line).expect("a word");
+        assert!(line.contains(&format!("{name}: ")) && line.contains("disappeared"), "{line}");
+    };
+    ip("link del a0");
+    says("a0");
+    // Of one that is down already libpcap is not told that it goes.
+    ip("link set a1 down");
+    std::thread::sleep(Duration::from_millis(200));
+    ip("link del a1");
+    says("a1");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     for _ in 0..10 {
         let _ = socket.send_to(&[7; 100], "127.0.0.1:9");
