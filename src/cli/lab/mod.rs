@@ -10,7 +10,7 @@ use crate::finding::Severity;
 use crate::lab::play::Stage;
 use crate::lab::prove::{fleet, judge, reading};
 use crate::lab::scenario::Scenario;
-use crate::lab::scratch::Scratch;
+use crate::lab::scratch::{Scratch, vanish};
 use crate::lab::traffic::Saw;
 use crate::lab::{catalogue, draw, sandbox};
 use crate::report::{self, Page, Report};
@@ -140,7 +140,7 @@ fn enter() -> Result<Scratch, Failure> {
     let folder = scratch.path().to_path_buf();
     // Namespaces go with the process. A second handler is nobody's here, so this cannot fail for another's sake.
     let _ = ctrlc::set_handler(move || {
-        let _ = std::fs::remove_dir_all(&folder);
+        vanish(&folder);
         std::process::exit(130);
     });
     Ok(scratch)
