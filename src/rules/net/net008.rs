@@ -166,8 +166,12 @@ mod tests {
             w.icmp(&c, false, (3, code, 0), "10.2.0.11", "10.1.0.100", "web1", "web1 director");
             w.icmp(&c, false, (3, code, 0), "10.1.0.1", "10.1.0.100", "client", "director client");
             let found = w.expect(&NET008, Confidence::Certain, "web1");
-            assert!(found.alternatives.is_empty());
+            assert!(found.alternatives.is_empty() && found.severity == Severity::Broken);
             w.deny(&SVC004);
+            // While another serves, some connections go well.
+            let other = World::tcp("10.1.0.100:40002", "10.1.0.1:80").dnat("director", "10.2.0.12:80");
+            w.talk(&other, "client director web2", "web2 director client");
+            assert_eq!(w.expect(&NET008, Confidence::Certain, "web1").severity, Severity::Degraded);
         }
     }
 

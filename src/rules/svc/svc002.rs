@@ -159,6 +159,14 @@ mod tests {
         // The user's rules prove it.
         let w = w.ipvs("-A -t 10.1.0.1:80 -s rr\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0\n");
         assert!(w.expect(&SVC002, Confidence::Certain, "director").alternatives.is_empty());
+        // One of two is left: a hash may have pointed to the other.
+        let mut w = World::nat();
+        w.who_has("client", "ext", "10.1.0.1", &["director"]);
+        for port in [40001, 40002] {
+            turned_away(&mut w, &World::tcp(&format!("10.1.0.100:{port}"), "10.1.0.1:80"));
+        }
+        let rules = "-A -t 10.1.0.1:80 -s sh\n-a -t 10.1.0.1:80 -r 10.2.0.11:80 -m -w 0\n-a -t 10.1.0.1:80 -r 10.2.0.12:80 -m -w 1\n";
+        assert!(w.ipvs(rules).expect(&SVC002, Confidence::Likely, "director").alternatives.contains(&"SVC006"));
     }
 
     #[test]
