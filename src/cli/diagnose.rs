@@ -90,7 +90,10 @@ pub(super) fn run(args: &Diagnose, out: &mut Output) -> Result<u8, Failure> {
             report::json::write_lines(report, out)?;
         }
     }
-    Ok(code(args, &traced.trace, &diagnosis, traced.unreadable))
+    let code = code(args, &traced.trace, &diagnosis, traced.unreadable);
+    // The program ends here: to give back each of a hundred thousand connections on its own is time that nobody gains from.
+    std::mem::forget((traced, diagnosis));
+    Ok(code)
 }
 
 fn code(args: &Diagnose, trace: &Trace, diagnosis: &Diagnosis, unreadable: bool) -> u8 {

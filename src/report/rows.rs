@@ -6,6 +6,7 @@ use super::verdict::method_name;
 use crate::net::thousands;
 use crate::trace::{Flow, Trace};
 use colored::Colorize;
+use std::borrow::Cow;
 use std::io;
 use tabled::builder::Builder;
 use tabled::settings::{Alignment, Padding, Style, object::Columns};
@@ -14,7 +15,7 @@ use textwrap::core::display_width;
 /// Rows of a table.
 pub(super) const ROWS: usize = 20;
 
-fn example(trace: &Trace, group: usize) -> Option<Flow> {
+fn example(trace: &Trace, group: usize) -> Option<Cow<'_, Flow>> {
     let group = trace.groups.get(group)?;
     trace.flow(group.examples.first().copied().unwrap_or(group.first))
 }

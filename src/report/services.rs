@@ -2,6 +2,7 @@
 
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowState, Group, HostId, Method, NoteKind, Rewrite, Trace};
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// What became of a connection, as far as it is proven.
@@ -129,7 +130,7 @@ impl Service {
 pub fn services(trace: &Trace) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
     let first_of = |group: &Group| trace.flow(group.examples.first().copied().unwrap_or(group.first));
-    let balanced: Vec<Flow> = trace.groups.iter().filter_map(first_of).filter(|flow| flow.director.is_some()).collect();
+    let balanced: Vec<Cow<'_, Flow>> = trace.groups.iter().filter_map(first_of).filter(|flow| flow.director.is_some()).collect();
     let servers: HashSet<(Option<HostId>, HostId)> = balanced.iter().filter_map(|f| Some((f.director, f.server_host?))).collect();
     let ports: HashSet<(Option<HostId>, u16)> = balanced.iter().filter_map(|f| Some((f.director, f.real_server?.port))).collect();
     // One that gets no connections is checked as well: a neighbour, at the port of the others.

@@ -10,7 +10,7 @@ use std::io;
 pub(super) fn settle(page: &mut Page<'_>, trace: &Trace, service: &Service) -> io::Result<()> {
     let unseen = |f: &Flow| Outcome::of(f) == Outcome::Unseen;
     let mut examples = service.groups.iter().flat_map(|g| &trace.groups[*g].examples);
-    let Some(flow) = examples.find_map(|id| trace.flow(*id).filter(unseen)) else { return Ok(()) };
+    let Some(flow) = examples.find_map(|id| trace.flow(*id).filter(|flow| unseen(flow))) else { return Ok(()) };
     let Some(hop) = flow.request.last() else { return Ok(()) };
     let point = &trace.points[hop.point as usize].name;
     if trace.points[hop.point as usize].last - hop.time < 1_000_000_000 && flow.reply.is_empty() {

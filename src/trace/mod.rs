@@ -77,6 +77,7 @@ use assemble::{Assembler, Draft};
 use balance::Balance;
 use hashbrown::{HashMap, HashSet};
 use host::Hosts;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use store::Store;
@@ -192,17 +193,17 @@ impl Trace {
     }
 
     /// Any flow by its number, from 1; put together anew if it is not among `flows`.
-    pub fn flow(&self, id: u32) -> Option<Flow> {
+    pub fn flow(&self, id: u32) -> Option<Cow<'_, Flow>> {
         let at = id.checked_sub(1)?;
         let group = *self.group_of.get(at as usize)? as usize;
         Some(match self.flows.binary_search_by_key(&id, |flow| flow.id) {
-            Ok(found) => self.flows[found].clone(),
-            Err(_) => self.assembler.flow(self.assembler.draft(at), group),
+            Ok(found) => Cow::Borrowed(&self.flows[found]),
+            Err(_) => Cow::Owned(self.assembler.flow(self.assembler.draft(at), group)),
         })
     }
 
     /// Every flow, in order, each put together when it is its turn.
-    pub fn all_flows(&self) -> impl Iterator<Item = Flow> {
+    pub fn all_flows(&self) -> impl Iterator<Item = Cow<'_, Flow>> {
         (1..=self.group_of.len() as u32).filter_map(|id| self.flow(id))
     }
 

@@ -5,6 +5,7 @@ use lvscope::case::{self, CaptureArg, Case, ExpectedFinding, Limits, Reading, ac
 use lvscope::finding::{Finding, Severity};
 use lvscope::rules::{Facts, diagnose};
 use lvscope::trace::{Flow, Hints, Options};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -50,7 +51,7 @@ fn windows_and_single_packets_tell_the_same() {
                 let limits = Limits { count, ..Limits::default() };
                 let trace = case::read(std::slice::from_ref(capture), Options::default(), limits, |_| {}).trace;
                 compared += trace.packets;
-                let flows: Vec<Flow> = trace.all_flows().collect();
+                let flows: Vec<Flow> = trace.all_flows().map(Cow::into_owned).collect();
                 format!("{flows:#?}{:#?}{:#?}{:#?}{:#?}", trace.points, trace.hosts, trace.unplaced, trace.unfinished)
             };
             let [by_windows, one_by_one] = [None, Some(u64::MAX)].map(told);

@@ -255,6 +255,15 @@ mod tests {
     }
 
     #[test]
+    fn health_checks_are_told_from_services() {
+        let checked = moment("faults/nat6-rs-checked");
+        let rows = view(&checked, &Choice::default(), 120).services;
+        let of_checks = rows.iter().filter(|row| row.text.contains("health checks by director"));
+        let of_services = rows.iter().filter(|row| row.text.contains("LVS-NAT"));
+        assert_eq!((of_checks.count() > 0, of_services.count()), (true, 1), "{:?}", rows.iter().map(|r| &r.text).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn no_size_is_too_small() {
         let moments = [moment("faults/dr-arp-leak"), moment("healthy/tun-ok")];
         for moment in &moments {

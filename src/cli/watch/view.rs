@@ -193,7 +193,10 @@ fn service_rows(trace: &Trace, service: &Service) -> Vec<Row> {
     if let Some(vip) = service.vip.filter(|vip| *vip != service.service) {
         name += &format!(" > {vip}");
     }
-    let method = report::method_name(service.method);
+    let method = match service.checked_by {
+        Some(by) => format!("health checks by {}", trace.host_name(Some(by))),
+        None => report::method_name(service.method).to_string(),
+    };
     let mut rows = vec![Row::new(
         tone,
         format!("{symbol} {name}  {method}  {} of {} complete", thousands(service.complete), plural(service.total(), "connection")),

@@ -7,6 +7,7 @@ use crate::rules::{Check, Verdict};
 use crate::trace::{self, Flow, Hop, Trace};
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Serialize, ser::SerializeSeq};
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -300,7 +301,7 @@ fn streamed<I>(items: I) -> Streamed<I> {
 /// A flow with its codes, put together when it is its turn.
 struct Whole<'a> {
     trace: &'a Trace,
-    flow: Flow,
+    flow: Cow<'a, Flow>,
     findings: &'a [&'static str],
 }
 
