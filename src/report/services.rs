@@ -2,7 +2,6 @@
 
 use crate::net::{Endpoint, Protocol};
 use crate::trace::{Flow, FlowState, Group, HostId, Method, NoteKind, Rewrite, Trace};
-use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// What became of a connection, as far as it is proven.
@@ -130,9 +129,12 @@ impl Service {
 pub fn services(trace: &Trace) -> Vec<Service> {
     let mut services: Vec<Service> = Vec::new();
     let first_of = |group: &Group| trace.flow(group.examples.first().copied().unwrap_or(group.first));
-    let balanced: Vec<Cow<'_, Flow>> = trace.groups.iter().filter_map(first_of).filter(|flow| flow.director.is_some()).collect();
-    let servers: HashSet<(Option<HostId>, HostId)> = balanced.iter().filter_map(|f| Some((f.director, f.server_host?))).collect();
-    let ports: HashSet<(Option<HostId>, u16)> = balanced.iter().filter_map(|f| Some((f.director, f.real_server?.port))).collect();
+    let mut servers: HashSet<(Option<HostId>, HostId)> = HashSet::new();
+    let mut ports: HashSet<(Option<HostId>, u16)> = HashSet::new();
+    for flow in trace.groups.iter().filter_map(first_of).filter(|flow| flow.director.is_some()) {
+        servers.extend(flow.server_host.map(|host| (flow.director, host)));
+        ports.extend(flow.real_server.map(|server| (flow.director, server.port)));
+    }
     // One that gets no connections is checked as well: a neighbour, at the port of the others.
     let check = |flow: &Flow| {
         let asked = flow.server_host.or_else(|| flow.request.last()?.to)?;

@@ -193,11 +193,11 @@ impl Path {
 }
 
 pub(super) fn path(store: &Store, places: &[Place], course: &Course) -> Path {
-    let mut hops: Vec<Hop> = Vec::new();
+    let mut hops: Vec<Hop> = Vec::with_capacity(course.main.iter().map(|transit| transit.spots.len()).sum());
     for (number, transit) in course.main.iter().enumerate() {
         let from = hops.len();
         hops.extend(hops_of(store, places, transit, number));
-        if let (Some(at), Some(before)) = (hops.get(from).cloned(), hops.get(from.wrapping_sub(1)).filter(|_| from > 0)) {
+        if let (Some(at), Some(before)) = (hops.get(from), from.checked_sub(1).and_then(|before| hops.get(before))) {
             hops[from].rewrites = rewrites(&before.shape(), &at.shape());
         }
         for i in from + 1..hops.len() {

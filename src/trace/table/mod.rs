@@ -44,6 +44,10 @@ const SECOND: u32 = 1_000_000_000 >> TICK;
 const SILENCE: u32 = 120 * SECOND;
 /// IPVS forgets a UDP conversation after this silence.
 const UDP_TIMEOUT: u32 = 300 * SECOND;
+/// Records that there is room for from the beginning: so many that the allocator maps pages for them alone. Those are taken when they are
+/// written to, and the list grows by moving them, not what is in them.
+const ROOM: usize = 1 << 12;
+
 /// All conversations of a trace.
 #[derive(Clone)]
 pub(super) struct Table {
@@ -62,9 +66,9 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new(max_conversations: usize) -> Self {
         Table {
-            conversations: Vec::new(),
+            conversations: Vec::with_capacity(ROOM),
             index: HashTable::new(),
-            legs: Vec::new(),
+            legs: Vec::with_capacity(ROOM),
             notes: Vec::new(),
             live: LiveLegs::new(),
             warming: Vec::new(),
