@@ -3,14 +3,13 @@
 use super::Page;
 use super::services::{Outcome, Service};
 use crate::net::span;
-use crate::trace::{Flow, Trace};
+use crate::trace::Trace;
 use std::io;
 
 /// Says where the requests of a service were last seen, and how to see further.
 pub(super) fn settle(page: &mut Page<'_>, trace: &Trace, service: &Service) -> io::Result<()> {
-    let unseen = |f: &Flow| Outcome::of(f) == Outcome::Unseen;
     let mut examples = service.groups.iter().flat_map(|g| &trace.groups[*g].examples);
-    let Some(flow) = examples.find_map(|id| trace.flow(*id).filter(|flow| unseen(flow))) else { return Ok(()) };
+    let Some(flow) = examples.find_map(|id| trace.flow(*id).filter(|flow| Outcome::of(flow) == Outcome::Unseen)) else { return Ok(()) };
     let Some(hop) = flow.request.last() else { return Ok(()) };
     let point = &trace.points[hop.point as usize].name;
     if trace.points[hop.point as usize].last - hop.time < 1_000_000_000 && flow.reply.is_empty() {
